@@ -1,0 +1,241 @@
+"""The command line: `python -m flows`. Heavy imports happen inside the commands, so that help is instant."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from tasks import workspace
+
+if TYPE_CHECKING:
+    from .show import ConsoleDisplay
+
+app = typer.Typer(
+    help="Sourdough: a language model from scratch, from web pages to an evaluated chat model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console(highlight=False, soft_wrap=True)
+
+RecipePath = Annotated[Path, typer.Argument(help="A recipe, such as conf/demo.yaml.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as pretrain.n_steps=500.")]
+From = Annotated[str | None, typer.Option("--from", help="Stages before this one do not run; what is there is taken.")]
+Until = Annotated[str | None, typer.Option("--until", help="Stages after this one do not run.")]
+Force = Annotated[list[str] | None, typer.Option("--force", help="Build this stage again; may be given several times.")]
+
+
+@app.callback()
+def prepare() -> None:
+    """Points everything at the workspace before Prefect is imported."""
+    workspace.configure()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+
+
+@app.command()
+def run(
+    recipe: RecipePath, overrides: Overrides = None, from_: From = None, until: Until = None, force: Force = None
+) -> None:
+    """Run a recipe from end to end; what is in the store already is not built again."""
+    from . import pipeline
+    from .recipe import load_recipe
+
+    asked = load_recipe(recipe, overrides or ())
+    pipeline.new_session(asked, from_stage=from_, until_stage=until, force=tuple(force or ()), execute=False)
+    summary(shown(lambda: pipeline.pipeline(asked, from_, until, tuple(force or ()))))  # type: ignore[arg-type]
+
+
+@app.command()
+def stage(
+    name: Annotated[str, typer.Argument(help="The stage to run again.")],
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    force: Annotated[bool, typer.Option(help="Build it even if it is in the store.")] = True,
+) -> None:
+    """Run one stage of a recipe again; its inputs are taken from the store as they are."""
+    from . import pipeline, stages
+    from .recipe import load_recipe
+
+    asked = load_recipe(recipe, overrides or ())
+    pipeline.new_session(asked, from_stage=name, execute=False)
+    flow = stages.stage_flows()[name]
+    summary(shown(lambda: flow(getattr(asked, name), str(recipe), force)))
+
+
+@app.command()
+def explain(recipe: RecipePath, overrides: Overrides = None, from_: From = None, force: Force = None) -> None:
+    """Say for each stage whether it would run, and because of which field, input, code or damaged file."""
+    from .show import outcomes_table
+
+    console.print(outcomes_table(explained(recipe, overrides, from_, force).outcomes))
+
+
+@app.command()
+def plan(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Parameters, tokens, FLOPs, memory and estimated time per stage, before anything runs."""
+    from .plan import plan_table
+    from .recipe import load_recipe
+
+    asked = load_recipe(recipe, overrides or ())
+    console.print(plan_table(asked, explained(recipe, overrides)))
+
+
+@app.command()
+def fields(section: Annotated[str | None, typer.Argument(help="One section, such as pretrain.")] = None) -> None:
+    """Every key of a recipe with its default and its meaning."""
+    from .recipe import describe_fields
+
+    for line in describe_fields(section):
+        console.print(escape(line))
+
+
+@app.command()
+def chat(
+    model: Annotated[Path | None, typer.Argument(help="A model directory; without one, the newest chat model.")] = None,
+    question: Annotated[str | None, typer.Option(help="Ask one question and leave.")] = None,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.", min=0.0)] = 0.7,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = 0,
+) -> None:
+    """Talk with a trained model."""
+    from .chat import talk
+
+    talk(console, model, question=question, temperature=temperature, seed=seed)
+
+
+@app.command()
+def verify() -> None:
+    """Hash every file of every artifact in the store; a damaged artifact ends with exit status 1."""
+    n_damaged = 0
+    for artifact in all_artifacts():
+        problems = artifact.damage(full=True)
+        n_damaged += bool(problems)
+        state = f"[red]damaged[/]: {escape('; '.join(problems))}" if problems else "[green]sound[/]"
+        console.print(f"{artifact.stage:>10} {artifact.fingerprint[:12]}  {state}")
+    if n_damaged:
+        raise ValueError(f"{n_damaged} damaged artifacts; the next run that needs them builds them again")
+
+
+@app.command(name="list")
+def list_artifacts() -> None:
+    """The artifacts in the store, the newest of each stage first."""
+    from .show import artifacts_table
+
+    console.print(artifacts_table(all_artifacts()))
+
+
+@app.command()
+def track() -> None:
+    """Send what MLflow has missed: artifacts that were built while it could not be reached."""
+    from tasks.store import Store
+    from tasks.tracking import Tracker, replay
+
+    tracker = Tracker()
+    n_sent = replay(Store(workspace.workspace() / "store"), tracker)
+    if not tracker.on:
+        raise ConnectionError(f"MLflow cannot be reached at {tracker.uri}; {n_sent} artifacts were sent before")
+    console.print(f"{n_sent} artifacts sent to MLflow")
+
+
+@app.command()
+def ui(
+    recipe: Annotated[Path, typer.Argument(help="The recipe whose values fill the forms.")] = Path("conf/demo.yaml"),
+    prefect_port: Annotated[int, typer.Option(help="Port of the Prefect UI.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow UI.")] = 5000,
+    cron: Annotated[str, typer.Option(help="When the scheduled evaluation runs.")] = "0 3 * * *",
+) -> None:
+    """Start the Prefect UI, the MLflow UI and the deployments on this machine, until Ctrl-C."""
+    import os
+
+    from . import deploy
+
+    with deploy.servers(prefect_port, mlflow_port) as addresses:
+        os.environ["PREFECT_API_URL"] = addresses["prefect"] + "/api"
+        os.environ["MLFLOW_TRACKING_URI"] = addresses["mlflow"]
+        console.print(f"Prefect UI  {addresses['prefect']}\nMLflow UI   {addresses['mlflow']}\nCtrl-C stops them.")
+        deploy.serve(str(recipe), cron=cron)
+
+
+def shown(call: Callable[[], object]) -> ConsoleDisplay:
+    """Runs a flow with progress on the console."""
+    from tasks import session
+
+    from .show import ConsoleDisplay
+
+    display = ConsoleDisplay(console)
+    session.display.set(display)
+    call()
+    return display
+
+
+def explained(recipe: Path, overrides: list[str] | None, from_: str | None = None, force: list[str] | None = None) -> Any:
+    """A session that has decided about every stage and built nothing."""
+    from tasks.session import running
+
+    from . import pipeline
+    from .recipe import load_recipe
+
+    asked = load_recipe(recipe, overrides or ())
+    session = pipeline.new_session(asked, from_stage=from_, force=tuple(force or ()), execute=False)
+    with running(session):
+        pipeline.build_model(asked)
+    return session
+
+
+def summary(shown: ConsoleDisplay) -> None:
+    """Where the time went, what each stage kept, the scores, three answers, and where to look."""
+    import os
+
+    from .show import scores_table, stages_table
+
+    console.print()
+    console.print(stages_table(shown))
+    scores, report = shown.artifacts.get("evaluate"), shown.artifacts.get("report")
+    if scores:
+        console.print()
+        console.print(scores_table(scores))
+        answers = [json.loads(line) for line in (scores.path / "answers.jsonl").read_text().splitlines()]
+        for answer in answers[:3]:
+            console.print(f"\n[bold]{escape(answer['question'])}[/]\n  {escape(answer['answer'])}")
+    console.print()
+    if report:
+        console.print(f"report  {report.path / 'report.html'}")
+    console.print(f"store   {workspace.workspace() / 'store'}")
+    console.print(f"MLflow  {os.environ['MLFLOW_TRACKING_URI']}  (`make ui` shows it)")
+
+
+def all_artifacts() -> list[Any]:
+    """Every artifact of the workspace."""
+    from tasks.store import Store
+
+    store = Store(workspace.workspace() / "store")
+    return [artifact for name in store.stages() for artifact in store.artifacts(name)]
+
+
+def main() -> None:
+    """Runs the command line; an error that a user can mend is one message and exit status 1."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    except Exception as error:
+        if type(error).__name__ != "StageError":
+            raise
+        fail(str(error))
+
+
+def fail(message: str) -> None:
+    """Writes an error and leaves with status 1."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]Error[/] {escape(message)}")
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

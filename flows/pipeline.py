@@ -1,0 +1,112 @@
+"""The pipeline: from web pages to an evaluated chat model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+import prefect
+from prefect.runtime import flow_run
+
+from tasks.clean import clean
+from tasks.crawl import crawl
+from tasks.dedup import dedup
+from tasks.evaluate import evaluate
+from tasks.finetune import finetune
+from tasks.instruct import instruct
+from tasks.pretrain import pretrain
+from tasks.report import report
+from tasks.session import Session, running
+from tasks.shard import shard
+from tasks.store import Artifact, Store
+from tasks.tokenizer import tokenizer
+from tasks.tracking import Tracker
+from tasks.workspace import workspace
+
+from .recipe import Recipe
+
+StageName = Literal[
+    "crawl", "clean", "dedup", "tokenizer", "shard", "pretrain", "instruct", "finetune", "evaluate", "report"
+]
+
+def build_model(recipe: Recipe) -> Artifact:
+    """The whole DAG. Inside a session, each call takes its artifact from the store or builds it."""
+    pages = crawl(config=recipe.crawl)
+    cleaned = clean(pages, config=recipe.clean)
+    documents = dedup(cleaned, config=recipe.dedup)
+    vocabulary = tokenizer(documents, config=recipe.tokenizer)
+    shards = shard(documents, vocabulary, config=recipe.shard)
+    base = pretrain(shards, vocabulary, config=recipe.pretrain)
+    examples = instruct(pages, documents, config=recipe.instruct)
+    chat = finetune(base, examples, config=recipe.finetune)
+    scores = evaluate(base, chat, documents, examples, config=recipe.evaluate)
+    return report(
+        pages, cleaned, documents, vocabulary, shards, base, examples, chat, scores, config=recipe.report
+    )
+
+
+@prefect.flow(flow_run_name="{recipe.name}", validate_parameters=True)
+def pipeline(
+    recipe: Recipe,
+    from_stage: StageName | None = None,
+    until_stage: StageName | None = None,
+    force: tuple[StageName, ...] = (),
+) -> dict[str, str]:
+    """Builds a chat model from web pages; what is in the store already is not built again.
+
+    Args:
+        recipe: What to make, one section per stage.
+        from_stage: Stages before this one do not run: their artifacts are taken as they are.
+        until_stage: Stages after this one do not run.
+        force: Stages to build again even if they are in the store.
+    """
+    session = new_session(recipe, from_stage=from_stage, until_stage=until_stage, force=force)
+    with tracked(session, recipe.name), running(session):
+        build_model(recipe)
+    return {name: str(artifact.path) for name, artifact in session.built.items()}
+
+
+def new_session(
+    recipe: Recipe,
+    *,
+    from_stage: str | None = None,
+    until_stage: str | None = None,
+    force: tuple[str, ...] = (),
+    execute: bool = True,
+) -> Session:
+    """A session for a recipe in this workspace; raises ValueError for stages that do not exist or do not fit."""
+    names = pipeline_order()
+    for name in [*force, *filter(None, [from_stage, until_stage]), *recipe.on_code_change]:
+        if name not in names:
+            raise ValueError(f"there is no stage {name!r}; the stages are {', '.join(names)}")
+    root = workspace()
+    return Session(
+        Store(root / "store"),
+        engine=recipe.engine,
+        execute=execute,
+        stages=names,
+        from_stage=from_stage,
+        until_stage=until_stage,
+        force=force,
+        on_code_change=recipe.on_code_change,
+        tracker=Tracker() if execute else Tracker(""),
+        downloads=root / "downloads",
+    )
+
+
+def pipeline_order() -> tuple[str, ...]:
+    """The stages in the order in which the pipeline calls them."""
+    return get_args(StageName)
+
+
+@contextmanager
+def tracked(session: Session, name: str) -> Iterator[None]:
+    """An MLflow run for the flow run that executes the block."""
+    session.tracker.start_flow(name, str(flow_run.get_id() or name))
+    try:
+        yield
+    except BaseException:
+        session.tracker.end_flow(failed=True)
+        raise
+    session.tracker.end_flow(failed=False)

@@ -1,0 +1,156 @@
+"""Recipes: YAML files that extend each other, overrides `key=value`, and clear errors for what is wrong in them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+from yaml import YAMLError
+
+from llm.config import Config
+from llm.data.clean import CleanConfig
+from llm.data.crawl import CrawlConfig
+from llm.data.dedup import DedupConfig
+from llm.data.instruct import InstructConfig
+from llm.data.pack import ShardConfig
+from llm.evaluate.evaluate import EvaluateConfig
+from llm.report.report import ReportConfig
+from llm.tokenizer import TokenizerConfig
+from llm.train.config import FinetuneConfig, PretrainConfig
+from tasks.engine import EngineConfig
+from tasks.session import OnCodeChange
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Config):
+    """Everything that decides what a run makes, one section per stage, and where it runs."""
+
+    name: str
+    """Name of the recipe: letters, digits, dashes. It appears in run names and reports."""
+    crawl: CrawlConfig
+    """Which web pages to fetch."""
+    clean: CleanConfig = CleanConfig()
+    """How pages become documents, and which are dropped."""
+    dedup: DedupConfig = DedupConfig()
+    """When two documents count as one."""
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    """The vocabulary."""
+    shard: ShardConfig = ShardConfig()
+    """How tokens are packed into sequences."""
+    pretrain: PretrainConfig = PretrainConfig()
+    """The base model and its training."""
+    instruct: InstructConfig = InstructConfig()
+    """How instruction examples are made from the corpus."""
+    finetune: FinetuneConfig = FinetuneConfig()
+    """How the chat model is trained on them."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """What is measured, and on how much."""
+    report: ReportConfig = ReportConfig()
+    """What the report shows."""
+    engine: EngineConfig = EngineConfig()
+    """Where partitions run; never changes a result."""
+    on_code_change: dict[str, OnCodeChange] = dataclasses.field(default_factory=dict)
+    """Per stage, what to do when only its code has changed: `rebuild`, `reuse` or `refuse`."""
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a YAML file with `key=value` overrides applied.
+
+    Raises ValueError that names file, field, value and what is allowed.
+    """
+    values = merged(Path(path), ())
+    for override in overrides:
+        key, separator, _ = override.partition("=")
+        if not (separator and key):
+            raise ValueError(f"override {override!r} is not of the form key=value, such as pretrain.n_steps=500")
+    try:
+        values = typing.cast(DictConfig, OmegaConf.merge(values, OmegaConf.from_dotlist(list(overrides))))
+        plain = OmegaConf.to_container(values, resolve=True)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise ValueError(f"{path} with {list(overrides)}: {error}") from error
+    return validated(plain, str(path))
+
+
+def merged(path: Path, seen: tuple[Path, ...]) -> DictConfig:
+    """The values of a YAML file over those of the file that it `extends`."""
+    if path in seen:
+        raise ValueError(f"{path} extends itself through {' -> '.join(map(str, seen))}")
+    if not path.is_file():
+        near = sorted(str(item) for item in Path("conf").glob("*.yaml"))
+        raise ValueError(f"there is no recipe {path}; the recipes here are {', '.join(near) or 'none'}")
+    try:
+        values = OmegaConf.load(path)
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, DictConfig):
+        raise ValueError(f"{path} must hold `key: value` lines, but holds {type(values).__name__}")
+    base = values.pop("extends", None)
+    if base is None:
+        return values
+    return typing.cast(DictConfig, OmegaConf.merge(merged(path.parent / str(base), (*seen, path)), values))
+
+
+def validated(values: Any, source: str) -> Recipe:
+    """Plain values as a Recipe; raises ValueError with one line for each thing that is wrong."""
+    try:
+        return TypeAdapter(Recipe).validate_python(values)
+    except ValidationError as error:
+        lines = [f"  {describe(item)}" for item in error.errors()]
+        raise ValueError(f"{source}:\n" + "\n".join(dict.fromkeys(lines))) from error
+
+
+def describe(error: Any) -> str:
+    """One validation error in words: the field with its dots, what is wrong, what is allowed."""
+    place = [str(part) for part in error["loc"]]
+    name = ".".join(place)
+    if error["type"] == "unexpected_keyword_argument":
+        known = [field.name for field in dataclasses.fields(section(place[:-1]))]
+        near = difflib.get_close_matches(place[-1], known, n=1)
+        hint = f"did you mean {'.'.join([*place[:-1], near[0]])}?" if near else f"known here: {', '.join(known)}"
+        return f"{name}: unknown key; {hint}"
+    if error["type"] in {"missing", "missing_argument", "missing_keyword_only_argument"}:
+        return f"{name}: missing; the recipe must give it"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{name}: {message}" if name else message
+    return f"{name} is {error['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def section(place: Sequence[str]) -> Any:
+    """The config class at a dotted place of the recipe."""
+    found: Any = Recipe
+    for name in place:
+        hint = typing.get_type_hints(found)[name]
+        options = [hint, *typing.get_args(hint)]
+        found = next(option for option in options if dataclasses.is_dataclass(option))
+    return found
+
+
+def describe_fields(name: str | None = None) -> list[str]:
+    """A line for every key of one section, or of the whole recipe: key, default, meaning."""
+    schema = TypeAdapter(Recipe).json_schema()
+    known = [field.name for field in dataclasses.fields(Recipe)]
+    if name is not None and name not in known:
+        raise ValueError(f"there is no section {name!r}; the sections are {', '.join(known)}")
+    names = known if name is None else [name]
+    return [line for item in names for line in field_lines(schema, schema["properties"][item], item)]
+
+
+def field_lines(schema: dict[str, Any], node: dict[str, Any], key: str) -> list[str]:
+    """The lines of one key of a JSON schema, with those below it."""
+    references = [option.get("$ref") for option in [node, *node.get("anyOf", [])]]
+    reference = next(filter(None, references), None)
+    meaning = " ".join(node.get("description", "").split())
+    if reference is None:
+        default = f" = {node['default']!r}" if "default" in node else ""
+        return [f"{key}{default}", f"    {meaning}"]
+    below = schema["$defs"][reference.rpartition("/")[2]]["properties"]
+    return [f"{key}", f"    {meaning}", *(line for name in below for line in field_lines(schema, below[name], f"{key}.{name}"))]

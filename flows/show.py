@@ -1,0 +1,125 @@
+"""What the command line shows: progress while a run goes, tables when it has ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from llm.files import read_table
+from tasks.build import Listener
+from tasks.session import Display, Outcome
+from tasks.store import Artifact
+
+LINE_SECONDS = 10.0
+"""Without a terminal, progress is a line in this time."""
+
+
+class ConsoleDisplay(Display):
+    """A live bar on a terminal, plain lines in a log file; remembers what there was for the summary."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.artifacts: dict[str, Artifact] = {}
+        self.seconds: dict[str, float] = {}
+        columns = [TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}")]
+        self._bars = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
+        self._bar: TaskID | None = None
+
+    def begin(self, stage: str, reasons: list[str]) -> None:
+        """One line that says why the stage runs, then its bar."""
+        self.console.print(f"[bold]{stage:>10}[/]  runs: {escape('; '.join(reasons))}")
+        self._bar = self._bars.add_task(stage, total=None, note="")
+        if self.console.is_terminal:
+            self._bars.start()
+
+    def listener(self, stage: str) -> Listener:
+        """Moves the bar; without a terminal, writes a line now and then."""
+        written = time.monotonic()
+
+        def listen(n_done: int, n_total: int | None, lines: list[dict[str, Any]]) -> None:
+            nonlocal written
+            note = metrics_note(lines)
+            if self._bar is not None:
+                self._bars.update(self._bar, completed=n_done, total=n_total, **({"note": note} if note else {}))
+            if not self.console.is_terminal and time.monotonic() - written > LINE_SECONDS:
+                written = time.monotonic()
+                self.console.print(f"{stage:>10}  {n_done} of {n_total or '?'}  {note}")
+
+        return listen
+
+    def end(self, outcome: Outcome, artifact: Artifact | None, seconds: float) -> None:
+        """One line with the result."""
+        self._bars.stop()
+        if self._bar is not None:
+            self._bars.remove_task(self._bar)
+            self._bar = None
+        if artifact is None:
+            self.console.print(f"[bold red]{outcome.stage:>10}  failed[/] after {seconds:.1f} s")
+            return
+        self.artifacts[outcome.stage], self.seconds[outcome.stage] = artifact, seconds
+        if outcome.action == "run":
+            self.console.print(f"[bold green]{outcome.stage:>10}[/]  {counts_line(artifact)}  [dim]{seconds:.1f} s[/]")
+        else:
+            why = f" ({escape('; '.join(outcome.reasons))})" if outcome.reasons else ""
+            self.console.print(f"[dim]{outcome.stage:>10}  in the store{why}[/]")
+
+
+def metrics_note(lines: list[dict[str, Any]]) -> str:
+    """The newest figures of a process, the most telling first, short."""
+    newest: dict[str, Any] = {}
+    for line in lines:
+        newest.update(line)
+    names = [name for name in ("val_bpb", "val_loss", "loss", "tokens_per_s") if name in newest]
+    return "  ".join(f"{name} {newest[name]:,.4g}" for name in names)
+
+
+def counts_line(artifact: Artifact) -> str:
+    """In, out and drops of an artifact in one line."""
+    counts = artifact.counts
+    dropped = ", ".join(f"{n} {reason}" for reason, n in counts.dropped.items())
+    return f"{counts.n_in:,} {counts.unit} -> {counts.n_out:,}" + (f" (dropped: {escape(dropped)})" if dropped else "")
+
+
+def outcomes_table(outcomes: Iterable[Outcome]) -> Table:
+    """For each stage: hit, would run, or waits for another; and the cause."""
+    table = Table("stage", "", "cause", box=None, pad_edge=False)
+    words = {"hit": "[green]in the store[/]", "run": "[yellow]would run[/]", "wait": "[cyan]depends[/]"}
+    for outcome in outcomes:
+        table.add_row(outcome.stage, words[outcome.action], escape("\n".join(outcome.reasons)))
+    return table
+
+
+def stages_table(shown: ConsoleDisplay) -> Table:
+    """Where the time went and what each stage kept."""
+    table = Table("stage", "seconds", "to build", "counts", "artifact", box=None, pad_edge=False)
+    for name, artifact in shown.artifacts.items():
+        built = artifact.provenance.get("seconds", 0.0)
+        table.add_row(name, f"{shown.seconds[name]:.1f}", f"{built:.1f}", counts_line(artifact), artifact.fingerprint[:12])
+    table.add_row("all", f"{sum(shown.seconds.values()):.1f}")
+    return table
+
+
+def scores_table(scores: Artifact) -> Table:
+    """Every score with its interval and the chance level."""
+    table = Table("model", "benchmark", "metric", "score", "95 % interval", "chance", "n", box=None, pad_edge=False)
+    for row in read_table(scores.path / "scores.parquet").to_pylist():
+        interval = "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
+        chance = "" if row["chance"] is None else f"{row['chance']:.2f}"
+        table.add_row(row["model"], row["benchmark"], row["metric"], f"{row['score']:.4f}", interval, chance, f"{row['n']:,}")
+    return table
+
+
+def artifacts_table(artifacts: Iterable[Artifact]) -> Table:
+    """What is in the store."""
+    table = Table("stage", "fingerprint", "digest", "MB", "built", "counts", box=None, pad_edge=False)
+    for artifact in artifacts:
+        built = artifact.provenance.get("started", "")[:16].replace("T", " ")
+        size = f"{artifact.n_bytes / 1e6:.1f}"
+        table.add_row(artifact.stage, artifact.fingerprint[:12], artifact.digest[:12], size, built, counts_line(artifact))
+    return table

@@ -1,0 +1,55 @@
+"""One flow per stage, so that a single stage can be run again from the UI."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+import prefect
+
+from llm.config import Config
+from tasks.session import running
+from tasks.stage import STAGES
+
+from .pipeline import StageName, build_model, new_session, pipeline_order, tracked
+from .recipe import load_recipe
+
+
+def stage_flow(name: StageName) -> prefect.Flow[..., dict[str, str]]:
+    """A flow that runs one stage; its inputs are the artifacts that the stages before it left for the recipe."""
+
+    def run(config: Config, recipe: str = "conf/demo.yaml", force: bool = True) -> dict[str, str]:
+        asked = dataclasses.replace(load_recipe(recipe), **{name: config})  # type: ignore[arg-type]
+        session = new_session(asked, from_stage=name, until_stage=name, force=(name,) if force else ())
+        with tracked(session, f"{asked.name} {name}"), running(session):
+            build_model(asked)
+        return {name: str(session.built[name].path)}
+
+    run.__name__ = run.__qualname__ = name
+    run.__annotations__["config"] = STAGES[name].config_class
+    run.__doc__ = f"""{inspect.getdoc(STAGES[name])}
+
+    Args:
+        config: The stage's section of a recipe.
+        recipe: The recipe that gives the stages before this one; they do not run, their artifacts are taken.
+        force: Build the stage even if its artifact is in the store.
+    """
+    return prefect.flow(run, name=name, flow_run_name=f"{name} {{recipe}}", validate_parameters=True)
+
+
+crawl = stage_flow("crawl")
+clean = stage_flow("clean")
+dedup = stage_flow("dedup")
+tokenizer = stage_flow("tokenizer")
+shard = stage_flow("shard")
+pretrain = stage_flow("pretrain")
+instruct = stage_flow("instruct")
+finetune = stage_flow("finetune")
+evaluate = stage_flow("evaluate")
+report = stage_flow("report")
+
+
+def stage_flows() -> dict[str, Any]:
+    """The flows above by stage name, in the pipeline's order."""
+    return {name: globals()[name] for name in pipeline_order()}

@@ -1,0 +1,79 @@
+"""Stage configurations: frozen dataclasses whose fields carry their bounds and whether they affect the result."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from typing import Any, ClassVar, TypeVar
+
+EXECUTION = "execution"
+"""Metadata key of a field that says how a stage runs, not what it makes; such a field never enters a fingerprint."""
+
+
+def setting(
+    default: Any = dataclasses.MISSING,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    execution: bool = False,
+) -> Any:
+    """A dataclass field with inclusive bounds, checked when the config is made.
+
+    `execution=True` marks a field that cannot change the result (device, workers, log cadence).
+    """
+    metadata = {"at_least": at_least, "at_most": at_most, EXECUTION: execution}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class Config:
+    """Base of every stage config.
+
+    Subclasses are `@dataclass(frozen=True, kw_only=True)`. The string under a field is its documentation: it becomes
+    the help text of the field in the Prefect UI. Unknown keys are refused.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"use_attribute_docstrings": True, "extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            low, high = field.metadata.get("at_least"), field.metadata.get("at_most")
+            if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            if (low is not None and not value >= low) or (high is not None and not value <= high):
+                raise ValueError(f"{field.name} is {value}; allowed: {allowed_range(low, high)}")
+
+
+def allowed_range(low: float | None, high: float | None) -> str:
+    """The words for an inclusive range, `from 0 to 1`, `0 or more`, `1 or less`."""
+    if low is not None and high is not None:
+        return f"from {low:g} to {high:g}"
+    return f"{low:g} or more" if low is not None else f"{high:g} or less"
+
+
+C = TypeVar("C")
+
+
+def from_dict(config_class: type[C], values: dict[str, Any]) -> C:
+    """A config (with nested configs) out of plain values, as `dataclasses.asdict` gives them.
+
+    For trusted values that have been through JSON; a user's values are validated where recipes are loaded.
+    """
+    hints = _hints(config_class)
+    made = {}
+    for name, value in values.items():
+        kind = hints[name]
+        if isinstance(value, dict) and dataclasses.is_dataclass(kind):
+            value = from_dict(kind, value)
+        made[name] = tuple(value) if isinstance(value, list) else value
+    return config_class(**made)
+
+
+def _hints(config_class: type) -> dict[str, type]:
+
+    hints = {}
+    for name, hint in typing.get_type_hints(config_class).items():
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        hints[name] = next((option for option in options if dataclasses.is_dataclass(option)), options[0])
+    return hints

@@ -1,0 +1,97 @@
+"""The child's side of a stage that runs in a process of its own: `python -m MODULE job.json`.
+
+The job file holds plain values. The child appends progress and metrics to `metrics.jsonl` in its work directory, one
+JSON object a line, `step` first (and `of`, the last step, where it is known); the parent follows that file. At the end
+the child leaves its counts in `counts.json`, or, if it failed, the failure in `error.json`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .counts import Counts
+from .files import exclusive_lock, read_json, write_json, write_text
+
+COUNTS_FILE = "counts.json"
+ERROR_FILE = "error.json"
+METRICS_FILE = "metrics.jsonl"
+EXIT_FAILED, EXIT_STOPPED = 1, 3
+
+
+class Stopped(Exception):
+    """Raised by a job that was asked to stop (SIGTERM) and has saved what it needs to go on later."""
+
+
+def run_job(job: Callable[[dict[str, Any]], Counts]) -> None:
+    """Runs `job` with the values of the job file named on the command line, then exits the process.
+
+    Exit status: 0 done, 1 failed (type and message in `error.json`), 3 stopped on request. The work directory
+    (`job["work_dir"]`) is locked, so an orphan of a killed run and its successor never share it.
+    """
+    die_with_parent()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    values = read_json(Path(sys.argv[1]))
+    work_dir = Path(values["work_dir"])
+    with exclusive_lock(work_dir / "lock"):
+        for name in (ERROR_FILE, COUNTS_FILE):
+            (work_dir / name).unlink(missing_ok=True)
+        try:
+            write_json(work_dir / COUNTS_FILE, job(values).to_dict())
+        except Stopped:
+            sys.exit(EXIT_STOPPED)
+        except Exception as error:
+            traceback.print_exc()
+            write_json(work_dir / ERROR_FILE, {"type": type(error).__name__, "message": str(error)})
+            sys.exit(EXIT_FAILED)
+
+
+def die_with_parent() -> None:
+    """Arranges a SIGTERM for this process when its parent dies, so that no orphan works on."""
+    parent = os.getppid()
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        if os.getppid() == parent:
+            return
+        os.kill(os.getpid(), signal.SIGTERM)
+    threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()
+
+
+def _watch_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class MetricsLog:
+    """Appends metric lines to `metrics.jsonl`; each line reaches the disk's cache before `write` returns."""
+
+    def __init__(self, work_dir: Path, *, keep_until_step: int | None = None) -> None:
+        """Opens the log for appending, after cutting off a half-written line and steps after `keep_until_step`."""
+        self.path = work_dir / METRICS_FILE
+        lines = read_metrics(self.path)
+        kept = [line for line in lines if keep_until_step is None or line["step"] <= keep_until_step]
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - lives as long as the run
+
+    def write(self, step: int, **values: float | str) -> None:
+        """Appends one line."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file; a last line cut short by a kill is left out."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]

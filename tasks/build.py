@@ -1,0 +1,142 @@
+"""What a stage is given while it builds: an empty directory, workers, a process of its own, and a progress line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import as_completed
+from pathlib import Path
+from typing import Any
+
+from llm.counts import Counts
+from llm.files import read_json, write_json
+from llm.process import COUNTS_FILE, ERROR_FILE, EXIT_STOPPED, METRICS_FILE, read_metrics
+
+from .engine import EngineConfig, executor, run_partition
+from .workspace import REPOSITORY
+
+POLL_SECONDS = 0.5
+STOP_SECONDS = 30
+LOG_TAIL_LINES = 20
+
+Listener = Callable[[int, int | None, list[dict[str, Any]]], None]
+"""Called with steps done, steps in all (None: unknown), and new lines of metrics."""
+
+
+class WorkerLost(Exception):
+    """A process of the stage was killed from outside; the stage can be tried again and goes on where it was."""
+
+
+class Build:
+    """One build of one stage: where to write, where to keep what lets it resume, where to run."""
+
+    def __init__(self, out_dir: Path, work_dir: Path, engine: EngineConfig, listener: Listener) -> None:
+        self.out_dir = out_dir
+        self.work_dir = work_dir
+        self.engine = engine
+        self._listener = listener
+        work_dir.mkdir(parents=True, exist_ok=True)
+
+    def progress(self, n_done: int, n_total: int | None = None) -> None:
+        """Reports progress; cheap enough to be called for every item."""
+        self._listener(n_done, n_total, [])
+
+    def map(self, function: Callable[..., Counts], items: Sequence[Any], *arguments: Any) -> Counts:
+        """Runs `function(item, out_dir, *arguments)` for every partition and gathers its files in the artifact.
+
+        `documents.parquet` of the fourth partition becomes `documents-00003.parquet`. Returns the summed counts.
+        """
+        folders, counts = self.each(function, items, *arguments)
+        for index, folder in enumerate(folders):
+            for path in sorted(folder.iterdir()):
+                if path.name != COUNTS_FILE:
+                    os.link(path, self.out_dir / f"{path.stem}-{index:05d}{path.suffix}")
+        return counts
+
+    def each(self, function: Callable[..., Counts], items: Sequence[Any], *arguments: Any) -> tuple[list[Path], Counts]:
+        """Runs `function` for every partition; returns the folders with their files, in order, and the summed counts.
+
+        Each folder appears whole when its partition is finished, and a later try of this build takes it as it is. The
+        folders go when the artifact is committed.
+        """
+        root = self.work_dir / function.__name__
+        root.mkdir(exist_ok=True)
+        folders = [root / f"{index:05d}" for index in range(len(items))]
+        with executor(self.engine, len(items)) as pool:
+            futures = [
+                pool.submit(run_partition, function, item, arguments, folder)
+                for item, folder in zip(items, folders, strict=True)
+            ]
+            for n_done, future in enumerate(as_completed(futures), 1):
+                future.result()
+                self.progress(n_done, len(items))
+        return folders, Counts.total(future.result() for future in futures)
+
+    def process(self, module: str, **job: Any) -> Counts:
+        """Runs `python -m module job.json` and follows its metrics; returns the counts that it leaves.
+
+        The child gets `work_dir` and `out_dir` with the job. It is asked to stop (SIGTERM) when this process is. Raises
+        what the child raised if it was a ValueError or an OSError, WorkerLost if it was killed, else RuntimeError
+        with the end of its log.
+        """
+        job_path, log_path = self.work_dir / "job.json", self.work_dir / "log.txt"
+        write_json(job_path, {**job, "work_dir": str(self.work_dir), "out_dir": str(self.out_dir)})
+        with open(log_path, "ab") as log:
+            child = subprocess.Popen(
+                [sys.executable, "-m", module, str(job_path)], cwd=REPOSITORY, stdout=log, stderr=log
+            )
+        try:
+            self._follow(child)
+        finally:
+            stop(child)
+        if child.returncode == 0:
+            return Counts.from_dict(read_json(self.work_dir / COUNTS_FILE))
+        raise self._failure(module, child.returncode, log_path)
+
+    def _follow(self, child: subprocess.Popen[bytes]) -> None:
+        path = self.work_dir / METRICS_FILE
+        n_seen = 0
+        finished = False
+        while not finished:
+            finished = child.poll() is not None
+            lines = read_metrics(path)
+            n_seen = min(n_seen, len(lines))  # a resumed run cuts the lines after its checkpoint
+            if lines[n_seen:]:
+                self._listener(lines[-1]["step"], lines[-1].get("of"), lines[n_seen:])
+                n_seen = len(lines)
+            if not finished:
+                time.sleep(POLL_SECONDS)
+
+    def _failure(self, module: str, status: int, log_path: Path) -> Exception:
+        if status < 0 or status == EXIT_STOPPED:
+            return WorkerLost(f"`python -m {module}` was ended by {signal_name(status)}; a new try goes on where it was")
+        error_path = self.work_dir / ERROR_FILE
+        if error_path.exists():
+            error = read_json(error_path)
+            kinds: dict[str, type[Exception]] = {"ValueError": ValueError, "OSError": OSError, "ConnectionError": ConnectionError}
+            if error["type"] in kinds:
+                return kinds[error["type"]](error["message"])
+        tail = log_path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+        return RuntimeError(f"`python -m {module}` failed with status {status}; the end of its log:\n" + "\n".join(tail))
+
+
+def signal_name(status: int) -> str:
+    """The words for the end of a process: its signal, or a request to stop."""
+    return signal.Signals(-status).name if status < 0 else "a request to stop"
+
+
+def stop(child: subprocess.Popen[bytes]) -> None:
+    """Ends a child if it still runs: SIGTERM, half a minute to save its work, then SIGKILL."""
+    if child.poll() is None:
+        logging.getLogger(__name__).info("asking process %d to stop", child.pid)
+        child.terminate()
+        try:
+            child.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()

@@ -1,0 +1,25 @@
+"""A chat model out of the base model."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from llm.counts import Counts
+from llm.train.config import FinetuneConfig
+
+from .build import Build
+from .stage import stage
+from .store import Artifact
+
+
+@stage(version=1, process="llm.train", undigested=("metrics.jsonl",), verify_inputs=True, on_code_change="reuse")
+def finetune(build: Build, base: Artifact, examples: Artifact, config: FinetuneConfig) -> Counts:
+    """A model that answers, trained on the answers of the examples; a retry goes on at the last checkpoint."""
+    return build.process(
+        "llm.train",
+        kind="finetune",
+        config=dataclasses.asdict(config),
+        base_dir=str(base.path),
+        examples_dir=str(examples.path),
+        tokenizer_dir=str(base.path),
+    )

@@ -1,0 +1,135 @@
+"""What a stage's result depends on: its config, its inputs' digests, and the code that its function reaches."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from llm.config import EXECUTION
+
+from .workspace import REPOSITORY
+
+CODE_PACKAGE = "llm"
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """The identity of an artifact before it is built."""
+
+    stage: str
+    version: int
+    config: dict[str, Any]
+    """The fields that affect the result, as plain JSON values."""
+    inputs: list[dict[str, str]]
+    """`stage`, `fingerprint` and `digest` of each input, in order; only stage and digest count."""
+    code: dict[str, str]
+    """Module name to the hash of its syntax tree."""
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """32 hexadecimal digits; the name of the artifact's directory."""
+        return hash_json([*self.question, self.code])
+
+    @property
+    def question(self) -> list[Any]:
+        """Everything but the code: what was asked for."""
+        inputs = [[item["stage"], item["digest"]] for item in self.inputs]
+        return [self.stage, self.version, self.config, inputs]
+
+
+def hash_json(value: Any) -> str:
+    """32 hexadecimal digits of the SHA-256 of canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def identity(config: Any) -> dict[str, Any]:
+    """A config as JSON values, without the fields that only say how the stage runs."""
+    values = {}
+    for field in dataclasses.fields(config):
+        if not field.metadata.get(EXECUTION):
+            value = getattr(config, field.name)
+            values[field.name] = identity(value) if dataclasses.is_dataclass(value) else value
+    return json.loads(json.dumps(values))
+
+
+def code_closure(modules: Iterable[str]) -> dict[str, str]:
+    """Hashes of the given modules and of every module of `llm` that they import, directly or not, by module name.
+
+    Modules are compared as syntax trees: comments, docstrings and layout do not count. A file that lies beside a
+    module and is named in it as a string (a template, a table) belongs to that module's hash.
+    """
+    found: dict[str, str] = {}
+    waiting = [name for module in modules for name in with_packages(module)]
+    while waiting:
+        name = waiting.pop()
+        path = module_path(name)
+        if name in found or path is None:
+            continue
+        found[name] = code_hash(path)
+        reached = [module for module in imported_modules(name, path) if module.split(".")[0] == CODE_PACKAGE]
+        waiting.extend(package for module in reached for package in with_packages(module))
+    return dict(sorted(found.items()))
+
+
+def with_packages(module: str) -> Iterator[str]:
+    """A module's packages from the outside in, then the module: importing it runs them all."""
+    parts = module.split(".")
+    return (".".join(parts[:n]) for n in range(1, len(parts) + 1))
+
+
+def module_path(module: str) -> Path | None:
+    """The source file of a repository module, None for a name that is no module of ours."""
+    base = REPOSITORY.joinpath(*module.split("."))
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
+
+@functools.cache
+def code_hash(path: Path) -> str:
+    """16 hexadecimal digits over a module's syntax tree and the files beside it that it names."""
+    tree = syntax_tree(path)
+    hasher = hashlib.sha256(ast.unparse(tree).encode())
+    for name in sorted({node.value for node in ast.walk(tree) if is_file_name(node, path.parent)}):  # type: ignore[attr-defined]
+        hasher.update(path.with_name(name).read_bytes())
+    return hasher.hexdigest()[:16]
+
+
+def is_file_name(node: ast.AST, folder: Path) -> bool:
+    """Whether a syntax node is a string that names a file in `folder`."""
+    if not (isinstance(node, ast.Constant) and isinstance(node.value, str) and 0 < len(node.value) < 100):
+        return False
+    return node.value.isprintable() and "/" not in node.value and (folder / node.value).is_file()
+
+
+def syntax_tree(path: Path) -> ast.Module:
+    """The syntax tree of a file without docstrings and other bare strings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [statement for statement in body if not is_bare_string(statement)]  # type: ignore[attr-defined]
+    return tree
+
+
+def is_bare_string(node: ast.AST) -> bool:
+    """Whether a statement is only a string: a docstring, or the documentation of a field."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def imported_modules(module: str, path: Path) -> Iterator[str]:
+    """Names of all modules that a module may import, anywhere in its code; some may be no modules but attributes."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(syntax_tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            source = ".".join([*parts, *([node.module] if node.module else [])])
+            yield source
+            yield from (f"{source}.{alias.name}" for alias in node.names)

@@ -1,0 +1,19 @@
+"""Documents as packed sequences of tokens."""
+
+from __future__ import annotations
+
+from llm.counts import Counts
+from llm.data.documents import document_files
+from llm.data.pack import ShardConfig, finish_shards, pack_partition
+
+from .build import Build
+from .stage import stage
+from .store import Artifact
+
+
+@stage(version=1)
+def shard(build: Build, documents: Artifact, vocabulary: Artifact, config: ShardConfig) -> Counts:
+    """Sequences of one length, every token in exactly one, training and held-out documents apart."""
+    counts = build.map(pack_partition, document_files(documents.path), vocabulary.path, config)
+    finish_shards(build.out_dir, vocabulary.path, config, counts)
+    return counts

@@ -1,0 +1,265 @@
+"""The stage decorator: a function that fills a directory becomes a cached, locked, retried, tracked Prefect task."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.metadata
+import inspect
+import platform
+import subprocess
+import sys
+import time
+import typing
+from collections.abc import Callable, Iterable
+from concurrent.futures import BrokenExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+import prefect
+from prefect.cache_policies import CachePolicy
+from prefect.tasks import exponential_backoff
+
+from llm.config import Config
+from llm.counts import Counts
+from llm.files import exclusive_lock, fsync_directory, remove
+
+from . import session as sessions
+from . import timeline
+from .build import Build, WorkerLost
+from .fingerprint import Key, code_closure, identity
+from .session import OnCodeChange, Outcome, Pending, Session
+from .store import Artifact
+from .workspace import REPOSITORY
+
+STAGES: dict[str, Stage] = {}
+"""All stages by name, in the order of their definition."""
+
+TRANSIENT = (ConnectionError, TimeoutError, BrokenExecutor, WorkerLost)
+"""Errors after which a new try can go well: the network, a killed worker."""
+RECORDED_LIBRARIES = ("torch", "tokenizers", "pyarrow", "scrapy", "selectolax", "datasketch", "prefect", "mlflow")
+
+
+class StageError(Exception):
+    """A stage failed: the message names the stage, the cause, and what to do."""
+
+
+class Stage:
+    """A stage of the pipeline; calling it inside a flow gives the artifact, from the store or newly built."""
+
+    def __init__(
+        self,
+        function: Callable[..., Counts],
+        *,
+        version: int,
+        process: str | None,
+        undigested: Iterable[str],
+        verify_inputs: bool,
+        on_code_change: OnCodeChange,
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.name = function.__name__
+        self.version = version
+        self.config_class: type[Config] = typing.get_type_hints(function)["config"]
+        self.policy: OnCodeChange = on_code_change
+        self._function = function
+        self.modules = [function.__module__, *([process] if process else []), *main_module(process)]
+        self._undigested = tuple(undigested)
+        self._verify_inputs = verify_inputs
+        self._task = prefect.task(
+            self._build,
+            name=self.name,
+            description=inspect.getdoc(function),
+            cache_policy=CachePolicy.from_cache_key_fn(cache_key),
+            persist_result=True,
+            result_serializer="json",
+            retries=2,
+            retry_delay_seconds=exponential_backoff(2),
+            retry_condition_fn=is_transient,
+        )
+
+    def __call__(self, *inputs: Artifact | Pending, config: Any) -> Artifact:
+        """The stage's artifact for these inputs and this config.
+
+        Raises StageError when it can neither be taken from the store nor be built.
+        """
+        session = sessions.current()
+        artifact = self._resolve(session, inputs, config)
+        if isinstance(artifact, Artifact):
+            session.built[self.name] = artifact
+        if session.until_stage == self.name:
+            raise sessions.StopAfter
+        return typing.cast(Artifact, artifact)  # a Pending only ever meets other stages of a session that builds nothing
+
+    def key(self, inputs: Iterable[Artifact], config: Any) -> Key:
+        """The identity of the artifact that this stage makes of these inputs and this config."""
+        references = [{"stage": item.stage, "fingerprint": item.fingerprint, "digest": item.digest} for item in inputs]
+        return Key(self.name, self.version, identity(config), references, code_closure(self.modules))
+
+    def _resolve(self, session: Session, inputs: tuple[Artifact | Pending, ...], config: Any) -> Artifact | Pending:
+        pending = [item.stage for item in inputs if isinstance(item, Pending)]
+        if pending:
+            reasons = [f"runs if the output of {name} changes" for name in dict.fromkeys(pending)]
+            last = next(iter(session.store.artifacts(self.name)), None)
+            session.outcomes.append(Outcome(self.name, "wait", reasons, last))
+            return Pending(self.name)
+        ready = [item for item in inputs if isinstance(item, Artifact)]
+        key = self.key(ready, config)
+        outcome = session.decide(key, self.policy)
+        session.outcomes.append(outcome)
+        if not session.execute:
+            return outcome.artifact if outcome.action == "hit" and outcome.artifact else Pending(self.name)
+        if outcome.action == "run" and self._verify_inputs:
+            self._check_inputs(ready)
+        return self._run_task(session, outcome, key, ready, config)
+
+    def _run_task(
+        self, session: Session, outcome: Outcome, key: Key, inputs: list[Artifact], config: Any
+    ) -> Artifact:
+        show = sessions.display.get()
+        started = time.monotonic()
+        if outcome.action == "run":
+            show.begin(self.name, outcome.reasons)
+        task = self._task.with_options(refresh_cache=True) if outcome.action == "run" else self._task
+        try:
+            artifact = task(key=key, inputs=inputs, config=config, found=outcome.artifact if outcome.action == "hit" else None)
+        except Exception as error:
+            show.end(outcome, None, time.monotonic() - started)
+            raise StageError(f"{self.name}: {error}") from error
+        if outcome.action == "hit" and outcome.artifact:
+            artifact = outcome.artifact  # Prefect's record may name a place from before a move; the store does not
+            session.tracker.note_hit(artifact)
+        show.end(outcome, artifact, time.monotonic() - started)
+        return artifact
+
+    def _check_inputs(self, inputs: list[Artifact]) -> None:
+        for artifact in inputs:
+            damage = artifact.damage(full=True)
+            if damage:
+                remove(artifact.path / "manifest.json")
+                fsync_directory(artifact.path)
+                raise StageError(
+                    f"{self.name}: its input {artifact.stage} is damaged ({'; '.join(damage)}); it is now out of use, "
+                    "run the same command again to rebuild it"
+                )
+
+    def _build(self, key: Key, inputs: list[Artifact], config: Any, found: Artifact | None) -> Artifact:
+        if found:
+            return found
+        session = sessions.current()
+        store = session.store
+        with exclusive_lock(store.lock_path(self.name, key.fingerprint)):
+            made = store.find(self.name, key.fingerprint)
+            if made and self.name not in session.force and not made.damage(full=True):
+                return made  # another process built it while this one waited for the lock
+            return self._build_locked(session, key, inputs, config)
+
+    def _build_locked(self, session: Session, key: Key, inputs: list[Artifact], config: Any) -> Artifact:
+        store, tracker = session.store, session.tracker
+        started, clock = datetime.now(UTC), time.monotonic()
+        out_dir = store.new_out_dir(self.name, key.fingerprint)
+        run_id = tracker.start_stage(self.name, key.fingerprint, key.config)
+        timeline.show_link(self.name, tracker.link(run_id))
+        bar, listen = timeline.ProgressBar(self.name), sessions.display.get().listener(self.name)
+
+        def listener(n_done: int, n_total: int | None, lines: list[dict[str, Any]]) -> None:
+            listen(n_done, n_total, lines)
+            bar.update(n_done, n_total)
+            if run_id and lines:
+                tracker.log_metrics(run_id, lines)
+
+        build = Build(out_dir, store.work_dir(self.name, key.fingerprint), session.engine, listener)
+        try:
+            counts = self._function(build, *inputs, config)
+            if counts.n_out == 0:
+                raise ValueError(empty_message(counts))
+            provenance = {
+                "started": started.isoformat(timespec="seconds"),
+                "seconds": round(time.monotonic() - clock, 3),
+                "mlflow_run_id": run_id,
+                **surroundings(),
+            }
+            artifact = store.commit(out_dir, key, counts, undigested=self._undigested, provenance=provenance)
+        except BaseException as error:
+            remove(out_dir)
+            if run_id:
+                tracker.fail_stage(run_id, str(error))
+            raise
+        bar.finish()
+        timeline.show_counts(artifact)
+        if run_id:
+            tracker.finish_stage(run_id, artifact)
+        return artifact
+
+
+def stage(
+    *,
+    version: int,
+    process: str | None = None,
+    undigested: Iterable[str] = (),
+    verify_inputs: bool = False,
+    on_code_change: OnCodeChange = "rebuild",
+) -> Callable[[Callable[..., Counts]], Stage]:
+    """Makes a stage of `function(build, *inputs, config) -> Counts`.
+
+    `version`: raise it to rebuild everywhere. `process`: the module that the stage runs as a process of its own; its
+    code counts as the stage's. `undigested`: files whose bytes carry times or speeds. `verify_inputs`: hash all
+    input files before building. `on_code_change`: what to do when only code has changed.
+    """
+
+    def make(function: Callable[..., Counts]) -> Stage:
+        made = Stage(
+            function,
+            version=version,
+            process=process,
+            undigested=undigested,
+            verify_inputs=verify_inputs,
+            on_code_change=on_code_change,
+        )
+        STAGES[made.name] = made
+        return made
+
+    return make
+
+
+def main_module(process: str | None) -> list[str]:
+    """The module that `python -m process` runs besides the package itself."""
+    return [f"{process}.__main__"] if process else []
+
+
+def cache_key(context: Any, parameters: dict[str, Any]) -> str:
+    """Prefect's cache key of a stage run: its name and fingerprint."""
+    return f"{context.task.name}-{parameters['key'].fingerprint}"
+
+
+def is_transient(task: Any, task_run: Any, state: Any) -> bool:
+    """Whether a failed task run is worth another try."""
+    try:
+        state.result()
+    except TRANSIENT:
+        return True
+    except BaseException:
+        return False
+    return False
+
+
+def empty_message(counts: Counts) -> str:
+    """The error for a stage that kept nothing."""
+    reasons = ", ".join(f"{reason}: {n}" for reason, n in counts.dropped.items()) or "nothing came in"
+    return f"nothing is left of {counts.n_in} {counts.unit} ({reasons}); give it more input or loosen what drops it"
+
+
+@functools.cache
+def surroundings() -> dict[str, Any]:
+    """What surrounds a build and does not change it: command, commit, machine, versions."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    versions = {name: importlib.metadata.version(name) for name in RECORDED_LIBRARIES}
+    return {
+        "command": sys.argv,
+        "commit": commit or None,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+    }

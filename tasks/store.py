@@ -1,0 +1,193 @@
+"""The artifact store: immutable directories, each with a manifest that is written last.
+
+`store/<stage>/<fingerprint>/` holds the files of one build, `manifest.json` (what it is: it never holds a time or a
+host) and `provenance.json` (how it came about). A directory without a manifest is no artifact.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from llm.counts import Counts
+from llm.files import fsync_directory, fsync_file, read_json, remove, sha256_file, write_json
+
+from .fingerprint import Key
+
+MANIFEST, PROVENANCE = "manifest.json", "provenance.json"
+FULL_CHECK_BYTES = 1 << 28
+"""Up to this size an artifact's files are hashed at every hit; above it, only files whose time has changed are."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A reference to a built artifact."""
+
+    stage: str
+    fingerprint: str
+    digest: str
+    """Hash of the content; the only thing that the next stage's fingerprint sees."""
+    path: Path
+
+    @functools.cached_property
+    def manifest(self) -> dict[str, Any]:
+        """Stage, version, fingerprint, config, inputs, code, files, counts, digest."""
+        return read_json(self.path / MANIFEST)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """How this build came about: start, seconds, command, versions, MLflow run."""
+        path = self.path / PROVENANCE
+        return read_json(path) if path.exists() else {}
+
+    @property
+    def counts(self) -> Counts:
+        """What the stage took in, kept and dropped."""
+        return Counts.from_dict(self.manifest["counts"])
+
+    def files(self, pattern: str) -> list[Path]:
+        """The files whose name matches a glob pattern, sorted by name."""
+        return sorted(self.path.glob(pattern))
+
+    def damage(self, *, full: bool) -> list[str]:
+        """What is wrong with the files, one line each: size always, SHA-256 if `full` or if a file's time has changed."""
+        built = self.provenance.get("modified_ns", {})
+        problems = []
+        for entry in self.manifest["files"]:
+            path = self.path / entry["path"]
+            if not path.is_file():
+                problems.append(f"{entry['path']} is missing")
+            elif path.stat().st_size != entry["bytes"]:
+                problems.append(f"{entry['path']} has {path.stat().st_size} bytes instead of {entry['bytes']}")
+            elif full or path.stat().st_mtime_ns != built.get(entry["path"]):
+                if sha256_file(path) != entry["sha256"]:
+                    problems.append(f"{entry['path']} has changed since it was built")
+        return problems
+
+    @property
+    def n_bytes(self) -> int:
+        """Total size of the files."""
+        return sum(entry["bytes"] for entry in self.manifest["files"])
+
+
+class Store:
+    """The artifacts under one root directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, stage: str, fingerprint: str) -> Path:
+        """Where the artifact of a fingerprint is or would be."""
+        return self.root / stage / fingerprint
+
+    def find(self, stage: str, fingerprint: str) -> Artifact | None:
+        """The artifact of a fingerprint, sound or not; None when it was never built."""
+        path = self.path(stage, fingerprint)
+        if not (path / MANIFEST).is_file():
+            return None
+        try:
+            return Artifact(stage, fingerprint, read_json(path / MANIFEST)["digest"], path)
+        except (ValueError, KeyError):
+            return None  # a damaged manifest: the artifact cannot be trusted and counts as never built
+
+    def artifacts(self, stage: str) -> list[Artifact]:
+        """All artifacts of a stage, the newest first."""
+        folder = self.root / stage
+        names = [path.name for path in folder.glob("*") if not path.name.startswith(".")] if folder.is_dir() else []
+        found = [artifact for name in names if (artifact := self.find(stage, name))]
+        return sorted(found, key=lambda artifact: artifact.provenance.get("started", ""), reverse=True)
+
+    def stages(self) -> list[str]:
+        """Names of the stages that have a directory here."""
+        return sorted(path.name for path in self.root.glob("*") if path.is_dir() and not path.name.startswith("."))
+
+    def lock_path(self, stage: str, fingerprint: str) -> Path:
+        """The lock file that a builder of this fingerprint holds."""
+        return self.root / stage / ".locks" / fingerprint
+
+    def work_dir(self, stage: str, fingerprint: str) -> Path:
+        """Where a build keeps what lets it resume; removed when the artifact is there."""
+        return self.root / stage / f".partial-{fingerprint}"
+
+    def new_out_dir(self, stage: str, fingerprint: str) -> Path:
+        """An empty directory to build into; what a killed build of this fingerprint left is removed."""
+        for left in (self.root / stage).glob(f".tmp-{fingerprint}-*"):
+            remove(left)
+        path = self.root / stage / f".tmp-{fingerprint}-{os.getpid()}"
+        path.mkdir(parents=True)
+        return path
+
+    def commit(
+        self,
+        out_dir: Path,
+        key: Key,
+        counts: Counts,
+        *,
+        undigested: Iterable[str] = (),
+        provenance: dict[str, Any],
+    ) -> Artifact:
+        """Turns a built directory into the artifact of `key`: hashes, manifest last, one rename.
+
+        `undigested` names the files whose bytes carry times or speeds; they are checked like all others but do not
+        enter the digest.
+        """
+        paths = sorted(path for path in out_dir.rglob("*") if path.is_file())
+        files = [file_entry(path, out_dir) for path in paths]
+        digest = content_digest(entry for entry in files if entry["path"] not in set(undigested))
+        modified = {entry["path"]: path.stat().st_mtime_ns for entry, path in zip(files, paths, strict=True)}
+        write_json(out_dir / PROVENANCE, {**provenance, "modified_ns": modified})
+        manifest = {
+            "stage": key.stage,
+            "version": key.version,
+            "fingerprint": key.fingerprint,
+            "config": key.config,
+            "inputs": key.inputs,
+            "code": key.code,
+            "files": files,
+            "counts": counts.to_dict(),
+            "digest": digest,
+        }
+        write_json(out_dir / MANIFEST, manifest)
+        self._publish(out_dir, self.path(key.stage, key.fingerprint))
+        remove(self.work_dir(key.stage, key.fingerprint))
+        return Artifact(key.stage, key.fingerprint, digest, self.path(key.stage, key.fingerprint))
+
+    def _publish(self, out_dir: Path, path: Path) -> None:
+        replaced = out_dir.with_name(out_dir.name + "-replaced")
+        if path.exists():
+            os.rename(path, replaced)
+        os.rename(out_dir, path)
+        fsync_directory(path.parent)
+        remove(replaced)
+
+
+def file_entry(path: Path, root: Path) -> dict[str, Any]:
+    """Path, size, hash and number of records of a file, after making its content durable."""
+    fsync_file(path)
+    entry = {"path": str(path.relative_to(root)), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    return {**entry, "records": n_records(path)}
+
+
+def n_records(path: Path) -> int | None:
+    """Rows of a Parquet file, lines of a JSONL file, None for others."""
+    if path.suffix == ".parquet":
+        return int(pq.read_metadata(path).num_rows)
+    if path.suffix == ".jsonl":
+        with open(path, "rb") as file:
+            return sum(1 for _ in file)
+    return None
+
+
+def content_digest(files: Iterable[dict[str, Any]]) -> str:
+    """32 hexadecimal digits over names and hashes of files."""
+    hasher = hashlib.sha256()
+    for entry in files:
+        hasher.update(f"{entry['path']} {entry['sha256']}\n".encode())
+    return hasher.hexdigest()[:32]

@@ -1,0 +1,27 @@
+"""Every test run has a workspace of its own, and Prefect and MLflow are pointed at it before they are imported."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+_workspace = tempfile.TemporaryDirectory(prefix="sourdough-tests-")
+os.environ["SOURDOUGH_WORKSPACE"] = _workspace.name
+for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+    os.environ.pop(name, None)
+
+from tasks import workspace  # noqa: E402
+
+workspace.configure()
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """Prefect's temporary server for the whole test session."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield

@@ -1,0 +1,250 @@
+"""A stage inside a flow: built once, taken from the store after that, rebuilt for a named cause."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import prefect
+import pytest
+
+from llm.counts import Counts
+from tasks.build import Build, WorkerLost
+from tasks.session import Outcome, Session, running
+from tasks.stage import StageError
+from tasks.store import Store
+
+from tests.tasks.toy import NumbersConfig, SquareConfig, make_stage, numbers, squares
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+class Chain:
+    """numbers -> squares, as flows over one store."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = Store(root)
+        self.numbers = make_stage(numbers)
+        self.squares = make_stage(squares, undigested=("speed.txt",), verify_inputs=True)
+
+    def run(self, config: NumbersConfig | None = None, **options: object) -> list[Outcome]:
+        session = Session(self.store, stages=("numbers", "squares"), **options)  # type: ignore[arg-type]
+
+        def call() -> None:
+            with running(session):
+                made = self.numbers(config=config or NumbersConfig())
+                self.squares(made, config=SquareConfig())
+
+        if session.execute:
+            prefect.flow(call, name="chain")()
+        else:
+            call()
+        self.built = session.built
+        return session.outcomes
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Iterator[Chain]:
+    return Chain(tmp_path)
+
+
+def actions(outcomes: list[Outcome]) -> list[str]:
+    return [outcome.action for outcome in outcomes]
+
+
+def test_the_second_run_builds_nothing(chain: Chain) -> None:
+    assert actions(chain.run()) == ["run", "run"]
+    before = chain.built
+    times = [path.stat().st_mtime_ns for path in chain.store.root.rglob("*.json")]
+    assert actions(chain.run()) == ["hit", "hit"]
+    assert chain.built == before
+    assert [path.stat().st_mtime_ns for path in chain.store.root.rglob("*.json")] == times
+
+
+def test_an_execution_field_rebuilds_nothing(chain: Chain) -> None:
+    chain.run()
+    assert actions(chain.run(NumbersConfig(n_workers=5))) == ["hit", "hit"]
+
+
+def test_a_changed_field_rebuilds_only_what_its_output_changes(chain: Chain) -> None:
+    chain.run(NumbersConfig(n=9))
+    outcomes = chain.run(NumbersConfig(n=10))  # 9 is odd and dropped: the same files
+    assert actions(outcomes) == ["run", "hit"]
+    assert outcomes[0].reasons == ["config n: 9 -> 10"]
+    outcomes = chain.run(NumbersConfig(n=11))
+    assert actions(outcomes) == ["run", "run"]
+    assert outcomes[1].reasons == ["input numbers has changed"]
+
+
+def test_explain_says_what_would_happen_and_builds_nothing(chain: Chain) -> None:
+    assert actions(chain.run(execute=False)) == ["run", "wait"]
+    assert list(chain.store.root.iterdir()) == []
+    chain.run()
+    assert actions(chain.run(execute=False)) == ["hit", "hit"]
+    outcomes = chain.run(NumbersConfig(shift=1), execute=False)
+    assert (outcomes[0].reasons, outcomes[1].action) == (["config shift: 0 -> 1"], "wait")
+    assert outcomes[1].reasons == ["runs if the output of numbers changes"]
+
+
+def test_force_builds_again(chain: Chain) -> None:
+    chain.run()
+    outcomes = chain.run(force=("numbers",))
+    assert actions(outcomes) == ["run", "hit"]
+    assert outcomes[0].reasons == ["asked for: --force"]
+
+
+def test_until_ends_the_run(chain: Chain) -> None:
+    assert actions(chain.run(until_stage="numbers")) == ["run"]
+
+
+def test_from_takes_what_is_there(chain: Chain) -> None:
+    with pytest.raises(ValueError, match="run without --from first"):
+        chain.run(from_stage="squares")
+    chain.run()
+    assert actions(chain.run(from_stage="squares", force=("squares",))) == ["hit", "run"]
+
+
+def test_a_damaged_artifact_is_named_and_built_again(chain: Chain) -> None:
+    chain.run()
+    digest = chain.built["numbers"].digest
+    path = chain.built["numbers"].path / "numbers-00000.json"
+    path.write_text(path.read_text().replace("2", "3"))
+    outcomes = chain.run()
+    assert actions(outcomes) == ["run", "hit"]
+    assert "numbers-00000.json" in outcomes[0].reasons[0]
+    assert chain.built["numbers"].digest == digest
+
+
+def test_prefects_record_alone_is_no_hit(chain: Chain) -> None:
+    chain.run()
+    (chain.built["squares"].path / "manifest.json").unlink()
+    assert actions(chain.run()) == ["hit", "run"]
+    assert (chain.built["squares"].path / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("policy", "action"), [("rebuild", "run"), ("reuse", "hit"), ("refuse", None)]
+)
+def test_changed_code_follows_the_policy(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, policy: str, action: str | None
+) -> None:
+    def code(text: str) -> Callable[[object], dict[str, str]]:
+        return lambda modules: {"llm.toy": text}
+
+    monkeypatch.setattr("tasks.stage.code_closure", code("one"))
+    chain.run(until_stage="numbers")
+    monkeypatch.setattr("tasks.stage.code_closure", code("two"))
+    options = {"on_code_change": {"numbers": policy}, "until_stage": "numbers"}
+    if action is None:
+        with pytest.raises(ValueError, match=r"code of llm\.toy has changed.*refuse"):
+            chain.run(**options)
+    else:
+        outcome = chain.run(**options)[0]
+        assert outcome.action == action
+        assert outcome.reasons[0] == "code of llm.toy has changed"
+
+
+def test_a_failed_stage_leaves_nothing_and_names_itself(chain: Chain) -> None:
+    with pytest.raises(StageError, match=r"^numbers: nothing is left of 0 numbers"):
+        chain.run(NumbersConfig(n=0))
+    assert chain.store.artifacts("numbers") == []
+    assert not list(chain.store.root.glob("numbers/.tmp*"))
+
+
+def test_a_full_disk_leaves_nothing(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(StageError, match=r"numbers: .*No space left on device"):
+            chain.run()
+    assert chain.store.artifacts("numbers") == []
+    assert actions(chain.run()) == ["run", "run"]
+
+
+def flaky(build: Build, config: NumbersConfig) -> Counts:
+    """Fails twice as a killed worker does, then works."""
+    tries = build.work_dir / "tries"
+    tries.write_text((tries.read_text() if tries.exists() else "") + "x")
+    if len(tries.read_text()) < 3:
+        raise WorkerLost("killed")
+    (build.out_dir / "tries.json").write_text(json.dumps(len(tries.read_text())))
+    return Counts("tries", 1, 1)
+
+
+def test_a_lost_worker_is_tried_again_and_a_wrong_value_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = make_stage(flaky)
+    stage._task.retry_delay_seconds = 0
+    session = Session(Store(tmp_path))
+
+    @prefect.flow
+    def run() -> None:
+        with running(session):
+            stage(config=NumbersConfig())
+
+    run()
+    assert session.built["flaky"].counts.n_out == 1
+
+
+def test_a_stage_outside_of_a_flow_says_so() -> None:
+    with pytest.raises(RuntimeError, match="outside of a session"):
+        make_stage(numbers)(config=NumbersConfig())
+
+
+def test_damage_in_an_input_of_training_is_found_even_if_size_and_time_are_unchanged(chain: Chain) -> None:
+    import os
+
+    chain.run(until_stage="numbers")
+    source = chain.built["numbers"]
+    path = source.path / "numbers-00000.json"
+    times = path.stat()
+    path.write_text(path.read_text().replace("2", "3"))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    session = Session(chain.store)
+    with running(session), pytest.raises(StageError, match=r"input numbers is damaged.*rebuild"):
+        chain.squares(source, config=SquareConfig())
+    assert chain.store.find("numbers", source.fingerprint) is None
+
+
+def slow_numbers(build: Build, config: NumbersConfig) -> Counts:
+    """Takes a moment, and notes that it ran."""
+    import time
+
+    with open(build.out_dir.parent.parent / "runs", "a") as file:
+        file.write("run\n")
+    time.sleep(0.3)
+    (build.out_dir / "x").write_text("x")
+    return Counts("numbers", 1, 1)
+
+
+def test_several_that_ask_for_one_artifact_build_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.timeline.show_counts", lambda artifact: None)
+    stage = make_stage(slow_numbers)
+    key = stage.key([], NumbersConfig())
+    digests: list[str] = []
+
+    def ask() -> None:
+        with running(Session(Store(tmp_path))):
+            digests.append(stage._build(key, [], NumbersConfig(), None).digest)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(digests)) == 1
+    assert len(digests) == 4
+    assert (tmp_path / "runs").read_text() == "run\n"
+
+
+def test_an_artifact_moves_with_its_workspace(chain: Chain, tmp_path: Path) -> None:
+    chain.run()
+    moved = tmp_path.with_name("moved")
+    tmp_path.rename(moved)
+    chain.store = Store(moved)
+    assert actions(chain.run()) == ["hit", "hit"]
+    assert chain.built["squares"].path.is_relative_to(moved)
+    moved.rename(tmp_path)
