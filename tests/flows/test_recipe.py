@@ -1,0 +1,75 @@
+"""Recipes: what extends what, and errors that name field, value and remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from flows.recipe import Recipe, describe_fields, load_recipe
+
+CRAWL = "crawl: {seeds: ['http://127.0.0.1:1/'], snapshot: s, allow_private: ['127.0.0.1:1']}\n"
+
+
+def recipe(folder: Path, text: str, name: str = "r.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_every_recipe_in_conf_loads() -> None:
+    paths = sorted(Path("conf").glob("*.yaml"))
+    assert Path("conf/demo.yaml") in paths
+    for path in paths:
+        assert load_recipe(path).name == path.stem
+
+
+def test_extends_and_overrides(tmp_path: Path) -> None:
+    recipe(tmp_path, "name: base\n" + CRAWL + "clean: {min_chars: 100}\npretrain: {n_steps: 5}\n", "base.yaml")
+    path = recipe(tmp_path, "extends: base.yaml\nname: child\nclean: {min_chars: 150}\n")
+    loaded = load_recipe(path, ["pretrain.n_steps=7", "clean.languages=[de,fr]"])
+    assert (loaded.name, loaded.clean.min_chars, loaded.pretrain.n_steps) == ("child", 150, 7)
+    assert loaded.clean.languages == ("de", "fr")
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("name: r\n" + CRAWL, ["clean.min_char=3"], r"clean\.min_char: unknown key; did you mean clean\.min_chars\?"),
+        ("name: r\n" + CRAWL, ["cleen.min_chars=3"], r"cleen: unknown key; did you mean clean\?"),
+        ("name: r\n" + CRAWL, ["clean.min_chars=-3"], r"min_chars is -3; allowed: 0 or more"),
+        ("name: r\n" + CRAWL, ["clean.min_chars=many"], r"clean\.min_chars is 'many'.*integer"),
+        ("name: r\n" + CRAWL, ["pretrain.loop.device=tpu"], r"device is 'tpu'.*'cpu'"),
+        ("name: r\n" + CRAWL, ["min_chars"], r"'min_chars' is not of the form key=value"),
+        ("name: r\n", [], r"crawl: missing"),
+        ("name: [\n", [], r"is not valid YAML"),
+        ("- a\n- b\n", [], r"must hold `key: value` lines"),
+        ("extends: nowhere.yaml\nname: r\n", [], r"there is no recipe .*nowhere\.yaml"),
+        ("extends: r.yaml\nname: r\n", [], r"extends itself"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_recipe(recipe(tmp_path, text), overrides)
+
+
+def test_all_errors_come_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"(?s)min_char.*n_step") as caught:
+        load_recipe(recipe(tmp_path, "name: r\n" + CRAWL), ["clean.min_char=3", "pretrain.n_step=3"])
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_every_field_is_documented() -> None:
+    lines = describe_fields()
+    keys, meanings = lines[::2], lines[1::2]
+    undocumented = [key for key, meaning in zip(keys, meanings, strict=True) if not meaning.strip()]
+    assert undocumented == []
+    assert {key.split(" ")[0] for key in keys} >= {"crawl.seeds", "pretrain.model.n_layers", "engine.n_workers"}
+
+
+def test_a_section_for_every_stage() -> None:
+    from flows.pipeline import pipeline_order
+
+    sections = {field.name: field.type for field in dataclasses.fields(Recipe)}
+    assert set(pipeline_order()) <= set(sections)
