@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,7 +38,10 @@ Force = Annotated[list[str] | None, typer.Option("--force", help="Build this sta
 def prepare() -> None:
     """Points everything at the workspace before Prefect is imported."""
     workspace.configure()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    for name in ("llm", "tasks", "flows"):
+        logging.getLogger(name).addHandler(handler)
 
 
 @app.command()
@@ -175,7 +179,9 @@ def shown(call: Callable[[], object]) -> ConsoleDisplay:
     return display
 
 
-def explained(recipe: Path, overrides: list[str] | None, from_: str | None = None, force: list[str] | None = None) -> Any:
+def explained(
+    recipe: Path, overrides: list[str] | None, from_: str | None = None, force: list[str] | None = None
+) -> Any:
     """A session that has decided about every stage and built nothing."""
     from tasks.session import running
 
@@ -228,6 +234,8 @@ def main() -> None:
     except Exception as error:
         if type(error).__name__ != "StageError":
             raise
+        if not isinstance(error.__cause__, ValueError | OSError | None):
+            traceback.print_exception(error.__cause__)
         fail(str(error))
 
 

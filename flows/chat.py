@@ -21,7 +21,9 @@ def talk(console: Console, directory: Path | None, *, question: str | None, temp
     """Answers one question, or asks for questions until the input ends."""
     directory = directory or newest_model()
     if not (directory / "model.safetensors").is_file():
-        raise ValueError(f"{directory} is not a model directory: it has no model.safetensors; `python -m flows list` shows models")
+        raise ValueError(
+            f"{directory} is not a model directory: it has no model.safetensors; `python -m flows list` shows models"
+        )
     model, tokenizer = load_model(directory), Tokenizer.load(directory)
     messages: list[dict[str, str]] = []
     while True:
@@ -30,7 +32,9 @@ def talk(console: Console, directory: Path | None, *, question: str | None, temp
         except (EOFError, KeyboardInterrupt):
             return
         messages = recent([*messages, {"role": "user", "content": text}], model, tokenizer)
-        messages.append({"role": "assistant", "content": answer(console, model, tokenizer, messages, temperature, seed)})
+        messages.append(
+            {"role": "assistant", "content": answer(console, model, tokenizer, messages, temperature, seed)}
+        )
         if question:
             return
 

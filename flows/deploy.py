@@ -39,7 +39,9 @@ def servers(prefect_port: int, mlflow_port: int) -> Iterator[dict[str, str]]:
     with contextlib.ExitStack() as stack:
         for name, command in {"mlflow": mlflow, "prefect": prefect}.items():
             if answers(addresses[name] + health(name)):
-                raise ValueError(f"something already answers at {addresses[name]}; stop it or give another --{name}-port")
+                raise ValueError(
+                    f"something already answers at {addresses[name]}; stop it or give another --{name}-port"
+                )
             stack.enter_context(process(command, environment, root / f"{name}-server.log"))
         for name, address in addresses.items():
             wait_for(address + health(name), name, str(root / f"{name}-server.log"))
@@ -80,7 +82,7 @@ def wait_for(url: str, name: str, log: str) -> None:
 
 def deployments(recipe_path: str, cron: str) -> list[Any]:
     """The pipeline, one deployment per stage, and the scheduled evaluation, with a recipe's values in their forms."""
-    from prefect.flows import EntrypointType
+    from prefect.types.entrypoint import EntrypointType
 
     from .evaluation import evaluation
     from .pipeline import pipeline

@@ -30,6 +30,7 @@ StageName = Literal[
     "crawl", "clean", "dedup", "tokenizer", "shard", "pretrain", "instruct", "finetune", "evaluate", "report"
 ]
 
+
 def build_model(recipe: Recipe) -> Artifact:
     """The whole DAG. Inside a session, each call takes its artifact from the store or builds it."""
     pages = crawl(config=recipe.crawl)
@@ -41,9 +42,7 @@ def build_model(recipe: Recipe) -> Artifact:
     examples = instruct(pages, documents, config=recipe.instruct)
     chat = finetune(base, examples, config=recipe.finetune)
     scores = evaluate(base, chat, documents, examples, config=recipe.evaluate)
-    return report(
-        pages, cleaned, documents, vocabulary, shards, base, examples, chat, scores, config=recipe.report
-    )
+    return report(pages, cleaned, documents, vocabulary, shards, base, examples, chat, scores, config=recipe.report)
 
 
 @prefect.flow(flow_run_name="{recipe.name}", validate_parameters=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.table import Table
 
 from llm.model.gpt import GPTConfig
-from llm.model.size import flops_per_token, measured_flops_per_second, n_params, training_memory_bytes
+from llm.model.size import flops_per_token, n_params, training_memory_bytes
+from llm.train.throughput import flops_per_second
 from tasks.session import Outcome, Session
 
 from .recipe import Recipe
@@ -50,7 +51,7 @@ def pretrain_estimate(recipe: Recipe) -> tuple[str, float]:
     )
     n_tokens = recipe.pretrain.n_steps * recipe.pretrain.batch_tokens
     n_flops = n_tokens * flops_per_token(config)
-    speed = measured_flops_per_second(config, recipe.pretrain)
+    speed = flops_per_second(config, recipe.pretrain.loop)
     memory = training_memory_bytes(config, recipe.pretrain.loop.micro_batch_size)
     size = (
         f"{n_params(config):,} parameters, {n_tokens:,} tokens ({n_tokens / n_params(config):.1f} per parameter), "

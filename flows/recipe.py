@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llm.data.crawl import CrawlConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
@@ -17,7 +18,6 @@ from yaml import YAMLError
 
 from llm.config import Config
 from llm.data.clean import CleanConfig
-from llm.data.crawl import CrawlConfig
 from llm.data.dedup import DedupConfig
 from llm.data.instruct import InstructConfig
 from llm.data.pack import ShardConfig
@@ -153,4 +153,8 @@ def field_lines(schema: dict[str, Any], node: dict[str, Any], key: str) -> list[
         default = f" = {node['default']!r}" if "default" in node else ""
         return [f"{key}{default}", f"    {meaning}"]
     below = schema["$defs"][reference.rpartition("/")[2]]["properties"]
-    return [f"{key}", f"    {meaning}", *(line for name in below for line in field_lines(schema, below[name], f"{key}.{name}"))]
+    return [
+        f"{key}",
+        f"    {meaning}",
+        *(line for name in below for line in field_lines(schema, below[name], f"{key}.{name}")),
+    ]

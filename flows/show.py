@@ -8,7 +8,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from llm.files import read_table
@@ -27,7 +35,12 @@ class ConsoleDisplay(Display):
         self.console = console
         self.artifacts: dict[str, Artifact] = {}
         self.seconds: dict[str, float] = {}
-        columns = [TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}")]
+        columns = [
+            TextColumn("{task.description:>10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+        ]
         self._bars = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
         self._bar: TaskID | None = None
 
@@ -46,7 +59,9 @@ class ConsoleDisplay(Display):
             nonlocal written
             note = metrics_note(lines)
             if self._bar is not None:
-                self._bars.update(self._bar, completed=n_done, total=n_total, **({"note": note} if note else {}))
+                self._bars.update(self._bar, completed=n_done, total=n_total)
+                if note:
+                    self._bars.update(self._bar, note=note)
             if not self.console.is_terminal and time.monotonic() - written > LINE_SECONDS:
                 written = time.monotonic()
                 self.console.print(f"{stage:>10}  {n_done} of {n_total or '?'}  {note}")
@@ -55,7 +70,8 @@ class ConsoleDisplay(Display):
 
     def end(self, outcome: Outcome, artifact: Artifact | None, seconds: float) -> None:
         """One line with the result."""
-        self._bars.stop()
+        if self.console.is_terminal:
+            self._bars.stop()
         if self._bar is not None:
             self._bars.remove_task(self._bar)
             self._bar = None
@@ -100,7 +116,9 @@ def stages_table(shown: ConsoleDisplay) -> Table:
     table = Table("stage", "seconds", "to build", "counts", "artifact", box=None, pad_edge=False)
     for name, artifact in shown.artifacts.items():
         built = artifact.provenance.get("seconds", 0.0)
-        table.add_row(name, f"{shown.seconds[name]:.1f}", f"{built:.1f}", counts_line(artifact), artifact.fingerprint[:12])
+        table.add_row(
+            name, f"{shown.seconds[name]:.1f}", f"{built:.1f}", counts_line(artifact), artifact.fingerprint[:12]
+        )
     table.add_row("all", f"{sum(shown.seconds.values()):.1f}")
     return table
 
@@ -111,7 +129,9 @@ def scores_table(scores: Artifact) -> Table:
     for row in read_table(scores.path / "scores.parquet").to_pylist():
         interval = "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
         chance = "" if row["chance"] is None else f"{row['chance']:.2f}"
-        table.add_row(row["model"], row["benchmark"], row["metric"], f"{row['score']:.4f}", interval, chance, f"{row['n']:,}")
+        table.add_row(
+            row["model"], row["benchmark"], row["metric"], f"{row['score']:.4f}", interval, chance, f"{row['n']:,}"
+        )
     return table
 
 
@@ -121,5 +141,7 @@ def artifacts_table(artifacts: Iterable[Artifact]) -> Table:
     for artifact in artifacts:
         built = artifact.provenance.get("started", "")[:16].replace("T", " ")
         size = f"{artifact.n_bytes / 1e6:.1f}"
-        table.add_row(artifact.stage, artifact.fingerprint[:12], artifact.digest[:12], size, built, counts_line(artifact))
+        table.add_row(
+            artifact.stage, artifact.fingerprint[:12], artifact.digest[:12], size, built, counts_line(artifact)
+        )
     return table

@@ -35,7 +35,7 @@ def stage_flow(name: StageName) -> prefect.Flow[..., dict[str, str]]:
         recipe: The recipe that gives the stages before this one; they do not run, their artifacts are taken.
         force: Build the stage even if its artifact is in the store.
     """
-    return prefect.flow(run, name=name, flow_run_name=f"{name} {{recipe}}", validate_parameters=True)
+    return prefect.flow(name=name, flow_run_name=f"{name} {{recipe}}", validate_parameters=True)(run)
 
 
 crawl = stage_flow("crawl")

@@ -60,20 +60,15 @@ def from_dict(config_class: type[C], values: dict[str, Any]) -> C:
 
     For trusted values that have been through JSON; a user's values are validated where recipes are loaded.
     """
-    hints = _hints(config_class)
+    hints = typing.get_type_hints(config_class)
     made = {}
     for name, value in values.items():
-        kind = hints[name]
-        if isinstance(value, dict) and dataclasses.is_dataclass(kind):
-            value = from_dict(kind, value)
+        nested: list[Any] = [option for option in _options(hints[name]) if dataclasses.is_dataclass(option)]
+        if isinstance(value, dict) and nested:
+            value = from_dict(nested[0], value)
         made[name] = tuple(value) if isinstance(value, list) else value
     return config_class(**made)
 
 
-def _hints(config_class: type) -> dict[str, type]:
-
-    hints = {}
-    for name, hint in typing.get_type_hints(config_class).items():
-        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        hints[name] = next((option for option in options if dataclasses.is_dataclass(option)), options[0])
-    return hints
+def _options(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)

@@ -52,9 +52,10 @@ class Counts:
         if len(units) != 1:
             raise AssertionError(f"counts of different units cannot be added: {sorted(units)}")
         dropped: Counter[str] = Counter()
-        figures: Counter[str] = Counter()
+        figures: dict[str, float] = {}
         for part in parts:
             dropped.update(part.dropped)
-            figures.update(part.figures)  # type: ignore[arg-type]
+            for name, value in part.figures.items():
+                figures[name] = figures.get(name, 0) + value
         n_in, n_out = sum(part.n_in for part in parts), sum(part.n_out for part in parts)
-        return Counts(units.pop(), n_in, n_out, dict(dropped), dict(figures))
+        return Counts(units.pop(), n_in, n_out, dict(dropped), figures)

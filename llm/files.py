@@ -72,14 +72,13 @@ def read_json(path: Path) -> Any:
 def write_table(path: Path, table: pa.Table, *, row_group_size: int = 65_536) -> None:
     """Writes a Parquet file (zstd, page checksums) atomically; the same table always gives the same bytes."""
     with atomic_path(path) as temporary:
-        pq.write_table(
-            table, temporary, compression="zstd", row_group_size=row_group_size, write_page_checksum=True
-        )
+        pq.write_table(table, temporary, compression="zstd", row_group_size=row_group_size, write_page_checksum=True)
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Reads a Parquet file with its page checksums verified; raises OSError for a damaged page."""
-    return pq.read_table(path, columns=columns, page_checksum_verification=True)
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        return file.read(columns=columns)
 
 
 def remove(path: Path) -> None:

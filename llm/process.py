@@ -90,6 +90,10 @@ class MetricsLog:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
 
+    def close(self) -> None:
+        """Closes the file; further writes raise ValueError."""
+        self._file.close()
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file; a last line cut short by a kill is left out."""

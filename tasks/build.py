@@ -46,19 +46,21 @@ class Build:
         """Reports progress; cheap enough to be called for every item."""
         self._listener(n_done, n_total, [])
 
-    def map(self, function: Callable[..., Counts], items: Sequence[Any], *arguments: Any) -> Counts:
-        """Runs `function(item, out_dir, *arguments)` for every partition and gathers its files in the artifact.
+    def map(self, function: Callable[..., Counts], items: Sequence[Any], *inputs: Any, config: Any) -> Counts:
+        """Runs `function(item, *inputs, out_dir=..., config=...)` for every partition; its files go into the artifact.
 
         `documents.parquet` of the fourth partition becomes `documents-00003.parquet`. Returns the summed counts.
         """
-        folders, counts = self.each(function, items, *arguments)
+        folders, counts = self.each(function, items, *inputs, config=config)
         for index, folder in enumerate(folders):
             for path in sorted(folder.iterdir()):
                 if path.name != COUNTS_FILE:
                     os.link(path, self.out_dir / f"{path.stem}-{index:05d}{path.suffix}")
         return counts
 
-    def each(self, function: Callable[..., Counts], items: Sequence[Any], *arguments: Any) -> tuple[list[Path], Counts]:
+    def each(
+        self, function: Callable[..., Counts], items: Sequence[Any], *inputs: Any, config: Any
+    ) -> tuple[list[Path], Counts]:
         """Runs `function` for every partition; returns the folders with their files, in order, and the summed counts.
 
         Each folder appears whole when its partition is finished, and a later try of this build takes it as it is. The
@@ -69,7 +71,7 @@ class Build:
         folders = [root / f"{index:05d}" for index in range(len(items))]
         with executor(self.engine, len(items)) as pool:
             futures = [
-                pool.submit(run_partition, function, item, arguments, folder)
+                pool.submit(run_partition, function, item, inputs, config, folder)
                 for item, folder in zip(items, folders, strict=True)
             ]
             for n_done, future in enumerate(as_completed(futures), 1):
@@ -114,15 +116,23 @@ class Build:
 
     def _failure(self, module: str, status: int, log_path: Path) -> Exception:
         if status < 0 or status == EXIT_STOPPED:
-            return WorkerLost(f"`python -m {module}` was ended by {signal_name(status)}; a new try goes on where it was")
+            return WorkerLost(
+                f"`python -m {module}` was ended by {signal_name(status)}; a new try goes on where it was"
+            )
         error_path = self.work_dir / ERROR_FILE
         if error_path.exists():
             error = read_json(error_path)
-            kinds: dict[str, type[Exception]] = {"ValueError": ValueError, "OSError": OSError, "ConnectionError": ConnectionError}
+            kinds: dict[str, type[Exception]] = {
+                "ValueError": ValueError,
+                "OSError": OSError,
+                "ConnectionError": ConnectionError,
+            }
             if error["type"] in kinds:
                 return kinds[error["type"]](error["message"])
         tail = log_path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-        return RuntimeError(f"`python -m {module}` failed with status {status}; the end of its log:\n" + "\n".join(tail))
+        return RuntimeError(
+            f"`python -m {module}` failed with status {status}; the end of its log:\n" + "\n".join(tail)
+        )
 
 
 def signal_name(status: int) -> str:

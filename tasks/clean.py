@@ -14,4 +14,4 @@ from .store import Artifact
 @stage(version=1)
 def clean(build: Build, pages: Artifact, config: CleanConfig) -> Counts:
     """The main text of every page; every dropped page has a reason."""
-    return build.map(clean_partition, page_slices(pages.path, config.pages_per_partition), config)
+    return build.map(clean_partition, page_slices(pages.path, config.pages_per_partition), config=config)

@@ -15,7 +15,7 @@ from .store import Artifact
 def dedup(build: Build, documents: Artifact, config: DedupConfig) -> Counts:
     """One document of each cluster of exact and near duplicates; the clusters are written down."""
     partitions = document_files(documents.path)
-    signatures, _ = build.each(sign_partition, partitions, config)
+    signatures, _ = build.each(sign_partition, partitions, config=config)
     clusters = build.out_dir / "clusters.parquet"
     cluster_documents(partitions, [folder / "signatures.parquet" for folder in signatures], clusters, config)
-    return build.map(select_partition, partitions, clusters, config)
+    return build.map(select_partition, partitions, clusters, config=config)

@@ -31,7 +31,9 @@ class EngineConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.kind == "dask" and not self.address:
-            raise ValueError("engine.address is empty; with engine.kind=dask it must name the scheduler, tcp://host:port")
+            raise ValueError(
+                "engine.address is empty; with engine.kind=dask it must name the scheduler, tcp://host:port"
+            )
 
 
 class InlineExecutor(Executor):
@@ -77,12 +79,16 @@ def dask_executor(address: str) -> Iterator[Executor]:
     try:
         client = Client(address, timeout="10s")
     except OSError as error:
-        raise ConnectionError(f"no Dask scheduler answers at engine.address={address}; start one with `dask scheduler`") from error
+        raise ConnectionError(
+            f"no Dask scheduler answers at engine.address={address}; start one with `dask scheduler`"
+        ) from error
     with client:
         yield client.get_executor(retries=2)
 
 
-def run_partition(function: Callable[..., Counts], item: Any, arguments: tuple[Any, ...], out_dir: Path) -> Counts:
+def run_partition(
+    function: Callable[..., Counts], item: Any, inputs: tuple[Any, ...], config: Any, out_dir: Path
+) -> Counts:
     """Runs one partition into `out_dir` atomically, or returns the counts of an earlier run that finished it."""
     done = out_dir / COUNTS_FILE
     if done.exists():
@@ -90,7 +96,7 @@ def run_partition(function: Callable[..., Counts], item: Any, arguments: tuple[A
     temporary = out_dir.with_name(f".{out_dir.name}.{os.getpid()}")
     remove(temporary)
     temporary.mkdir(parents=True)
-    counts = function(item, temporary, *arguments)
+    counts = function(item, *inputs, out_dir=temporary, config=config)
     for path in temporary.iterdir():
         fsync_file(path)
     write_json(temporary / COUNTS_FILE, counts.to_dict())

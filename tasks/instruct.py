@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llm.counts import Counts
-from llm.data.instruct import InstructConfig, extract_definitions, split_examples
+from llm.data.instruct import InstructConfig, extract_definitions, overall_counts, split_examples
 from llm.data.warc import page_slices
 
 from .build import Build
@@ -15,5 +15,6 @@ from .store import Artifact
 def instruct(build: Build, pages: Artifact, documents: Artifact, config: InstructConfig) -> Counts:
     """Instruction examples and a closed-book benchmark from the definition lists of the pages that the corpus keeps."""
     slices = page_slices(pages.path, config.pages_per_partition)
-    folders, _ = build.each(extract_definitions, slices, documents.path, config)
-    return split_examples([folder / "definitions.parquet" for folder in folders], build.out_dir, config)
+    folders, extracted = build.each(extract_definitions, slices, documents.path, config=config)
+    kept = split_examples([folder / "definitions.parquet" for folder in folders], build.out_dir, config)
+    return overall_counts(extracted, kept)

@@ -104,7 +104,9 @@ class Session:
                     f"{key.stage}: {'; '.join(reasons)}, and on_code_change is refuse; "
                     f"set on_code_change.{key.stage}=rebuild to build it again, or =reuse to take what is there"
                 )
-            usable = next((item for item in same_question if not item.damage(full=item.n_bytes < FULL_CHECK_BYTES)), None)
+            usable = next(
+                (item for item in same_question if not item.damage(full=item.n_bytes < FULL_CHECK_BYTES)), None
+            )
             if usable:
                 return hit(usable, [*differences(key, usable), "taken as it was built (on_code_change: reuse)"])
         reasons = min((differences(key, item) for item in earlier), key=len, default=["never built"])
@@ -118,7 +120,9 @@ class Session:
     def _as_it_is(self, key: Key, exact: Artifact | None, same_question: list[Artifact]) -> Outcome:
         for artifact in [*([exact] if exact else []), *same_question]:
             if not artifact.damage(full=False):
-                return hit(artifact, [] if artifact == exact else [*differences(key, artifact), "taken as it was built"])
+                return hit(
+                    artifact, [] if artifact == exact else [*differences(key, artifact), "taken as it was built"]
+                )
         raise ValueError(
             f"{key.stage}: there is no artifact for this recipe, and stages before {self.from_stage} do not run "
             f"with --from {self.from_stage}; run without --from first"
@@ -145,9 +149,13 @@ def differences(key: Key, artifact: Artifact) -> list[str]:
         lines.append(f"version {manifest['version']} -> {key.version}")
     lines += config_differences(key.config, manifest["config"])
     before = {item["stage"]: item["digest"] for item in manifest["inputs"]}
-    lines += [f"input {item['stage']} has changed" for item in key.inputs if before.get(item["stage"]) != item["digest"]]
+    lines += [
+        f"input {item['stage']} has changed" for item in key.inputs if before.get(item["stage"]) != item["digest"]
+    ]
     code = manifest["code"]
-    lines += [f"code of {name} has changed" for name in sorted(key.code) if code.get(name, key.code[name]) != key.code[name]]
+    lines += [
+        f"code of {name} has changed" for name in sorted(key.code) if code.get(name, key.code[name]) != key.code[name]
+    ]
     lines += [f"code of {name} is new" for name in sorted(set(key.code) - set(code))]
     lines += [f"code of {name} is no longer used" for name in sorted(set(code) - set(key.code))]
     return lines

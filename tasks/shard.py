@@ -14,6 +14,6 @@ from .store import Artifact
 @stage(version=1)
 def shard(build: Build, documents: Artifact, vocabulary: Artifact, config: ShardConfig) -> Counts:
     """Sequences of one length, every token in exactly one, training and held-out documents apart."""
-    counts = build.map(pack_partition, document_files(documents.path), vocabulary.path, config)
+    counts = build.map(pack_partition, document_files(documents.path), vocabulary.path, config=config)
     finish_shards(build.out_dir, vocabulary.path, config, counts)
     return counts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib.metadata
 import inspect
@@ -67,7 +66,6 @@ class Stage:
         self._undigested = tuple(undigested)
         self._verify_inputs = verify_inputs
         self._task = prefect.task(
-            self._build,
             name=self.name,
             description=inspect.getdoc(function),
             cache_policy=CachePolicy.from_cache_key_fn(cache_key),
@@ -76,7 +74,7 @@ class Stage:
             retries=2,
             retry_delay_seconds=exponential_backoff(2),
             retry_condition_fn=is_transient,
-        )
+        )(self._build)
 
     def __call__(self, *inputs: Artifact | Pending, config: Any) -> Artifact:
         """The stage's artifact for these inputs and this config.
@@ -89,7 +87,9 @@ class Stage:
             session.built[self.name] = artifact
         if session.until_stage == self.name:
             raise sessions.StopAfter
-        return typing.cast(Artifact, artifact)  # a Pending only ever meets other stages of a session that builds nothing
+        return typing.cast(
+            Artifact, artifact
+        )  # a Pending only ever meets other stages of a session that builds nothing
 
     def key(self, inputs: Iterable[Artifact], config: Any) -> Key:
         """The identity of the artifact that this stage makes of these inputs and this config."""
@@ -113,16 +113,16 @@ class Stage:
             self._check_inputs(ready)
         return self._run_task(session, outcome, key, ready, config)
 
-    def _run_task(
-        self, session: Session, outcome: Outcome, key: Key, inputs: list[Artifact], config: Any
-    ) -> Artifact:
+    def _run_task(self, session: Session, outcome: Outcome, key: Key, inputs: list[Artifact], config: Any) -> Artifact:
         show = sessions.display.get()
         started = time.monotonic()
         if outcome.action == "run":
             show.begin(self.name, outcome.reasons)
         task = self._task.with_options(refresh_cache=True) if outcome.action == "run" else self._task
         try:
-            artifact = task(key=key, inputs=inputs, config=config, found=outcome.artifact if outcome.action == "hit" else None)
+            artifact = task(
+                key=key, inputs=inputs, config=config, found=outcome.artifact if outcome.action == "hit" else None
+            )
         except Exception as error:
             show.end(outcome, None, time.monotonic() - started)
             raise StageError(f"{self.name}: {error}") from error
@@ -170,7 +170,7 @@ class Stage:
 
         build = Build(out_dir, store.work_dir(self.name, key.fingerprint), session.engine, listener)
         try:
-            counts = self._function(build, *inputs, config)
+            counts = self._function(build, *inputs, config=config)
             if counts.n_out == 0:
                 raise ValueError(empty_message(counts))
             provenance = {

@@ -57,7 +57,10 @@ class Artifact:
         return sorted(self.path.glob(pattern))
 
     def damage(self, *, full: bool) -> list[str]:
-        """What is wrong with the files, one line each: size always, SHA-256 if `full` or if a file's time has changed."""
+        """What is wrong with the files, one line each.
+
+        Sizes are always checked, SHA-256 if `full` or if the time of a file has changed.
+        """
         built = self.provenance.get("modified_ns", {})
         problems = []
         for entry in self.manifest["files"]:
@@ -66,9 +69,10 @@ class Artifact:
                 problems.append(f"{entry['path']} is missing")
             elif path.stat().st_size != entry["bytes"]:
                 problems.append(f"{entry['path']} has {path.stat().st_size} bytes instead of {entry['bytes']}")
-            elif full or path.stat().st_mtime_ns != built.get(entry["path"]):
-                if sha256_file(path) != entry["sha256"]:
-                    problems.append(f"{entry['path']} has changed since it was built")
+            elif (full or path.stat().st_mtime_ns != built.get(entry["path"])) and (
+                sha256_file(path) != entry["sha256"]
+            ):
+                problems.append(f"{entry['path']} has changed since it was built")
         return problems
 
     @property

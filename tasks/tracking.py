@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "sourdough"
-SHOWN_FILES = ("manifest.json", "report.html", "report.json", "samples.md", "answers.jsonl", "metrics.jsonl", "config.json")
+SHOWN_FILES = (
+    "manifest.json",
+    "report.html",
+    "report.json",
+    "samples.md",
+    "answers.jsonl",
+    "metrics.jsonl",
+    "config.json",
+)
 MAX_SHOWN_BYTES = 20_000_000
 
 log = logging.getLogger(__name__)
@@ -166,7 +174,9 @@ class Tracker:
         values |= {f"dropped/{reason}": n for reason, n in counts.dropped.items()}
         values["seconds"] = artifact.provenance.get("seconds", 0.0)
         now = time.time_ns() // 1_000_000
-        self.client.log_batch(run_id, metrics=[Metric(metric_name(name), float(v), now, 0) for name, v in values.items()])
+        self.client.log_batch(
+            run_id, metrics=[Metric(metric_name(name), float(v), now, 0) for name, v in values.items()]
+        )
 
     def _log_datasets(self, run_id: str, artifact: Artifact) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -175,7 +185,9 @@ class Tracker:
         named = [(item["stage"], item["digest"], "input") for item in inputs]
         named.append((artifact.stage, artifact.digest, "output"))
         datasets = [
-            DatasetInput(Dataset(stage, digest, "store", f'{{"stage": "{stage}"}}'), [InputTag("mlflow.data.context", role)])
+            DatasetInput(
+                Dataset(stage, digest, "store", f'{{"stage": "{stage}"}}'), [InputTag("mlflow.data.context", role)]
+            )
             for stage, digest, role in named
         ]
         self.client.log_inputs(run_id, datasets=datasets)
@@ -215,6 +227,8 @@ def replay(store: Store, tracker: Tracker) -> int:
                 tracker.log_metrics(run_id, read_metrics(artifact.path / METRICS_FILE))
                 tracker.finish_stage(run_id, artifact)
             if run_id and tracker.on:
-                write_json(artifact.path / PROVENANCE, {**read_json(artifact.path / PROVENANCE), "mlflow_run_id": run_id})
+                write_json(
+                    artifact.path / PROVENANCE, {**read_json(artifact.path / PROVENANCE), "mlflow_run_id": run_id}
+                )
                 n_sent += 1
     return n_sent

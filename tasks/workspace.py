@@ -42,7 +42,8 @@ def configure() -> None:
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
         }
     )
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    # Errors reach a person as one message of ours; Prefect's own log, with tracebacks, is kept by its server.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     servers = running_servers()
     if servers:
         os.environ.setdefault("PREFECT_API_URL", servers["prefect"] + "/api")

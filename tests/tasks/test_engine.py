@@ -24,20 +24,20 @@ def make_build(root: Path, n_workers: int = 1, **engine: str) -> Build:
     return Build(out_dir, root / "work", EngineConfig(n_workers=n_workers, **engine), nothing)  # type: ignore[arg-type]
 
 
-def write_square(number: int, out_dir: Path, trace: Path) -> Counts:
+def write_square(number: int, trace: Path, out_dir: Path, config: None) -> Counts:
     (out_dir / "square.txt").write_text(str(number * number))
     with open(trace, "a") as file:
         file.write(f"{number}\n")
     return Counts("numbers", 1, 1, figures={"sum": number})
 
 
-def fail_at_three(number: int, out_dir: Path, trace: Path) -> Counts:
+def fail_at_three(number: int, trace: Path, out_dir: Path, config: None) -> Counts:
     if number == 3 and not trace.with_suffix(".mended").exists():
         raise ValueError("three is not allowed")
-    return write_square(number, out_dir, trace)
+    return write_square(number, trace, out_dir, config)
 
 
-def die(number: int, out_dir: Path, trace: Path) -> Counts:
+def die(number: int, trace: Path, out_dir: Path, config: None) -> Counts:
     os.kill(os.getpid(), signal.SIGKILL)
     return Counts("numbers", 1, 1)
 
@@ -49,7 +49,7 @@ def contents(root: Path) -> dict[str, str]:
 def test_one_and_four_workers_write_the_same(tmp_path: Path) -> None:
     for n_workers in (1, 4):
         root = tmp_path / str(n_workers)
-        counts = make_build(root, n_workers).map(write_square, range(6), root / "trace")
+        counts = make_build(root, n_workers).map(write_square, range(6), root / "trace", config=None)
         assert counts == Counts("numbers", 6, 6, figures={"sum": 15})
     assert contents(tmp_path / "1") == contents(tmp_path / "4")
     assert contents(tmp_path / "1")["square-00003.txt"] == "9"
@@ -58,10 +58,10 @@ def test_one_and_four_workers_write_the_same(tmp_path: Path) -> None:
 def test_finished_partitions_are_kept_for_the_next_try(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     with pytest.raises(ValueError, match="three"):
-        make_build(tmp_path).map(fail_at_three, [1, 2, 3, 4], trace)
+        make_build(tmp_path).map(fail_at_three, [1, 2, 3, 4], trace, config=None)
     assert contents(tmp_path) == {}
     trace.with_suffix(".mended").touch()
-    assert make_build(tmp_path).map(fail_at_three, [1, 2, 3, 4], trace).n_out == 4
+    assert make_build(tmp_path).map(fail_at_three, [1, 2, 3, 4], trace, config=None).n_out == 4
     assert sorted(trace.read_text().split()) == ["1", "2", "3", "4"]
 
 
@@ -69,7 +69,7 @@ def test_a_killed_worker_is_an_error_that_can_be_tried_again(tmp_path: Path) -> 
     from tasks.stage import TRANSIENT
 
     with pytest.raises(BrokenExecutor):
-        make_build(tmp_path, 2).map(die, [1, 2], tmp_path / "trace")
+        make_build(tmp_path, 2).map(die, [1, 2], tmp_path / "trace", config=None)
     assert issubclass(BrokenExecutor, TRANSIENT)
     assert issubclass(WorkerLost, TRANSIENT)
 
@@ -78,10 +78,10 @@ def test_a_killed_worker_is_an_error_that_can_be_tried_again(tmp_path: Path) -> 
 def test_a_dask_cluster_writes_the_same(tmp_path: Path) -> None:
     from distributed import LocalCluster
 
-    make_build(tmp_path / "here").map(write_square, range(4), tmp_path / "trace")
+    make_build(tmp_path / "here").map(write_square, range(4), tmp_path / "trace", config=None)
     with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
         build = make_build(tmp_path / "dask", kind="dask", address=cluster.scheduler_address)
-        build.map(write_square, range(4), tmp_path / "trace")
+        build.map(write_square, range(4), tmp_path / "trace", config=None)
     assert contents(tmp_path / "here") == contents(tmp_path / "dask")
 
 

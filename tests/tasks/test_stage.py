@@ -15,7 +15,6 @@ from tasks.build import Build, WorkerLost
 from tasks.session import Outcome, Session, running
 from tasks.stage import StageError
 from tasks.store import Store
-
 from tests.tasks.toy import NumbersConfig, SquareConfig, make_stage, numbers, squares
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -124,9 +123,7 @@ def test_prefects_record_alone_is_no_hit(chain: Chain) -> None:
     assert (chain.built["squares"].path / "manifest.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("policy", "action"), [("rebuild", "run"), ("reuse", "hit"), ("refuse", None)]
-)
+@pytest.mark.parametrize(("policy", "action"), [("rebuild", "run"), ("reuse", "hit"), ("refuse", None)])
 def test_changed_code_follows_the_policy(
     chain: Chain, monkeypatch: pytest.MonkeyPatch, policy: str, action: str | None
 ) -> None:

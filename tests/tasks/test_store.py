@@ -30,7 +30,12 @@ def test_commit_and_find(tmp_path: Path) -> None:
     assert built.damage(full=True) == []
     entries = {entry["path"]: entry["records"] for entry in built.manifest["files"]}
     assert entries == {"data.jsonl": 1, "speed.txt": None}
-    assert sorted(path.name for path in built.path.iterdir()) == ["data.jsonl", "manifest.json", "provenance.json", "speed.txt"]
+    assert sorted(path.name for path in built.path.iterdir()) == [
+        "data.jsonl",
+        "manifest.json",
+        "provenance.json",
+        "speed.txt",
+    ]
     assert [path.name for path in (tmp_path / "toy").iterdir()] == [KEY.fingerprint]
 
 

@@ -32,7 +32,7 @@ class SquareConfig(Config):
 def numbers(build: Build, config: NumbersConfig) -> Counts:
     """Whole numbers, ten to a file, the odd ones dropped."""
     slices = [(start, min(start + 10, config.n)) for start in range(0, config.n, 10)] or [(0, 0)]
-    return build.map(write_numbers, slices, config)
+    return build.map(write_numbers, slices, config=config)
 
 
 def write_numbers(part: tuple[int, int], out_dir: Path, config: NumbersConfig) -> Counts:

@@ -1,0 +1,207 @@
+"""What the report shows of each stage, read from its artifact as plain values.
+
+Every function gives None (or an empty list) when the files are not there, and reads only what cannot differ between
+two artifacts of the same digest: no times, no speeds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..counts import Counts
+from ..files import read_json, read_table
+from ..process import read_metrics
+from .figures import Curve, length_figure, loss_figure
+
+_LOSS_KEYS = ("loss", "val_loss")
+MAX_REASONS = 12
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A labelled count and its share (0 to 1) of what the stage took in."""
+
+    label: str
+    n: int
+    share: float
+
+
+@dataclass(frozen=True)
+class Funnel:
+    """What a stage took in, kept, and dropped, the largest reasons first."""
+
+    stage: str
+    unit: str
+    n_in: int
+    kept: Bar
+    reasons: list[Bar]
+
+
+@dataclass(frozen=True)
+class DroppedSample:
+    """Some of what was dropped for one reason."""
+
+    reason: str
+    n: int
+    examples: list[str]
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """A histogram of document lengths (inline SVG), the number of documents, their characters in all, the median."""
+
+    figure: str
+    n_documents: int
+    n_chars: int
+    median: int
+
+
+@dataclass(frozen=True)
+class TrainingCurve:
+    """A loss figure (inline SVG) and the last values behind it; `val_bpb` is bits per byte."""
+
+    figure: str
+    n_steps: int
+    loss: float
+    val_loss: float | None
+    val_bpb: float | None
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """A row of scores.parquet; `is_share` marks scores from 0 to 1 that can be drawn on one scale."""
+
+    model: str
+    benchmark: str
+    metric: str
+    metric_version: int
+    score: float
+    low: float
+    high: float
+    n: int
+    chance: float | None
+    is_share: bool
+
+
+def funnel(stage: str, counts: Counts) -> Funnel | None:
+    """The books of a stage that drops something; None when it dropped nothing."""
+    if not counts.dropped:
+        return None
+    rows = sorted(counts.dropped.items(), key=lambda item: (-item[1], item[0]))
+    if len(rows) > MAX_REASONS:
+        rest = rows[MAX_REASONS - 1 :]
+        rows = [*rows[: MAX_REASONS - 1], (f"{len(rest)} other reasons", sum(n for _, n in rest))]
+    bars = [Bar(reason, n, n / counts.n_in) for reason, n in rows]
+    kept = Bar("kept", counts.n_out, counts.n_out / max(counts.n_in, 1))
+    return Funnel(stage, counts.unit, counts.n_in, kept, bars)
+
+
+def dropped_pages(artifact: Path, n_samples: int) -> list[DroppedSample]:
+    """Addresses of refused (crawl) or dropped (clean) pages by reason, the most frequent reason first."""
+    files = [*sorted(artifact.glob("refused.parquet")), *sorted(artifact.glob("dropped-*.parquet"))]
+    rows = (row for path in files for row in read_table(path, columns=["url", "reason"]).to_pylist())
+    return _grouped(((row["reason"], row["url"]) for row in rows), n_samples)
+
+
+def dropped_duplicates(artifact: Path, documents: Path | None, n_samples: int) -> list[DroppedSample]:
+    """Pairs `dropped ≈ kept` of the dedup stage; `documents` is the artifact it read, for the addresses."""
+    path = artifact / "clusters.parquet"
+    if not path.exists():
+        return []
+    rows = [row for row in read_table(path).to_pylist() if not row["kept"]]
+    urls = _urls(documents) if documents else {}
+
+    def pair(row: dict[str, Any]) -> str:
+        dropped, kept = (urls.get(row[key], row[key]) for key in ("id", "cluster"))
+        return f"{dropped} ≈ {kept} (Jaccard {row['jaccard']:.2f})"
+
+    return _grouped(((row.get("reason", "duplicate"), pair(row)) for row in rows), n_samples)
+
+
+def document_lengths(artifact: Path) -> Lengths | None:
+    """How long the documents are."""
+    columns = [
+        read_table(path, columns=["n_chars"])["n_chars"] for path in sorted(artifact.glob("documents-*.parquet"))
+    ]
+    lengths = sorted(length for column in columns for length in column.to_pylist())
+    if not lengths:
+        return None
+    return Lengths(length_figure("lengths", lengths), len(lengths), sum(lengths), lengths[len(lengths) // 2])
+
+
+def tokenizer_report(artifact: Path) -> dict[str, Any] | None:
+    """The tokenizer's report.json."""
+    path = artifact / "report.json"
+    return read_json(path) if path.exists() else None
+
+
+def training_curve(stage: str, artifact: Path) -> TrainingCurve | None:
+    """The losses of a training stage, and nothing else of its metrics, of which speeds differ from run to run."""
+    lines = read_metrics(artifact / "metrics.jsonl")
+    train, held_out = (_curve(lines, key) for key in _LOSS_KEYS)
+    if not train.steps:
+        return None
+    bpb = _curve(lines, "val_bpb").values
+    return TrainingCurve(
+        loss_figure(f"{stage}-loss", train, held_out),
+        int(max(train.steps)),
+        train.values[-1],
+        held_out.values[-1] if held_out.values else None,
+        bpb[-1] if bpb else None,
+    )
+
+
+def samples_text(artifact: Path) -> str | None:
+    """What the model wrote while it was trained."""
+    path = artifact / "samples.md"
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
+
+
+def scores(artifact: Path) -> list[ScoreRow]:
+    """The rows of scores.parquet, in their order."""
+    path = artifact / "scores.parquet"
+    rows = read_table(path).to_pylist() if path.exists() else []
+    return [ScoreRow(**row, is_share=_is_share(row)) for row in rows]
+
+
+def answers(artifact: Path) -> list[dict[str, Any]]:
+    """The sampled answers: question, reference, answer, ended."""
+    path = artifact / "answers.jsonl"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines() if line]
+
+
+def first_held_out_text(artifact: Path) -> str | None:
+    """The text of the first held-out document."""
+    for path in sorted(artifact.glob("documents-*.parquet")):
+        for row in read_table(path, columns=["text", "held_out"]).to_pylist():
+            if row["held_out"]:
+                return row["text"]
+    return None
+
+
+def _is_share(row: dict[str, Any]) -> bool:
+    return 0 <= row["low"] <= row["high"] <= 1 and (row["chance"] is not None or "ends of turn" in row["metric"])
+
+
+def _curve(lines: Sequence[dict[str, Any]], key: str) -> Curve:
+    points = [(line["step"], line[key]) for line in lines if isinstance(line.get(key), int | float)]
+    return Curve([step for step, _ in points], [value for _, value in points])
+
+
+def _urls(documents: Path) -> dict[str, str]:
+    tables = [read_table(path, columns=["id", "url"]) for path in sorted(documents.glob("documents-*.parquet"))]
+    return {row["id"]: row["url"] for table in tables for row in table.to_pylist()}
+
+
+def _grouped(pairs: Iterable[tuple[str, str]], n_samples: int) -> list[DroppedSample]:
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for reason, example in pairs:
+        by_reason[reason].append(example)
+    ranked = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
+    return [DroppedSample(reason, len(examples), examples[:n_samples]) for reason, examples in ranked[:MAX_REASONS]]

@@ -1,0 +1,38 @@
+"""Running the tiny recipe, in a workspace of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tasks.store import Artifact, Store
+
+TINY = "tests/flows/tiny.yaml"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its artifacts by stage."""
+
+    workspace: Path
+    artifacts: dict[str, Artifact]
+
+    def digests(self) -> dict[str, str]:
+        """The digest of each stage's artifact."""
+        return {stage: artifact.digest for stage, artifact in self.artifacts.items()}
+
+
+def run_recipe(workspace: Path, *overrides: str, **options: object) -> Run:
+    """Runs the tiny recipe as the flow that users run, in a workspace of its own."""
+    from flows.pipeline import pipeline
+    from flows.recipe import load_recipe
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOURDOUGH_WORKSPACE", str(workspace))
+        patch.setenv("MLFLOW_TRACKING_URI", "")  # tracking has tests of its own
+        paths = pipeline(load_recipe(TINY, overrides), **options)  # type: ignore[arg-type]
+    store = Store(workspace / "store")
+    found = {stage: store.find(stage, Path(path).name) for stage, path in paths.items()}
+    return Run(workspace, {stage: artifact for stage, artifact in found.items() if artifact})

@@ -1,0 +1,105 @@
+"""The command line as a user meets it: in a process of its own."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.flows.runs import TINY, Run
+
+
+def flows(environment: dict[str, str], workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m flows ...` with its output."""
+    return subprocess.run(
+        [sys.executable, "-m", "flows", *arguments],
+        env={**environment, "SOURDOUGH_WORKSPACE": str(workspace), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "conf/nowhere.yaml"], "there is no recipe conf/nowhere.yaml"),
+        (["run", TINY, "clean.min_char=1"], "clean.min_char: unknown key; did you mean clean.min_chars?"),
+        (["run", TINY, "--until", "cleann"], "there is no stage 'cleann'; the stages are crawl, clean"),
+        (["run", TINY, "--from", "pretrain"], "run without --from first"),
+        (["chat"], "there is no chat model in the store yet"),
+        (["fields", "cleaning"], "there is no section 'cleaning'"),
+    ],
+)
+def test_a_mistake_is_one_message_and_status_1(
+    server_environment: dict[str, str], tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    result = flows(server_environment, tmp_path, *arguments)
+    assert message in result.stderr, result.stdout + result.stderr
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr + result.stdout
+
+
+def test_commands_that_look(tiny: Run, server_environment: dict[str, str]) -> None:
+    shown = {
+        ("explain", TINY, "clean.min_chars=300"): r"clean +would run +config min_chars: 200 -> 300",
+        ("plan", TINY): r"pretrain +in the store +[\d,]+ parameters, 12,288 tokens .* FLOPs",
+        ("fields", "pretrain"): r"pretrain\.model\.n_layers = \d+",
+        ("list",): rf"crawl +{tiny.artifacts['crawl'].fingerprint[:12]}",
+        ("verify",): r"report [0-9a-f]{12}  sound",
+        ("chat", "--question", "What does bakery.knead do?", "--seed", "3"): r"\S",
+        ("--help",): r"explain",
+    }
+    for arguments, pattern in shown.items():
+        result = flows(server_environment, tiny.workspace, *arguments)
+        assert result.returncode == 0, result.stderr
+        assert re.search(pattern, result.stdout), f"{arguments}: {result.stdout}"
+
+
+def test_run_ends_with_time_counts_scores_answers_and_places(tiny: Run, server_environment: dict[str, str]) -> None:
+    result = flows(server_environment, tiny.workspace, "run", TINY)
+    assert result.returncode == 0, result.stderr
+    for text in ("in the store", "80 urls -> 76", "bits per byte", "95 % interval", "report.html", "What does"):
+        assert text in result.stdout, result.stdout
+
+
+def test_verify_finds_damage(tiny: Run, server_environment: dict[str, str], tmp_path: Path) -> None:
+    import shutil
+
+    workspace = tmp_path / "copy"
+    shutil.copytree(tiny.workspace, workspace)
+    next(workspace.glob("store/shard/*/shards.json")).write_text("{}")
+    result = flows(server_environment, workspace, "verify")
+    assert result.returncode == 1
+    assert "shards.json has 2 bytes instead of" in result.stdout
+    assert "1 damaged artifacts" in result.stderr
+
+
+def test_the_model_and_training_load_without_prefect_or_mlflow() -> None:
+    code = (
+        "import sys, time; start = time.monotonic(); import llm.model.gpt, llm.train, llm.train.__main__\n"
+        "loaded = {name.split('.')[0] for name in sys.modules} & {'prefect', 'mlflow', 'scrapy', 'pydantic'}\n"
+        "assert not loaded, loaded"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def readme_commands() -> list[list[str]]:
+    """Every `python -m flows ...` line of the README."""
+    lines = re.findall(r"^python -m flows (.*?)(?:\s+#.*)?$", Path("README.md").read_text(), flags=re.MULTILINE)
+    return [shlex.split(line) for line in lines]
+
+
+def test_the_readmes_commands_exist(tiny: Run, server_environment: dict[str, str]) -> None:
+    """Each runs over the tiny recipe instead of the demo; `ui` and `track` have tests of their own."""
+    commands = [command for command in readme_commands() if command[0] not in {"ui", "track"}]
+    assert len(commands) >= 9
+    for command in commands:
+        words = [TINY if word == "conf/demo.yaml" else word for word in command]
+        words = ["pretrain.n_steps=12" if word == "pretrain.n_steps=500" else word for word in words]
+        result = flows(server_environment, tiny.workspace, *words)
+        assert result.returncode == 0, f"{command}: {result.stderr}"

@@ -1,0 +1,80 @@
+"""URLs: canonical forms, scope, and the links of a page."""
+
+import pytest
+
+from llm.data.links import Scope, canonical_url, page_links, parse_host_port
+
+BASE = "http://a.example/docs/index.html"
+
+
+@pytest.mark.parametrize(
+    ("href", "url"),
+    [
+        ("b.html", "http://a.example/docs/b.html"),
+        ("../c.html#part", "http://a.example/c.html"),
+        ("#part", "http://a.example/docs/index.html"),
+        (" b.html\n", "http://a.example/docs/b.html"),
+        ("?q=1", "http://a.example/docs/index.html?q=1"),
+        ("//B.Example", "http://b.example/"),
+        ("HTTP://A.example:80/x", "http://a.example/x"),
+        ("https://a.example:443/x", "https://a.example/x"),
+        ("http://a.example:8080", "http://a.example:8080/"),
+        ("b c.html", "http://a.example/docs/b%20c.html"),
+        ("b%20c.html", "http://a.example/docs/b%20c.html"),
+        ("ü.html", "http://a.example/docs/%C3%BC.html"),
+        ("http://[::1]:8000/x", "http://[::1]:8000/x"),
+        ("mailto:a@b.example", None),
+        ("javascript:void(0)", None),
+        ("file:///etc/passwd", None),
+        ("data:text/html,x", None),
+        ("http://user:secret@a.example/", None),
+        ("http://a.example:99999/", None),
+        ("http://[broken/", None),
+        ("x" * 3000, None),
+    ],
+)
+def test_canonical_url(href, url):
+    assert canonical_url(BASE, href) == url
+    assert url is None or canonical_url(url, url) == url
+
+
+def test_scope_is_the_seeds_hosts_and_ports():
+    scope = Scope(["http://a.example/x/", "http://127.0.0.1:8000/"])
+    inside = ["http://a.example/y", "https://a.example/y", "http://127.0.0.1:8000/z"]
+    outside = ["http://b.example/", "http://www.a.example/", "http://a.example:8000/", "http://127.0.0.1:8001/"]
+    assert [scope.contains(url) for url in inside + outside] == [True] * 3 + [False] * 4
+    assert scope.ports == {80, 8000}
+
+
+def test_links_of_a_page_are_each_given_once_in_order():
+    body = b"""<a href="two.html">2</a><a name=x>no</a><a href="/one.html#a">1</a><A HREF='one.html'>3</A>
+    <a href="/one.html#b">1</a><a href="http://b.example/">out</a><a href="">self</a>
+    <area href="no.html"><a href>none</a>"""
+    assert page_links(BASE, body, Scope(["http://a.example/"])) == (
+        "http://a.example/docs/two.html",
+        "http://a.example/one.html",
+        "http://a.example/docs/one.html",
+    )
+
+
+def test_a_base_element_moves_relative_links():
+    body = b'<base href="/other/"><a href="x.html">x</a>'
+    assert page_links(BASE, body, Scope([BASE])) == ("http://a.example/other/x.html",)
+
+
+@pytest.mark.parametrize("body", [b"", b"\x00\xff<a href='\xff\xfe'>", b"<a href=x" * 1000, b"<div>" * 5000])
+def test_no_page_breaks_the_link_reader(body):
+    assert isinstance(page_links(BASE, body, Scope([BASE])), tuple)
+
+
+def test_host_and_port():
+    assert parse_host_port("LOCALHOST:8000") == ("localhost", 8000)
+    assert parse_host_port("[::1]:80") == ("::1", 80)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "localhost", "localhost:", ":80", "a:b", "a:99999", "http://a:80", "a:80/x", "u@a:80"]
+)
+def test_anything_but_host_and_port_is_refused(text):
+    with pytest.raises(ValueError, match="host:port"):
+        parse_host_port(text)

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import scipy.stats
+import torch
+
+from llm.data.documents import Document, document_id, documents_table
+from llm.evaluate.evaluate import EvaluateConfig, evaluate_models
+from llm.files import write_table
+from llm.model.files import load_model, save_model
+from llm.model.gpt import GPT, GPTConfig
+
+N_TRAIN, N_HELD_OUT = 3, 4
+QUESTIONS = ["What does os.path.join do?", "What does math.sqrt do?", "What does str.join do?", "What is a path?"]
+ANSWERS = ["Joins segments.", "Returns the square root.", "Concatenates the strings.", "The head and tail ☕."]
+CONFIG = EvaluateConfig(n_answers=2, max_new_tokens=5, batch_tokens=64, n_threads=1)
+
+
+def save_random_model(tokenizer, directory: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, context_length=120, n_layers=1, n_heads=2, d_model=16))
+    for parameter in model.parameters():
+        parameter.data.mul_(6)
+    directory.mkdir()
+    save_model(model, directory, {})
+    tokenizer.save(directory)
+
+
+def document(index: int, held_out: bool) -> Document:
+    text = f"Document {index} joins one or more path segments é ☕. " * (index + 1)
+    url = f"http://docs/{index}"
+    return Document(document_id(url, text), url, "t", text, "en", len(text), held_out)
+
+
+def write_examples(directory: Path, n: int) -> None:
+    import pyarrow as pa
+
+    turn = pa.struct([("role", pa.string()), ("content", pa.string())])
+    schema = pa.schema([("id", pa.string()), ("messages", pa.list_(turn))])
+    rows = [
+        {
+            "id": f"{index}",
+            "messages": [
+                {"role": "user", "content": QUESTIONS[index]},
+                {"role": "assistant", "content": ANSWERS[index]},
+            ],
+        }
+        for index in range(n)
+    ]
+    write_table(directory / "val.parquet", pa.Table.from_pylist(rows, schema=schema))
+    items = [
+        {"id": f"{i}", "query": QUESTIONS[i], "choices": ANSWERS[i:] + ANSWERS[:i], "gold": 0, "document_id": "d"}
+        for i in range(n)
+    ]
+    (directory / "benchmark.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory, tokenizer) -> Path:
+    """Two models, three partitions' worth of documents and a few examples."""
+    root = tmp_path_factory.mktemp("run")
+    save_random_model(tokenizer, root / "base", 1)
+    save_random_model(tokenizer, root / "chat", 2)
+    (root / "documents").mkdir()
+    documents = [document(index, index >= N_TRAIN) for index in range(N_TRAIN + N_HELD_OUT)]
+    for part in range(2):
+        write_table(root / "documents" / f"documents-{part:05}.parquet", documents_table(documents[part * 4 :][:4]))
+    (root / "examples").mkdir()
+    write_examples(root / "examples", 4)
+    return root
+
+
+def evaluate(root: Path, out_dir: Path, config: EvaluateConfig = CONFIG, progress=lambda done, total: None):
+    out_dir.mkdir()
+    inputs = [root / name for name in ("base", "chat", "documents", "examples")]
+    return evaluate_models(*inputs, out_dir, config, progress)
+
+
+def scores_of(out_dir: Path) -> dict[tuple[str, str], dict]:
+    rows = pq.read_table(out_dir / "scores.parquet").to_pylist()
+    return {(row["model"], row["metric"]): row for row in rows}
+
+
+def log_likelihoods(model, tokens: list[int]) -> list[float]:
+    """ln p of each token after the first; the tokens must fit the context."""
+    with torch.no_grad():
+        log_p = torch.log_softmax(model(torch.tensor([tokens[:-1]]))[0].double(), dim=-1)
+    return [float(log_p[index, token]) for index, token in enumerate(tokens[1:])]
+
+
+def chat(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def test_scores_are_those_of_a_computation_one_by_one(run_dir, tokenizer, tmp_path):
+    counts = evaluate(run_dir, tmp_path / "out")
+    scores = scores_of(tmp_path / "out")
+    texts = [document(index, True).text for index in range(N_TRAIN, N_TRAIN + N_HELD_OUT)]
+    for name in ("base", "chat"):
+        model = load_model(run_dir / name)
+        nats = 0.0
+        for text in texts:
+            tokens = [tokenizer.document_token, *tokenizer.encode(text)]
+            for start in range(0, len(tokens) - 1, 120):
+                nats -= sum(log_likelihoods(model, tokens[start : start + 121]))
+        expected = nats / math.log(2) / sum(len(text.encode()) for text in texts)
+        assert scores[name, "bits per byte"]["score"] == pytest.approx(expected, abs=2e-5)
+        supervised = []
+        for question, answer in zip(QUESTIONS, ANSWERS, strict=True):
+            tokens, mask = tokenizer.render_chat(chat(question, answer))
+            supervised += [v for v, counts_ in zip(log_likelihoods(model, tokens), mask[1:], strict=True) if counts_]
+        assert scores[name, "answer loss"]["score"] == pytest.approx(-np.mean(supervised), abs=2e-5)
+    assert counts.n_in == counts.n_out == 4 + 4 + 4
+    assert counts.figures["chat_answer_loss"] == scores["chat", "answer loss"]["score"]
+    assert counts.figures["xz_bits_per_byte"] == scores["xz -9", "bits per byte"]["score"]
+    assert counts.figures["base_four_choice_accuracy"] == scores["base", "accuracy"]["score"]
+    difference = scores["chat", "bits per byte"]["score"] - scores["base", "bits per byte"]["score"]
+    assert scores["chat", "bits per byte minus base"]["score"] == pytest.approx(difference, abs=3e-5)
+
+
+def test_items_say_which_choice_was_made_and_the_score_is_their_share(run_dir, tokenizer, tmp_path):
+    evaluate(run_dir, tmp_path / "out")
+    items = pq.read_table(tmp_path / "out" / "items.parquet").to_pylist()
+    model = load_model(run_dir / "chat")
+
+    def score(question: str, answer: str) -> float:
+        tokens, mask = tokenizer.render_chat(chat(question, answer))
+        return sum(log_likelihoods(model, tokens)[mask.index(True) - 1 :])
+
+    for row in [row for row in items if row["model"] == "chat"]:
+        index = int(row["id"])
+        choices = ANSWERS[index:] + ANSWERS[:index]
+        pmi = [score(QUESTIONS[index], choice) - score(CONFIG.neutral_question, choice) for choice in choices]
+        assert (row["gold"], row["chosen"]) == (0, int(np.argmax(pmi)))
+    for name in ("base", "chat"):
+        hits = [row["gold"] == row["chosen"] for row in items if row["model"] == name]
+        row = scores_of(tmp_path / "out")[name, "accuracy"]
+        expected = scipy.stats.binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
+        assert (row["score"], row["n"], row["chance"]) == (np.mean(hits), 4, 0.25)
+        assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high), abs=1e-5)
+
+
+def test_same_bytes_whatever_the_thread_count(run_dir, tmp_path):
+    evaluate(run_dir, tmp_path / "one")
+    evaluate(run_dir, tmp_path / "two", replace(CONFIG, n_threads=2))
+    names = sorted(path.name for path in (tmp_path / "one").iterdir())
+    assert names == ["answers.jsonl", "items.parquet", "scores.parquet"]
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_partitions_of_the_documents_do_not_matter(run_dir, tmp_path):
+    evaluate(run_dir, tmp_path / "two-parts")
+    other = tmp_path / "other"
+    shutil.copytree(run_dir, other)
+    for path in (other / "documents").iterdir():
+        path.unlink()
+    documents = [document(index, index >= N_TRAIN) for index in range(N_TRAIN + N_HELD_OUT)]
+    write_table(other / "documents" / "documents-00000.parquet", documents_table(documents))
+    evaluate(other, tmp_path / "one-part")
+    one, two = tmp_path / "one-part" / "scores.parquet", tmp_path / "two-parts" / "scores.parquet"
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_progress_rises_to_its_total_and_threads_are_put_back(run_dir, tmp_path):
+    seen: list[tuple[int, int]] = []
+    before = torch.get_num_threads()
+    config = replace(CONFIG, n_threads=before + 1)
+    evaluate(run_dir, tmp_path / "out", config, progress=lambda done, total: seen.append((done, total)))
+    assert torch.get_num_threads() == before
+    assert seen == sorted(seen)
+    assert {total for _, total in seen} == {seen[-1][0]}
+    assert seen[0][0] == 0
+
+
+def test_limits_are_kept_and_the_choice_depends_on_the_seed(run_dir, tmp_path):
+    limits = {"max_documents": 2, "max_examples": 1, "max_items": 3, "n_answers": 1}
+    questions = set()
+    for seed in range(6):
+        out_dir = tmp_path / f"{seed}"
+        counts = evaluate(run_dir, out_dir, replace(CONFIG, **limits, seed=seed))
+        scores = scores_of(out_dir)
+        assert counts.n_in == 6
+        assert scores["base", "bits per byte"]["n"] == scores["xz -9", "bits per byte"]["n"] == 2
+        assert scores["base", "answer loss"]["n"] == 1
+        assert scores["base", "accuracy"]["n"] == 3
+        lines = (out_dir / "answers.jsonl").read_text().splitlines()
+        assert len(lines) == 1
+        questions.add(json.loads(lines[0])["question"])
+    assert len(questions) > 1
+
+
+def test_what_is_not_held_out_is_left_out(run_dir, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(run_dir, other)
+    write_examples(other / "examples", 0)
+    evaluate(other, tmp_path / "out")
+    assert {row["benchmark"] for row in scores_of(tmp_path / "out").values()} == {"held-out documents"}
+    for path in (other / "documents").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match="held_out_fraction"):
+        evaluate(other, tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("change", [{"n_answers": -1}, {"batch_tokens": 0}, {"max_documents": 0}, {"temperature": -1}])
+def test_config_refuses_what_makes_no_sense(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        EvaluateConfig(**change)
