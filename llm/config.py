@@ -35,6 +35,19 @@ class Config:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"use_attribute_docstrings": True, "extra": "forbid"}
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
+        """The JSON schema with our bounds in it, so that the form in the Prefect UI refuses what is out of range."""
+        schema: dict[str, Any] = handler(core_schema)
+        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+            options = schema["properties"][field.name]
+            for option in options.get("anyOf", [options]):
+                if option.get("type") in ("integer", "number"):
+                    for ours, theirs in (("at_least", "minimum"), ("at_most", "maximum")):
+                        if field.metadata.get(ours) is not None:
+                            option[theirs] = field.metadata[ours]
+        return schema
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)

@@ -37,6 +37,7 @@ def configure() -> None:
             "PREFECT_TASKS_DEFAULT_PERSIST_RESULT": "true",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
             "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",

@@ -34,6 +34,8 @@ class GPTConfig(Config):
     """Width: numbers that stand for one token between blocks."""
     dropout: float = setting(0.0, at_least=0.0, at_most=0.99)
     """Share of activations set to zero in training."""
+    init_std: float = setting(0.02, at_least=1e-6)
+    """Standard deviation of fresh weights."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -178,18 +180,19 @@ class GPT(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Weights from N(0, 0.02), biases 0; the 2L projections onto the residual stream from N(0, 0.02 / sqrt(2L)).
+        """Weights from N(0, std), biases 0; the 2L projections onto the residual stream from N(0, std / sqrt(2L)).
 
         Each block adds to the residual stream twice; the smaller scale keeps its variance the same for any depth
         (Radford et al. 2019, section 2.3).
         """
+        std = self.config.init_std
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
             elif name.endswith("projection.weight"):
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.n_layers))
+                nn.init.normal_(parameter, std=std / math.sqrt(2 * self.config.n_layers))
             elif parameter.ndim == 2:
-                nn.init.normal_(parameter, std=0.02)
+                nn.init.normal_(parameter, std=std)
 
     def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """Logits of each next token; (B, T) int64 to (B, T, V).

@@ -113,7 +113,11 @@ def test_a_changed_field_reruns_its_stage_and_what_its_output_changes(tiny: Run,
     assert {outcomes[stage].action for stage in pipeline_order()[2:]} == {"wait"}
     again = run_recipe(workspace, "clean.min_chars=199")  # keeps no other page: everything after clean is there
     assert again.digests() == tiny.digests()
-    built = {stage for stage, artifact in again.artifacts.items() if artifact.fingerprint != tiny.artifacts[stage].fingerprint}
+    built = {
+        stage
+        for stage, artifact in again.artifacts.items()
+        if artifact.fingerprint != tiny.artifacts[stage].fingerprint
+    }
     assert built == {"clean"}
 
 
@@ -175,7 +179,12 @@ def failing_site() -> Iterator[int]:
 
 
 def without_site(port: int) -> list[str]:
-    return [f"crawl.seeds=[http://127.0.0.1:{port}/]", f"crawl.allow_private=[127.0.0.1:{port}]", "crawl.site=null", "crawl.max_retries=0"]
+    return [
+        f"crawl.seeds=[http://127.0.0.1:{port}/]",
+        f"crawl.allow_private=[127.0.0.1:{port}]",
+        "crawl.site=null",
+        "crawl.max_retries=0",
+    ]
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -183,7 +192,9 @@ def test_an_unreachable_seed_and_a_failing_site_are_named(tmp_path: Path, monkey
     from tasks.stage import STAGES
 
     monkeypatch.setattr(STAGES["crawl"]._task, "retry_delay_seconds", 0)
-    with pytest.raises(StageError, match=r"^crawl: crawl\.seeds: no page could be stored from http://127\.0\.0\.1:9/.*[Cc]heck"):
+    with pytest.raises(
+        StageError, match=r"^crawl: crawl\.seeds: no page could be stored from http://127\.0\.0\.1:9/.*[Cc]heck"
+    ):
         run_recipe(tmp_path, *without_site(9))
     with failing_site() as port, pytest.raises(StageError, match=r"^crawl: .*500.*"):
         run_recipe(tmp_path, *without_site(port))
@@ -220,7 +231,9 @@ def test_a_comment_in_llm_reruns_nothing_and_a_changed_line_names_its_module(
         shutil.copytree(package, repository / package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(fingerprint, "REPOSITORY", repository)
     module = repository / "llm" / "data" / "dedup.py"
-    module.write_text("# a comment\n" + module.read_text().replace("MAX_NEIGHBOURS = 16", "MAX_NEIGHBOURS = (16)  # why"))
+    module.write_text(
+        "# a comment\n" + module.read_text().replace("MAX_NEIGHBOURS = 16", "MAX_NEIGHBOURS = (16)  # why")
+    )
     assert {outcome.action for outcome in explain(tiny.workspace).values()} == {"hit"}
     module.write_text(module.read_text().replace("MAX_NEIGHBOURS = (16)", "MAX_NEIGHBOURS = 17"))
     fingerprint.code_hash.cache_clear()

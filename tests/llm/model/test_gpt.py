@@ -111,16 +111,17 @@ def test_first_loss_is_that_of_guessing():
     assert loss.item() == pytest.approx(math.log(1000), rel=0.05)
 
 
-def test_initial_weights_have_the_stated_spread():
+@pytest.mark.parametrize("std", [0.02, 0.06])
+def test_initial_weights_have_the_stated_spread(std):
     torch.manual_seed(0)
-    model = GPT(GPTConfig(vocab_size=1000, context_length=64, n_layers=8, n_heads=2, d_model=64))
+    model = GPT(GPTConfig(vocab_size=1000, context_length=64, n_layers=8, n_heads=2, d_model=64, init_std=std))
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
             assert parameter.abs().max() == 0, name
         elif parameter.ndim == 1:
             assert (parameter == 1).all(), name
         else:
-            expected = 0.02 / math.sqrt(16) if name.endswith("projection.weight") else 0.02
+            expected = std / math.sqrt(16) if name.endswith("projection.weight") else std
             assert parameter.std().item() == pytest.approx(expected, rel=0.1), name  # of 4,096 draws or more
             assert abs(parameter.mean().item()) < expected / 10, name
 
