@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm.data.crawl import CrawlConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
@@ -18,6 +17,7 @@ from yaml import YAMLError
 
 from llm.config import Config
 from llm.data.clean import CleanConfig
+from llm.data.crawl import CrawlConfig
 from llm.data.dedup import DedupConfig
 from llm.data.instruct import InstructConfig
 from llm.data.pack import ShardConfig
@@ -52,7 +52,7 @@ class Recipe(Config):
     finetune: FinetuneConfig = FinetuneConfig()
     """How the chat model is trained on them."""
     evaluate: EvaluateConfig = EvaluateConfig()
-    """What is measured, and on how much."""
+    """Which scores, and over how many documents, examples and questions."""
     report: ReportConfig = ReportConfig()
     """What the report shows."""
     engine: EngineConfig = EngineConfig()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 
+from llm.counts import Counts
 from llm.data.crawl import CrawlConfig
 from llm.data.site import resolve_site, serve
-
-from llm.counts import Counts
 
 from . import session
 from .build import Build

@@ -1,4 +1,4 @@
-"""Every test run has a workspace of its own, and Prefect and MLflow are pointed at it before they are imported."""
+"""Every test process has a workspace of its own, and Prefect and MLflow are pointed at it before they are imported."""
 
 from __future__ import annotations
 
@@ -10,12 +10,20 @@ import pytest
 
 _workspace = tempfile.TemporaryDirectory(prefix="sourdough-tests-")
 os.environ["SOURDOUGH_WORKSPACE"] = _workspace.name
+os.environ["OMP_NUM_THREADS"] = "1"  # the tests run in two processes
 for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
     os.environ.pop(name, None)
 
 from tasks import workspace  # noqa: E402
 
 workspace.configure()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need the Prefect server share one test process, so that there is one server and one tiny run."""
+    for item in items:
+        if "prefect_server" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("prefect"))
 
 
 @pytest.fixture(scope="session")

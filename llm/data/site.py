@@ -37,7 +37,7 @@ class SiteConfig(Config):
 
     folder: str = PYTHON_DOCS
     """A folder with an index.html; or "python-docs": Python's own documentation, found or fetched."""
-    port: int = setting(8788, at_least=1024, at_most=65535)
+    port: int = setting(7930, at_least=1024, at_most=65535)
     """Port on 127.0.0.1 at which the folder is served; it is part of the pages' addresses."""
 
 
@@ -160,7 +160,7 @@ def _download(url: str) -> bytes:
 
 @contextlib.contextmanager
 def serve(folder: Path, port: int) -> Iterator[str]:
-    """Serves `folder` on 127.0.0.1 in a thread while the block runs; yields the address, such as "http://127.0.0.1:8788/".
+    """Serves `folder` on 127.0.0.1 in a thread while the block runs; yields the address, such as "http://127.0.0.1:7930/".
 
     Port 0 takes a free one. Raises OSError when the port is in use.
     """

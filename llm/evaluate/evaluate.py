@@ -33,6 +33,7 @@ from .multiple_choice import (
     choice_prompts,
     read_benchmark,
     score_choices,
+    word_overlap,
 )
 from .statistics import Estimate, bootstrap_ratio, paired_difference, wilson
 
@@ -42,7 +43,7 @@ DOCUMENTS, EXAMPLES, DEFINITIONS = "held-out documents", "held-out examples", "f
 BITS_PER_BYTE, ANSWER_LOSS, ENDED = "bits per byte", "answer loss", "well-formed ends of turn"
 OVER_BASE = " minus base"
 METRIC_VERSION = 1
-BASE, CHAT, XZ = "base", "chat", "xz -9"
+BASE, CHAT, XZ, WORD_OVERLAP = "base", "chat", "xz -9", "word overlap"
 
 SCORE_SCHEMA = pa.schema(
     [
@@ -289,6 +290,7 @@ def _choice_scores(items: list[ChoiceItem], measured: dict[str, Measured]) -> li
         for name, metrics in right.items()
         for metric, hits in metrics.items()
     ]
+    scores.append(Score(WORD_OVERLAP, DEFINITIONS, HEADLINE, wilson(word_overlap(items) == gold), chance))
     difference = paired_difference(right[CHAT][HEADLINE], right[BASE][HEADLINE])
     return [*scores, Score(CHAT, DEFINITIONS, HEADLINE + OVER_BASE, difference)]
 

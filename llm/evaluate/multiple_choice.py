@@ -15,6 +15,7 @@ Three ways to pick a choice, all from the same log-likelihoods:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,3 +125,22 @@ def _chat_prompt(tokenizer: Tokenizer, question: str, choice: str) -> tuple[list
 def _plain_prompt(tokenizer: Tokenizer, question: str, choice: str) -> tuple[list[int], int]:
     prompt = [tokenizer.document_token, *tokenizer.encode(question + "\n")]
     return [*prompt, *tokenizer.encode(choice)], len(prompt)
+
+
+def word_overlap(items: Sequence[ChoiceItem]) -> npt.NDArray[np.int64]:
+    """The choice of each item that shares most words with its question, (n_items,); the first of equals.
+
+    What can be had without knowing anything: names often say what they do. Names are cut at dots, underscores and
+    capitals, and a word counts as shared if one begins with the other and both have three letters or more.
+    """
+    return np.array([np.argmax([_n_shared(item.query, choice) for choice in item.choices]) for item in items])
+
+
+def _n_shared(query: str, choice: str) -> int:
+    words = _words(choice)
+    return sum(any(word.startswith(name) or name.startswith(word) for word in words) for name in _words(query))
+
+
+def _words(text: str) -> set[str]:
+    parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", text)
+    return {part.lower() for part in parts if len(part) >= 3}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +10,8 @@ from typing import Any
 from ..files import atomic_path, write_text
 from ..model.files import save_model
 from ..model.gpt import GPT
-from ..process import METRICS_FILE, read_metrics
+from ..process import METRICS_FILE
 from ..tokenizer import CONFIG_FILE, TOKENIZER_FILE
-
-SPEED = "tokens_per_s"
-"""Metric that says how fast a run was; left out of the artifact, whose bytes must not depend on it."""
 
 
 def write_model_artifact(
@@ -26,13 +22,15 @@ def write_model_artifact(
     training: dict[str, Any],
     samples: Sequence[dict[str, Any]],
 ) -> None:
-    """Writes model, tokenizer, metrics (without speed) and samples into `out_dir`, which exists."""
+    """Writes model, tokenizer, metrics and samples into `out_dir`, which exists.
+
+    Only the bytes of the metrics depend on how fast the run was.
+    """
     save_model(model, out_dir, training)
-    for name in (TOKENIZER_FILE, CONFIG_FILE):
+    copies = {TOKENIZER_FILE: tokenizer_dir, CONFIG_FILE: tokenizer_dir, METRICS_FILE: work_dir}
+    for name, folder in copies.items():
         with atomic_path(out_dir / name) as temporary:
-            shutil.copyfile(tokenizer_dir / name, temporary)
-    lines = [{k: v for k, v in line.items() if k != SPEED} for line in read_metrics(work_dir / METRICS_FILE)]
-    write_text(out_dir / METRICS_FILE, "".join(json.dumps(line) + "\n" for line in lines))
+            shutil.copyfile(folder / name, temporary)
     write_text(out_dir / "samples.md", samples_page(samples))
 
 

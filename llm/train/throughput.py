@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 
 import torch
-from torch.nn import functional as F
 
 from ..model.gpt import GPT, GPTConfig
 from ..model.size import flops_per_token
 from .config import LoopConfig
 from .device import choose_device, choose_dtype
+from .loss import summed_nll
 
 N_WARM_UP = 2
 
@@ -28,8 +28,9 @@ def flops_per_second(config: GPTConfig, loop: LoopConfig, seconds: float = 1.0) 
 
     def one_pass() -> None:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype != torch.float32):
-            logits = model(tokens)  # (B, T, V)
-        F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten()).backward()  # type: ignore[no-untyped-call]
+            features = model.features(tokens).flatten(0, 1)  # (B * T, C)
+        loss = summed_nll(features, model.token_embedding.weight, tokens.flatten(), dtype)
+        loss.backward()  # type: ignore[no-untyped-call]
         model.zero_grad(set_to_none=True)
         if device.type == "cuda":
             torch.cuda.synchronize()

@@ -18,7 +18,6 @@ from llm.files import read_table
 from llm.model.files import load_model
 from tasks.session import Outcome, running
 from tasks.stage import StageError
-
 from tests.flows.runs import TINY, Run, run_recipe
 
 

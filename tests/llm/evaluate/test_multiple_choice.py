@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from llm.evaluate.multiple_choice import ChoiceItem, ChoiceScores, choice_prompts, read_benchmark, score_choices
+from llm.evaluate.multiple_choice import (
+    ChoiceItem,
+    ChoiceScores,
+    choice_prompts,
+    read_benchmark,
+    score_choices,
+    word_overlap,
+)
 
 NEUTRAL = "What does this do?"
 CHOICES = ("Joins paths.", "Returns the square root of a number.", "Splits.", "naïve ☕")
@@ -119,3 +126,12 @@ def test_benchmark_file_is_read_and_uneven_choices_are_refused(tmp_path):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(ValueError, match=r"benchmark\.jsonl: every item"):
         read_benchmark(path)
+
+
+def test_word_overlap_needs_no_model() -> None:
+    items = [
+        ChoiceItem("1", "What does os.path.join do?", ("Open a file.", "Joining of path components.", "x", "y"), 1),
+        ChoiceItem("2", "What does Thread.isAlive do?", ("x", "y", "Whether the thread is alive.", "A thread."), 2),
+        ChoiceItem("3", "What does zlib do?", ("x", "y", "z", "w"), 3),
+    ]
+    assert word_overlap(items).tolist() == [1, 2, 0]
