@@ -25,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 
 RecipePath = Annotated[Path, typer.Argument(help="A recipe, such as conf/demo.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as pretrain.n_steps=500.")]

@@ -92,7 +92,9 @@ def metrics_note(lines: list[dict[str, Any]]) -> str:
     for line in lines:
         newest.update(line)
     names = [name for name in ("val_bpb", "val_loss", "loss", "tokens_per_s") if name in newest]
-    return "  ".join(f"{name} {newest[name]:,.4g}" for name in names)
+    return "  ".join(
+        f"{name} {newest[name]:,.0f}" if newest[name] >= 1000 else f"{name} {newest[name]:.4g}" for name in names
+    )
 
 
 def counts_line(artifact: Artifact) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -55,7 +57,7 @@ class Build:
         for index, folder in enumerate(folders):
             for path in sorted(folder.iterdir()):
                 if path.name != COUNTS_FILE:
-                    os.link(path, self.out_dir / f"{path.stem}-{index:05d}{path.suffix}")
+                    place(path, self.out_dir / f"{path.stem}-{index:05d}{path.suffix}")
         return counts
 
     def each(
@@ -133,6 +135,16 @@ class Build:
         return RuntimeError(
             f"`python -m {module}` failed with status {status}; the end of its log:\n" + "\n".join(tail)
         )
+
+
+def place(path: Path, target: Path) -> None:
+    """Puts a file under a second name: a hard link, or a copy on file systems that have none."""
+    try:
+        os.link(path, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK):
+            raise
+        shutil.copyfile(path, target)
 
 
 def signal_name(status: int) -> str:

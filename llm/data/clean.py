@@ -12,7 +12,7 @@ from ..config import Config, setting
 from ..counts import Counts
 from ..files import write_table
 from .documents import Document, document_id, documents_table, is_held_out
-from .extract import extract
+from .extract import Page, extract
 from .language import detect_language
 from .warc import PageSlice, WebPage
 
@@ -25,6 +25,9 @@ class CleanConfig(Config):
 
     min_chars: int = setting(200, at_least=0)
     """Drop a page whose text is shorter than this, in characters."""
+
+    max_link_share: float = setting(0.7, at_least=0, at_most=1)
+    """Drop a page if more than this share of its main element's characters are links: an index is no text."""
 
     languages: tuple[str, ...] = ("en",)
     """Keep these languages (ISO 639-1 codes, "en"); empty keeps all."""
@@ -76,13 +79,13 @@ def document_figures(documents: list[Document]) -> dict[str, float]:
 def clean_page(page: WebPage, config: CleanConfig) -> Document | Dropped:
     """The document on a page, or why there is none.
 
-    Reasons: "not text", "nested too deep", "empty", "too short", "language" (in detail "language de", or "language
-    unknown" where it is less certain than `min_language_score`).
+    Reasons: "not text", "nested too deep", "mostly links", "empty", "too short", "language" (in detail "language de",
+    or "language unknown" where it is less certain than `min_language_score`).
     """
     found = extract(page.body, url=page.url, content_type=page.content_type)
     text = found.text
     id = document_id(page.url, text) if text else ""
-    if reason := found.problem or _too_little(text, config):
+    if reason := found.problem or _mostly_links(found, config) or _too_little(text, config):
         return Dropped(id, page.url, reason, reason)
     language, score = detect_language(text)
     if config.languages:
@@ -91,6 +94,10 @@ def clean_page(page: WebPage, config: CleanConfig) -> Document | Dropped:
             return Dropped(id, page.url, "language", f"language {language or 'unknown'}")
     held_out = is_held_out(id, config.held_out_fraction)
     return Document(id, page.url, found.title, text, language, len(text), held_out)
+
+
+def _mostly_links(page: Page, config: CleanConfig) -> str:
+    return "mostly links" if page.text and page.link_share > config.max_link_share else ""
 
 
 def _too_little(text: str, config: CleanConfig) -> str:

@@ -39,6 +39,8 @@ class Page:
     title: str
     text: str
     problem: str = ""
+    link_share: float = 0.0
+    """Share of the main element's characters that are links, from 0 to 1: near 1 for an index or a site map."""
 
 
 def extract(html: bytes, *, url: str = "", content_type: str = "") -> Page:
@@ -57,7 +59,10 @@ def extract(html: bytes, *, url: str = "", content_type: str = "") -> Page:
     tree = LexborHTMLParser(source)
     title = _title(tree)
     tree.strip_tags(list(INVISIBLE_TAGS))
-    return Page(title, _main_text(tree.body) if tree.body else "")
+    if tree.body is None:
+        return Page(title, "")
+    root = _main_element(tree.body)
+    return Page(title, _main_text(root, tree.body), link_share=_link_share(root))
 
 
 # ---------------------------------------------------------------- what is refused
@@ -116,9 +121,8 @@ JUDGED_TAGS = BLOCK_TAGS | FURNITURE_TAGS | names("a span")
 LINK_MARKS = frozenset(["¶", "#", "§", "🔗", "[source]", "[docs]", "[edit]"])
 
 
-def _main_text(body: LexborNode) -> str:
+def _main_text(root: LexborNode, body: LexborNode) -> str:
     """The text under the strictest rules that leave enough of it, else the longest that any rules leave."""
-    root = _main_element(body)
     best = ""
     for element, drop_link_lists in ((root, True), (root, False), (body, False)):
         best = max(best, _readable(element, drop_link_lists=drop_link_lists), key=_n_words)
@@ -178,6 +182,13 @@ def _readable(root: LexborNode, *, drop_link_lists: bool) -> str:
 
 def _n_chars(element: LexborNode) -> int:
     return len(element.text_lexbor())
+
+
+def _link_share(root: LexborNode) -> float:
+    """Share of an element's visible characters that stand in links; white space does not count."""
+    n_chars = len("".join(root.text_lexbor().split()))
+    n_link_chars = sum(len("".join(link.text_lexbor().split())) for link in root.css("a[href]"))
+    return n_link_chars / n_chars if n_chars else 0.0
 
 
 def _looks_like_furniture(element: LexborNode, tag: str) -> bool:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
+import shutil
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from flows.pipeline import pipeline_order
 from tests.flows.runs import TINY, Run
 
 
@@ -103,3 +111,70 @@ def test_the_readmes_commands_exist(tiny: Run, server_environment: dict[str, str
         words = ["pretrain.n_steps=12" if word == "pretrain.n_steps=500" else word for word in words]
         result = flows(server_environment, tiny.workspace, *words)
         assert result.returncode == 0, f"{command}: {result.stderr}"
+
+
+def test_track_sends_what_mlflow_has_missed(tiny: Run, server_environment: dict[str, str], tmp_path: Path) -> None:
+    workspace = tmp_path / "copy"
+    shutil.copytree(tiny.workspace, workspace)
+    environment = {**server_environment, "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'mlflow.db'}"}
+    assert "10 artifacts sent to MLflow" in flows(environment, workspace, "track").stdout
+    assert "0 artifacts sent to MLflow" in flows(environment, workspace, "track").stdout
+    unreachable = {**environment, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    shutil.copytree(tiny.workspace, tmp_path / "other")
+    result = flows(unreachable, tmp_path / "other", "track")
+    assert (result.returncode, "cannot be reached at http://127.0.0.1:9" in result.stderr) == (1, True), result.stderr
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def post(url: str) -> list[dict[str, Any]]:
+    request = urllib.request.Request(url, data=b"{}", headers={"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as response:
+        return json.loads(response.read())
+
+
+def test_ui_offers_the_pipeline_every_stage_and_a_schedule(tmp_path: Path) -> None:
+    ports = [free_port(), free_port()]
+    environment = {**os.environ, "SOURDOUGH_WORKSPACE": str(tmp_path), "MLFLOW_TRACKING_URI": ""}
+    command = [
+        sys.executable,
+        "-m",
+        "flows",
+        "ui",
+        TINY,
+        "--prefect-port",
+        str(ports[0]),
+        "--mlflow-port",
+        str(ports[1]),
+    ]
+    with open(tmp_path / "output.txt", "wb") as output:
+        child = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+    try:
+        deployments: list[dict[str, Any]] = []
+        deadline = time.monotonic() + 120
+        while len(deployments) < 12:
+            assert time.monotonic() < deadline, (tmp_path / "output.txt").read_text()
+            assert child.poll() is None, (tmp_path / "output.txt").read_text()
+            time.sleep(0.5)
+            if (tmp_path / "servers.json").exists():
+                deployments = post(f"http://127.0.0.1:{ports[0]}/api/deployments/filter")
+    finally:
+        child.terminate()
+        child.wait(60)
+    entrypoints = {item["entrypoint"] for item in deployments}
+    stages = {f"flows.stages.{stage}" for stage in pipeline_order()}
+    assert entrypoints == {"flows.pipeline.pipeline", "flows.evaluation.evaluation", *stages}
+    scheduled = [item for item in deployments if item["schedules"]]
+    assert [item["entrypoint"] for item in scheduled] == ["flows.evaluation.evaluation"]
+    schema = next(item for item in deployments if item["name"] == "pipeline")["parameter_openapi_schema"]
+    field = schema["definitions"]["CleanConfig"]["properties"]["min_chars"]
+    assert field["minimum"] == 0
+    assert "shorter than this" in field["description"]
+    assert not (tmp_path / "servers.json").exists()
+    for port in ports:
+        with socket.socket() as client:
+            assert client.connect_ex(("127.0.0.1", port)) != 0, "a server still runs"

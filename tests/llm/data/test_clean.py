@@ -9,6 +9,7 @@ import pytest
 from llm.counts import Counts
 from llm.data.clean import CleanConfig, Dropped, clean_page, clean_partition
 from llm.data.documents import Document, document_id, is_held_out
+from llm.data.extract import extract
 from llm.data.language import detect_language
 from llm.data.warc import JournalPage, WebPage, encode_record, n_pages, page_slices, write_crawl
 from llm.files import read_table, sha256_file
@@ -182,3 +183,15 @@ def test_a_partition_may_lose_all_its_pages(tmp_path: Path) -> None:
     assert (counts.n_in, counts.n_out, counts.dropped) == (1, 0, {"too short": 1})
     assert documents == []
     assert len(dropped) == 1
+
+
+def test_a_page_of_links_is_dropped_and_a_text_with_links_is_not() -> None:
+    links = "".join(f"<li><a href='/{n}'>an entry of the index number {n}</a></li>" for n in range(60))
+    prose = "<p>" + "The baker folds the dough and lets it rest until the morning comes. " * 10 + "</p>"
+    reasons = {}
+    for name, body in {"index": f"<ul>{links}</ul>", "text": prose + prose + f"<ul>{links}</ul>"}.items():
+        page = WebPage(f"http://x/{name}", 200, "text/html", f"<main>{body}</main>".encode())
+        verdict = clean_page(page, CleanConfig(max_link_share=0.7))
+        reasons[name] = verdict.reason if isinstance(verdict, Dropped) else ""
+    assert reasons == {"index": "mostly links", "text": ""}
+    assert extract(b"<p>a <a href='x'>bc d</a> ef</p>").link_share == 0.5
