@@ -125,7 +125,7 @@ class Stage:
             )
         except Exception as error:
             show.end(outcome, None, time.monotonic() - started)
-            raise StageError(f"{self.name}: {error}") from error
+            raise StageError(f"{self.name}: {error}{remedy(error)}") from error
         if outcome.action == "hit" and outcome.artifact:
             artifact = outcome.artifact  # Prefect's record may name a place from before a move; the store does not
             session.tracker.note_hit(artifact)
@@ -241,6 +241,13 @@ def is_transient(task: Any, task_run: Any, state: Any) -> bool:
     except BaseException:
         return False
     return False
+
+
+def remedy(error: Exception) -> str:
+    """What to do about an error that does not say so itself."""
+    if "No space left" in str(error) and "free disk space" not in str(error):
+        return "; free disk space and run again: finished stages and partitions are kept"
+    return ""
 
 
 def empty_message(counts: Counts) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..config import from_dict
@@ -43,10 +44,13 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> GPT:
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Writes named tensors atomically, in an order that depends on names and types only."""
+    """Writes named tensors atomically, in an order that depends on names and types only; OSError when it cannot."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(on_cpu, temporary, metadata={"format": "pt"})
+        try:
+            save_file(on_cpu, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:  # a full disk, for one
+            raise OSError(f"{path.name} cannot be written: {error}") from error
         temporary.chmod(0o644)  # safetensors makes files that only their owner can read
 
 
