@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -71,7 +72,7 @@ def stage(
     asked = load_recipe(recipe, overrides or ())
     pipeline.new_session(asked, from_stage=name, execute=False)
     flow = stages.stage_flows()[name]
-    summary(shown(lambda: flow(getattr(asked, name), str(recipe), force)))
+    summary(shown(lambda: flow(getattr(asked, name), str(recipe), tuple(overrides or ()), force)))
 
 
 @app.command()
@@ -160,6 +161,7 @@ def ui(
 
     from . import deploy
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with deploy.servers(prefect_port, mlflow_port) as addresses:
         os.environ["PREFECT_API_URL"] = addresses["prefect"] + "/api"
         os.environ["MLFLOW_TRACKING_URI"] = addresses["mlflow"]
@@ -234,7 +236,9 @@ def main() -> None:
     except Exception as error:
         if type(error).__name__ != "StageError":
             raise
-        if not isinstance(error.__cause__, ValueError | OSError | None):
+        from tasks.stage import TRANSIENT
+
+        if not isinstance(error.__cause__, (ValueError, OSError, type(None), *TRANSIENT)):
             traceback.print_exception(error.__cause__)
         fail(str(error))
 

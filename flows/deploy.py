@@ -9,10 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from llm.files import remove, write_json
+from llm.process import die_with_parent
 from tasks.workspace import SERVERS_FILE, answers, workspace
 
 HOST = "127.0.0.1"
@@ -31,6 +32,7 @@ def servers(prefect_port: int, mlflow_port: int) -> Iterator[dict[str, str]]:
         **os.environ,
         "PREFECT_API_URL": addresses["prefect"] + "/api",
         "PREFECT_SERVER_UI_API_URL": addresses["prefect"] + "/api",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": addresses["prefect"],  # no other web page may drive our flows
     }
     mlflow = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
     mlflow += ["--backend-store-uri", f"sqlite:///{root / 'mlflow' / 'mlflow.db'}"]
@@ -59,7 +61,7 @@ def health(name: str) -> str:
 def process(command: list[str], environment: dict[str, str], log: Any) -> Iterator[None]:
     """Runs a command for the length of the block, its output in a file."""
     with open(log, "ab") as output:
-        child = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        child = subprocess.Popen(command, env=environment, stdout=output, stderr=output, preexec_fn=end_with_parent())
     try:
         yield
     finally:
@@ -69,6 +71,11 @@ def process(command: list[str], environment: dict[str, str], log: Any) -> Iterat
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+
+
+def end_with_parent() -> Callable[[], None] | None:
+    """What makes a server end with this process, however this process ends; only Linux has it."""
+    return die_with_parent if sys.platform == "linux" else None
 
 
 def wait_for(url: str, name: str, log: str) -> None:

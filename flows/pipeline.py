@@ -14,11 +14,13 @@ from tasks.crawl import crawl
 from tasks.dedup import dedup
 from tasks.evaluate import evaluate
 from tasks.finetune import finetune
+from tasks.fingerprint import code_closure
 from tasks.instruct import instruct
 from tasks.pretrain import pretrain
 from tasks.report import report
 from tasks.session import Session, running
 from tasks.shard import shard
+from tasks.stage import STAGES
 from tasks.store import Artifact, Store
 from tasks.tokenizer import tokenizer
 from tasks.tracking import Tracker
@@ -79,6 +81,11 @@ def new_session(
     for name in [*force, *filter(None, [from_stage, until_stage]), *recipe.on_code_change]:
         if name not in names:
             raise ValueError(f"there is no stage {name!r}; the stages are {', '.join(names)}")
+    first, last = names.index(from_stage or names[0]), names.index(until_stage or names[-1])
+    left_out = [name for name in force if not first <= names.index(name) <= last]
+    if first > last or left_out:
+        what = f"--force {left_out[0]}" if left_out else f"--until {until_stage}"
+        raise ValueError(f"{what} does not fit --from {from_stage or names[0]}, --until {until_stage or names[-1]}")
     root = workspace()
     return Session(
         Store(root / "store"),
@@ -91,6 +98,7 @@ def new_session(
         on_code_change=recipe.on_code_change,
         tracker=Tracker() if execute else Tracker(""),
         downloads=root / "downloads",
+        code={name: code_closure(STAGES[name].modules) for name in names},
     )
 
 

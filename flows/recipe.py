@@ -60,6 +60,14 @@ class Recipe(Config):
     on_code_change: dict[str, OnCodeChange] = dataclasses.field(default_factory=dict)
     """Per stage, what to do when only its code has changed: `rebuild`, `reuse` or `refuse`."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pretrain.batch_tokens % self.shard.context_length:
+            raise ValueError(
+                f"pretrain.batch_tokens is {self.pretrain.batch_tokens}; it must be a multiple of "
+                f"shard.context_length, which is {self.shard.context_length}"
+            )
+
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe of a YAML file with `key=value` overrides applied.
@@ -81,7 +89,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def merged(path: Path, seen: tuple[Path, ...]) -> DictConfig:
     """The values of a YAML file over those of the file that it `extends`."""
-    if path in seen:
+    path = path.resolve() if seen else path
+    if path.resolve() in seen:
         raise ValueError(f"{path} extends itself through {' -> '.join(map(str, seen))}")
     if not path.is_file():
         near = sorted(str(item) for item in Path("conf").glob("*.yaml"))
@@ -95,7 +104,7 @@ def merged(path: Path, seen: tuple[Path, ...]) -> DictConfig:
     base = values.pop("extends", None)
     if base is None:
         return values
-    return typing.cast(DictConfig, OmegaConf.merge(merged(path.parent / str(base), (*seen, path)), values))
+    return typing.cast(DictConfig, OmegaConf.merge(merged(path.parent / str(base), (*seen, path.resolve())), values))
 
 
 def validated(values: Any, source: str) -> Recipe:

@@ -19,8 +19,10 @@ from .recipe import load_recipe
 def stage_flow(name: StageName) -> prefect.Flow[..., dict[str, str]]:
     """A flow that runs one stage; its inputs are the artifacts that the stages before it left for the recipe."""
 
-    def run(config: Config, recipe: str = "conf/demo.yaml", force: bool = True) -> dict[str, str]:
-        asked = dataclasses.replace(load_recipe(recipe), **{name: config})  # type: ignore[arg-type]
+    def run(
+        config: Config, recipe: str = "conf/demo.yaml", overrides: tuple[str, ...] = (), force: bool = True
+    ) -> dict[str, str]:
+        asked = dataclasses.replace(load_recipe(recipe, overrides), **{name: config})  # type: ignore[arg-type]
         session = new_session(asked, from_stage=name, until_stage=name, force=(name,) if force else ())
         with tracked(session, f"{asked.name} {name}"), running(session):
             build_model(asked)
@@ -33,6 +35,7 @@ def stage_flow(name: StageName) -> prefect.Flow[..., dict[str, str]]:
     Args:
         config: The stage's section of a recipe.
         recipe: The recipe that gives the stages before this one; they do not run, their artifacts are taken.
+        overrides: Fields of other sections, each as key=value.
         force: Build the stage even if its artifact is in the store.
     """
     return prefect.flow(name=name, flow_run_name=f"{name} {{recipe}}", validate_parameters=True)(run)

@@ -68,6 +68,17 @@ def allowed_range(low: float | None, high: float | None) -> str:
 C = TypeVar("C")
 
 
+def identity(config: Config) -> dict[str, Any]:
+    """A config as plain JSON values, nested configs too, without the fields that only say how a stage runs."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        if not field.metadata.get(EXECUTION):
+            value = getattr(config, field.name)
+            value = identity(value) if isinstance(value, Config) else value
+            values[field.name] = list(value) if isinstance(value, tuple) else value
+    return values
+
+
 def from_dict(config_class: type[C], values: dict[str, Any]) -> C:
     """A config (with nested configs) out of plain values, as `dataclasses.asdict` gives them.
 

@@ -52,7 +52,8 @@ def run_job(job: Callable[[dict[str, Any]], Counts]) -> None:
             sys.exit(EXIT_STOPPED)
         except Exception as error:
             traceback.print_exc()
-            write_json(work_dir / ERROR_FILE, {"type": type(error).__name__, "message": str(error)})
+            kinds = [kind.__name__ for kind in type(error).__mro__]
+            write_json(work_dir / ERROR_FILE, {"kinds": kinds, "message": str(error)})
             sys.exit(EXIT_FAILED)
 
 

@@ -124,13 +124,9 @@ class Build:
         error_path = self.work_dir / ERROR_FILE
         if error_path.exists():
             error = read_json(error_path)
-            kinds: dict[str, type[Exception]] = {
-                "ValueError": ValueError,
-                "OSError": OSError,
-                "ConnectionError": ConnectionError,
-            }
-            if error["type"] in kinds:
-                return kinds[error["type"]](error["message"])
+            for kind in (ConnectionError, OSError, ValueError):
+                if kind.__name__ in error["kinds"]:
+                    return kind(error["message"])
         tail = log_path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         return RuntimeError(
             f"`python -m {module}` failed with status {status}; the end of its log:\n" + "\n".join(tail)

@@ -6,7 +6,7 @@ import contextlib
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,19 +36,6 @@ class EngineConfig(Config):
             )
 
 
-class InlineExecutor(Executor):
-    """Runs each call at once in this process: one worker needs no second process."""
-
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """The finished future of the call."""
-        future: Future[Any] = Future()
-        try:
-            future.set_result(function(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-
 @contextlib.contextmanager
 def executor(config: EngineConfig, n_items: int) -> Iterator[Executor]:
     """A `concurrent.futures` executor for `n_items` partitions.
@@ -56,15 +43,16 @@ def executor(config: EngineConfig, n_items: int) -> Iterator[Executor]:
     When the block raises, calls that have not begun are cancelled.
     """
     if config.kind == "dask":
-        with dask_executor(str(config.address)) as pool:
-            yield pool
+        with dask_executor(str(config.address)) as cluster:
+            yield cluster
         return
     n_workers = min(config.n_workers or os.cpu_count() or 1, n_items)
+    pool: Executor
     if n_workers <= 1:
-        yield InlineExecutor()
-        return
-    context = multiprocessing.get_context("spawn")  # a fork would copy the locks of Prefect's threads
-    pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=die_with_parent)
+        pool = ThreadPoolExecutor(1)
+    else:
+        context = multiprocessing.get_context("spawn")  # a fork would copy the locks of Prefect's threads
+        pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=die_with_parent)
     try:
         yield pool
     finally:

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llm.config import EXECUTION
-
 from .workspace import REPOSITORY
 
 CODE_PACKAGE = "llm"
@@ -49,16 +47,6 @@ def hash_json(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def identity(config: Any) -> dict[str, Any]:
-    """A config as JSON values, without the fields that only say how the stage runs."""
-    values = {}
-    for field in dataclasses.fields(config):
-        if not field.metadata.get(EXECUTION):
-            value = getattr(config, field.name)
-            values[field.name] = identity(value) if dataclasses.is_dataclass(value) else value
-    return json.loads(json.dumps(values))
-
-
 def code_closure(modules: Iterable[str]) -> dict[str, str]:
     """Hashes of the given modules and of every module of `llm` that they import, directly or not, by module name.
 
@@ -73,8 +61,7 @@ def code_closure(modules: Iterable[str]) -> dict[str, str]:
         if name in found or path is None:
             continue
         found[name] = code_hash(path)
-        reached = [module for module in imported_modules(name, path) if module.split(".")[0] == CODE_PACKAGE]
-        waiting.extend(package for module in reached for package in with_packages(module))
+        waiting.extend(package for module in reached_modules(name, path) for package in with_packages(module))
     return dict(sorted(found.items()))
 
 
@@ -90,10 +77,9 @@ def module_path(module: str) -> Path | None:
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
 
-@functools.cache
 def code_hash(path: Path) -> str:
     """16 hexadecimal digits over a module's syntax tree and the files beside it that it names."""
-    tree = syntax_tree(path)
+    tree = current_syntax_tree(path)
     hasher = hashlib.sha256(ast.unparse(tree).encode())
     for name in sorted({node.value for node in ast.walk(tree) if is_file_name(node, path.parent)}):  # type: ignore[attr-defined]
         hasher.update(path.with_name(name).read_bytes())
@@ -107,8 +93,15 @@ def is_file_name(node: ast.AST, folder: Path) -> bool:
     return node.value.isprintable() and "/" not in node.value and (folder / node.value).is_file()
 
 
-def syntax_tree(path: Path) -> ast.Module:
+def current_syntax_tree(path: Path) -> ast.Module:
     """The syntax tree of a file without docstrings and other bare strings."""
+    state = path.stat()
+    return syntax_tree(path, state.st_mtime_ns, state.st_size)
+
+
+@functools.lru_cache(maxsize=1000)
+def syntax_tree(path: Path, modified_ns: int, n_bytes: int) -> ast.Module:
+    """`current_syntax_tree` of a file that had this time and size."""
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
@@ -122,10 +115,15 @@ def is_bare_string(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def imported_modules(module: str, path: Path) -> Iterator[str]:
-    """Names of all modules that a module may import, anywhere in its code; some may be no modules but attributes."""
+def reached_modules(module: str, path: Path) -> list[str]:
+    """Names of the modules of `llm` that a module imports, anywhere in its code; some may be attributes instead."""
+    return [name for name in imported_names(module, path) if name.split(".")[0] == CODE_PACKAGE]
+
+
+def imported_names(module: str, path: Path) -> Iterator[str]:
+    """Dotted names of everything that a module imports."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(syntax_tree(path)):
+    for node in ast.walk(current_syntax_tree(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -10,7 +10,7 @@ from .stage import stage
 from .store import Artifact
 
 
-@stage(version=1)
+@stage(version=1, reads_counts=True)
 def report(build: Build, *artifacts: Artifact, config: ReportConfig) -> Counts:
     """A self-contained `report.html`: the pipeline with its counts, curves, scores and sampled answers."""
     return write_report([summary(artifact) for artifact in artifacts], build.out_dir, config)

@@ -81,6 +81,8 @@ class Session:
     downloads: Path = Path("downloads")
     """Where a stage may keep what it had to fetch."""
     outcomes: list[Outcome] = field(default_factory=list)
+    code: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The code closure of each stage when the session began (or met the stage first)."""
     built: dict[str, Artifact] = field(default_factory=dict)
     """The artifact of each stage that was called, built or found."""
 

@@ -19,14 +19,14 @@ import prefect
 from prefect.cache_policies import CachePolicy
 from prefect.tasks import exponential_backoff
 
-from llm.config import Config
+from llm.config import Config, identity
 from llm.counts import Counts
 from llm.files import exclusive_lock, fsync_directory, remove
 
 from . import session as sessions
 from . import timeline
 from .build import Build, WorkerLost
-from .fingerprint import Key, code_closure, identity
+from .fingerprint import Key, code_closure, hash_json
 from .session import OnCodeChange, Outcome, Pending, Session
 from .store import Artifact
 from .workspace import REPOSITORY
@@ -54,6 +54,7 @@ class Stage:
         process: str | None,
         undigested: Iterable[str],
         verify_inputs: bool,
+        reads_counts: bool,
         on_code_change: OnCodeChange,
     ) -> None:
         functools.update_wrapper(self, function)
@@ -65,6 +66,7 @@ class Stage:
         self.modules = [function.__module__, *([process] if process else []), *main_module(process)]
         self._undigested = tuple(undigested)
         self._verify_inputs = verify_inputs
+        self._reads_counts = reads_counts
         self._task = prefect.task(
             name=self.name,
             description=inspect.getdoc(function),
@@ -92,9 +94,17 @@ class Stage:
         )  # a Pending only ever meets other stages of a session that builds nothing
 
     def key(self, inputs: Iterable[Artifact], config: Any) -> Key:
-        """The identity of the artifact that this stage makes of these inputs and this config."""
-        references = [{"stage": item.stage, "fingerprint": item.fingerprint, "digest": item.digest} for item in inputs]
-        return Key(self.name, self.version, identity(config), references, code_closure(self.modules))
+        """The identity of the artifact that this stage makes of these inputs and this config.
+
+        The code is that at the start of the session: what has been imported since then is not edited any more.
+        """
+        code = sessions.current().code.setdefault(self.name, code_closure(self.modules))
+        references = [self._reference(item) for item in inputs]
+        return Key(self.name, self.version, identity(config), references, code)
+
+    def _reference(self, item: Artifact) -> dict[str, str]:
+        digest = hash_json([item.digest, item.counts.to_dict()]) if self._reads_counts else item.digest
+        return {"stage": item.stage, "fingerprint": item.fingerprint, "digest": digest}
 
     def _resolve(self, session: Session, inputs: tuple[Artifact | Pending, ...], config: Any) -> Artifact | Pending:
         pending = [item.stage for item in inputs if isinstance(item, Pending)]
@@ -140,7 +150,7 @@ class Stage:
                 fsync_directory(artifact.path)
                 raise StageError(
                     f"{self.name}: its input {artifact.stage} is damaged ({'; '.join(damage)}); it is now out of use, "
-                    "run the same command again to rebuild it"
+                    "run again (without --from) to rebuild it"
                 )
 
     def _build(self, key: Key, inputs: list[Artifact], config: Any, found: Artifact | None) -> Artifact:
@@ -157,10 +167,10 @@ class Stage:
     def _build_locked(self, session: Session, key: Key, inputs: list[Artifact], config: Any) -> Artifact:
         store, tracker = session.store, session.tracker
         started, clock = datetime.now(UTC), time.monotonic()
-        out_dir = store.new_out_dir(self.name, key.fingerprint)
         run_id = tracker.start_stage(self.name, key.fingerprint, key.config)
         timeline.show_link(self.name, tracker.link(run_id))
         bar, listen = timeline.ProgressBar(self.name), sessions.display.get().listener(self.name)
+        out_dir = store.new_out_dir(self.name, key.fingerprint)
 
         def listener(n_done: int, n_total: int | None, lines: list[dict[str, Any]]) -> None:
             listen(n_done, n_total, lines)
@@ -173,10 +183,11 @@ class Stage:
             counts = self._function(build, *inputs, config=config)
             if counts.n_out == 0:
                 raise ValueError(empty_message(counts))
+            if code_closure(self.modules) != key.code:
+                raise ValueError("its code was edited while it ran: nobody can say which code made this; run again")
             provenance = {
                 "started": started.isoformat(timespec="seconds"),
                 "seconds": round(time.monotonic() - clock, 3),
-                "mlflow_run_id": run_id,
                 **surroundings(),
             }
             artifact = store.commit(out_dir, key, counts, undigested=self._undigested, provenance=provenance)
@@ -198,13 +209,15 @@ def stage(
     process: str | None = None,
     undigested: Iterable[str] = (),
     verify_inputs: bool = False,
+    reads_counts: bool = False,
     on_code_change: OnCodeChange = "rebuild",
 ) -> Callable[[Callable[..., Counts]], Stage]:
     """Makes a stage of `function(build, *inputs, config) -> Counts`.
 
     `version`: raise it to rebuild everywhere. `process`: the module that the stage runs as a process of its own; its
     code counts as the stage's. `undigested`: files whose bytes carry times or speeds. `verify_inputs`: hash all
-    input files before building. `on_code_change`: what to do when only code has changed.
+    input files before building. `reads_counts`: its result shows the inputs' counts too.
+    `on_code_change`: what to do when only code has changed.
     """
 
     def make(function: Callable[..., Counts]) -> Stage:
@@ -214,6 +227,7 @@ def stage(
             process=process,
             undigested=undigested,
             verify_inputs=verify_inputs,
+            reads_counts=reads_counts,
             on_code_change=on_code_change,
         )
         STAGES[made.name] = made
@@ -259,14 +273,21 @@ def empty_message(counts: Counts) -> str:
 @functools.cache
 def surroundings() -> dict[str, Any]:
     """What surrounds a build and does not change it: command, commit, machine, versions."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    ).stdout.strip()
     versions = {name: importlib.metadata.version(name) for name in RECORDED_LIBRARIES}
     return {
         "command": sys.argv,
-        "commit": commit or None,
+        "commit": git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "versions": versions,
     }
+
+
+def git_commit() -> str | None:
+    """The commit that is checked out; None outside of a repository or without git."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return result.stdout.strip() or None

@@ -22,6 +22,7 @@ from llm.files import fsync_directory, fsync_file, read_json, remove, sha256_fil
 from .fingerprint import Key
 
 MANIFEST, PROVENANCE = "manifest.json", "provenance.json"
+MANIFEST_KEYS = {"stage", "version", "fingerprint", "config", "inputs", "code", "files", "counts", "digest"}
 FULL_CHECK_BYTES = 1 << 28
 """Up to this size an artifact's files are hashed at every hit; above it, only files whose time has changed are."""
 
@@ -44,8 +45,11 @@ class Artifact:
     @property
     def provenance(self) -> dict[str, Any]:
         """How this build came about: start, seconds, command, versions, MLflow run."""
-        path = self.path / PROVENANCE
-        return read_json(path) if path.exists() else {}
+        try:
+            found = read_json(self.path / PROVENANCE)
+        except (OSError, ValueError):
+            return {}  # it only records; every file is hashed again without it
+        return found if isinstance(found, dict) else {}
 
     @property
     def counts(self) -> Counts:
@@ -97,9 +101,12 @@ class Store:
         if not (path / MANIFEST).is_file():
             return None
         try:
-            return Artifact(stage, fingerprint, read_json(path / MANIFEST)["digest"], path)
-        except (ValueError, KeyError):
+            manifest = read_json(path / MANIFEST)
+        except ValueError:
+            return None
+        if not isinstance(manifest, dict) or not manifest.keys() >= MANIFEST_KEYS:
             return None  # a damaged manifest: the artifact cannot be trusted and counts as never built
+        return Artifact(stage, fingerprint, manifest["digest"], path)
 
     def artifacts(self, stage: str) -> list[Artifact]:
         """All artifacts of a stage, the newest first."""
@@ -140,11 +147,18 @@ class Store:
         """Turns a built directory into the artifact of `key`: hashes, manifest last, one rename.
 
         `undigested` names the files whose bytes carry times or speeds; they are checked like all others but do not
-        enter the digest.
+        enter the digest. An artifact that is there already, sound and with the same digest, stays as it is:
+        somebody may be reading it.
         """
         paths = sorted(path for path in out_dir.rglob("*") if path.is_file())
         files = [file_entry(path, out_dir) for path in paths]
         digest = content_digest(entry for entry in files if entry["path"] not in set(undigested))
+        there = self.find(key.stage, key.fingerprint)
+        if there and there.digest == digest and not there.damage(full=True):
+            write_json(there.path / PROVENANCE, {**there.provenance, **provenance})
+            remove(out_dir)
+            remove(self.work_dir(key.stage, key.fingerprint))
+            return there
         modified = {entry["path"]: path.stat().st_mtime_ns for entry, path in zip(files, paths, strict=True)}
         write_json(out_dir / PROVENANCE, {**provenance, "modified_ns": modified})
         manifest = {

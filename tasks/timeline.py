@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -15,8 +18,24 @@ from prefect.artifacts import (
 
 from .store import Artifact
 
+P = ParamSpec("P")
+log = logging.getLogger(__name__)
+
 UPDATE_SECONDS = 2.0
 """At most one update in this time: each costs the server some 20 ms."""
+
+
+def guarded(call: Callable[P, None]) -> Callable[P, None]:
+    """A function that only shows something: when the Prefect server is gone it warns, and the stage goes on."""
+
+    @functools.wraps(call)
+    def guard(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            call(*args, **kwargs)
+        except Exception as error:
+            log.warning("the Prefect timeline cannot be updated: %s", error)
+
+    return guard
 
 
 class ProgressBar:
@@ -27,6 +46,7 @@ class ProgressBar:
         self._id: UUID | None = None
         self._updated = time.monotonic()
 
+    @guarded
     def update(self, n_done: int, n_total: int | None) -> None:
         """Shows `n_done` of `n_total`; without a known total nothing is shown."""
         now = time.monotonic()
@@ -40,12 +60,14 @@ class ProgressBar:
         else:
             update_progress_artifact(self._id, progress=percent)
 
+    @guarded
     def finish(self) -> None:
         """Fills the bar, if there is one."""
         if self._id is not None:
             update_progress_artifact(self._id, progress=100.0)
 
 
+@guarded
 def show_counts(artifact: Artifact) -> None:
     """A table of what came in, was dropped for which reason, went out, and of the stage's figures."""
     counts = artifact.counts
@@ -56,6 +78,7 @@ def show_counts(artifact: Artifact) -> None:
     create_table_artifact(rows, key=f"{artifact.stage}-counts", description=f"{artifact.stage}: {artifact.path}")
 
 
+@guarded
 def show_link(stage: str, url: str | None) -> None:
     """A link to the stage's MLflow run, if there is a server that shows it."""
     if url:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from llm.files import read_json, write_json
+from llm.files import write_json
 from llm.process import METRICS_FILE, read_metrics
 
 from .store import PROVENANCE, Artifact, Store
@@ -146,6 +146,7 @@ class Tracker:
         for name, value in {"digest": artifact.digest, "artifact": str(artifact.path)}.items():
             self.client.set_tag(run_id, name, value)
         self.client.set_terminated(run_id, "FINISHED")
+        write_json(artifact.path / PROVENANCE, {**artifact.provenance, "mlflow_run_id": run_id})
 
     @guarded
     def fail_stage(self, run_id: str, reason: str) -> None:
@@ -226,9 +227,5 @@ def replay(store: Store, tracker: Tracker) -> int:
             if run_id:
                 tracker.log_metrics(run_id, read_metrics(artifact.path / METRICS_FILE))
                 tracker.finish_stage(run_id, artifact)
-            if run_id and tracker.on:
-                write_json(
-                    artifact.path / PROVENANCE, {**read_json(artifact.path / PROVENANCE), "mlflow_run_id": run_id}
-                )
-                n_sent += 1
+            n_sent += tracker.on
     return n_sent

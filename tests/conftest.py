@@ -19,13 +19,6 @@ from tasks import workspace  # noqa: E402
 workspace.configure()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need the Prefect server share one test process, so that there is one server and one tiny run."""
-    for item in items:
-        if "prefect_server" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("prefect"))
-
-
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """Prefect's temporary server for the whole test session."""

@@ -8,23 +8,20 @@ from __future__ import annotations
 
 import functools
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from .blocks import BLOCK_TAGS, names, text_of
+from .blocks import BLOCK_TAGS, MAX_LINK_CHARS, names, text_of
 from .charset import decode_html
+from .depth import is_too_deep
 
 MIN_WORDS = 50
 """A main text of fewer words is doubted, and gentler rules are tried."""
 
 MIN_MAIN_CHARS = 250
 """An element with less than this is a teaser or waits for a script to fill it, whatever the page calls it."""
-
-MAX_UNCHECKED_TAGS, MAX_DEPTH = 10_000, 1_000
-"""The HTML standard's parser takes time quadratic in the depth: 200,000 nested elements took three minutes here."""
 
 MAX_NOISE = 0.01
 """Largest share of control and replacement characters in text."""
@@ -69,37 +66,12 @@ def extract(html: bytes, *, url: str = "", content_type: str = "") -> Page:
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
 REPLACEMENT = "\ufffd"  # what decoding puts for bytes that mean nothing
-_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9:-]*)")
-# Elements that do not nest in themselves: void ones, and those that the next sibling or the parent's end closes.
-_UNNESTED_TAGS = names(
-    """area base br col colgroup dd dt embed hr img input li link meta optgroup option p param path source tbody td
-    tfoot th thead tr track wbr"""
-)
 
 
 def _without_control_characters(source: str) -> tuple[str, float]:
     """`source` without control characters, and the share of those and of replacement characters."""
     n_noise = len(_CONTROL.findall(source)) + source.count(REPLACEMENT)
     return (_CONTROL.sub("", source), n_noise / len(source)) if n_noise else (source, 0.0)
-
-
-def is_too_deep(source: str) -> bool:
-    """Whether elements nest so deep that parsing would take minutes (an estimate: tags in comments count too)."""
-    if source.count("<") <= MAX_UNCHECKED_TAGS:
-        return False
-    n_open: Counter[str] = Counter()
-    depth = 0
-    for closing, tag in _TAG.findall(source):
-        name = tag.lower()
-        if closing and n_open[name] > 0:
-            n_open[name] -= 1
-            depth -= 1
-        elif not closing and name not in _UNNESTED_TAGS:
-            n_open[name] += 1
-            depth += 1
-            if depth > MAX_DEPTH:
-                return True
-    return False
 
 
 # ---------------------------------------------------------------- which elements count
@@ -185,9 +157,10 @@ def _n_chars(element: LexborNode) -> int:
 
 
 def _link_share(root: LexborNode) -> float:
-    """Share of an element's visible characters that stand in links; white space does not count."""
+    """Share of visible characters that stand in links; one that is too long (never closed) does not count."""
     n_chars = len("".join(root.text_lexbor().split()))
-    n_link_chars = sum(len("".join(link.text_lexbor().split())) for link in root.css("a[href]"))
+    lengths = [len("".join(link.text_lexbor().split())) for link in root.css("a[href]")]
+    n_link_chars = sum(length for length in lengths if length <= MAX_LINK_CHARS)
     return n_link_chars / n_chars if n_chars else 0.0
 
 

@@ -147,6 +147,9 @@ class Frontier:
         else:
             where = "WHERE state=? AND transient=1 AND depth=?"
             self._db.execute(f"UPDATE urls SET state=?, attempts=0 {where}", (PENDING, REFUSED, self.level))
+            if not self._db.execute("SELECT 1 FROM urls WHERE state<>? LIMIT 1", (REFUSED,)).fetchone():
+                # Nothing was stored, so the stage failed for a lasting reason that somebody may have mended since.
+                self._db.execute("UPDATE urls SET state=?, attempts=0 WHERE depth=0", (PENDING,))
 
     def _remove_unnamed_segments(self) -> None:
         named = {name for (name,) in self._db.execute("SELECT name FROM segments")}

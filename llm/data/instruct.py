@@ -25,8 +25,8 @@ from ..config import Config, setting
 from ..counts import Counts
 from ..files import read_table, write_table, write_text
 from .charset import decode_html
+from .depth import is_too_deep
 from .documents import document_files
-from .extract import is_too_deep
 from .warc import PageSlice, WebPage, read_pages
 
 N_CHOICES = 4

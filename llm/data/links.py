@@ -9,6 +9,8 @@ from urllib.parse import urljoin, urlsplit, urlunsplit
 from selectolax.lexbor import LexborHTMLParser
 from w3lib.url import safe_url_string
 
+from .depth import is_too_deep
+
 MAX_URL_CHARS = 2083
 """Longer URLs are not followed (the limit of old browsers, and of Scrapy's): traps grow them without end."""
 
@@ -63,9 +65,11 @@ def _canonical(url: str) -> str | None:
 
 def page_links(url: str, body: bytes, scope: Scope) -> tuple[str, ...]:
     """The canonical URLs within `scope` that a page links to, in order of first appearance."""
+    if is_too_deep(body.decode("latin-1")):
+        return ()  # the parser would take minutes
     tree = LexborHTMLParser(body)
     base = tree.css_first("base[href]")
-    base_url = urljoin(url, base.attributes.get("href") or "") if base is not None else url
+    base_url = (canonical_url(url, base.attributes.get("href") or "") if base is not None else None) or url
     # Most links of a page differ in their fragment only: they are made one before the costly part.
     hrefs = dict.fromkeys((a.attributes.get("href") or "").partition("#")[0] for a in tree.css("a[href]"))
     found = dict.fromkeys(canonical_url(base_url, href) for href in hrefs if href)

@@ -303,8 +303,8 @@ def _score_table(scores: list[Score]) -> pa.Table:
             "metric": score.metric,
             "metric_version": METRIC_VERSION,
             "score": round(score.estimate.score, _DECIMALS),
-            "low": round(score.estimate.low, _DECIMALS),
-            "high": round(score.estimate.high, _DECIMALS),
+            "low": None if score.model == XZ else round(score.estimate.low, _DECIMALS),
+            "high": None if score.model == XZ else round(score.estimate.high, _DECIMALS),
             "n": score.estimate.n,
             "chance": score.chance,
         }

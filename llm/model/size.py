@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from .gpt import GPTConfig
 
+HEAD_ROWS = 1024
+"""Tokens whose logits exist at one time in training (see llm/train/loss.py)."""
+
 
 def n_params(config: GPTConfig) -> int:
     """Number of weights; the token embedding is also the head and counts once."""
@@ -33,8 +36,10 @@ def training_memory_bytes(config: GPTConfig, micro_batch_size: int) -> int:
     """An estimate of the memory that training in float32 with AdamW takes.
 
     Sixteen bytes a weight (weight, gradient, two moments), and for each token of a micro-batch the activations kept
-    for the backward pass: about 18 C in a block, and 3 V at the head (logits, their log-softmax, its gradient).
+    for the backward pass: about 18 C in a block. The head works on `HEAD_ROWS` tokens at a time and takes 3 V for each
+    (logits, their log-softmax, its gradient).
     """
     n_tokens = micro_batch_size * config.context_length
-    n_activations = 18 * config.n_layers * config.d_model + 3 * config.vocab_size
-    return 16 * n_params(config) + 4 * n_tokens * n_activations
+    n_activations = n_tokens * 18 * config.n_layers * config.d_model
+    n_head_activations = min(n_tokens, HEAD_ROWS) * 3 * config.vocab_size
+    return 16 * n_params(config) + 4 * (n_activations + n_head_activations)

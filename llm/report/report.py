@@ -210,7 +210,9 @@ def score(row: sections.ScoreRow) -> str:
 
 
 def interval(row: sections.ScoreRow) -> str:
-    """The ends of a score's 95 % interval."""
+    """The ends of a score's 95 % interval, "" if it has none."""
+    if row.low is None or row.high is None:
+        return ""
     return f"{100 * row.low:.1f} to {100 * row.high:.1f} %" if row.is_share else f"{row.low:.3f} to {row.high:.3f}"
 
 

@@ -81,8 +81,8 @@ class ScoreRow:
     metric: str
     metric_version: int
     score: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     n: int
     chance: float | None
     is_share: bool
@@ -186,6 +186,8 @@ def first_held_out_text(artifact: Path) -> str | None:
 
 
 def _is_share(row: dict[str, Any]) -> bool:
+    if row["low"] is None:
+        return False
     return 0 <= row["low"] <= row["high"] <= 1 and (row["chance"] is not None or "ends of turn" in row["metric"])
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..config import EXECUTION, Config, setting
+from ..config import Config, identity, setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,11 @@ class ModelShape(Config):
     init_std: float = setting(0.02, at_least=1e-6)
     """Standard deviation of fresh weights. 0.02 is GPT-2's, for a width of 768 and more; narrow models learn faster
     from larger weights (0.06 at 128)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.d_model % self.n_heads:
+            raise ValueError(f"d_model is {self.d_model}; it must be a multiple of n_heads, which is {self.n_heads}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +72,7 @@ class LoopConfig(Config):
     """Held-out sequences used for a measurement, evenly spaced."""
     n_sample_tokens: int = setting(64, at_least=0)
     """Longest sample text, in tokens; 0: no samples."""
-    checkpoint_every: int = setting(100, at_least=1)
+    checkpoint_every: int = setting(100, at_least=1, execution=True)
     """Steps between checkpoints, from which a killed run goes on."""
     seed: int = setting(0, at_least=0)
     """Seed of the initial weights, the order of sequences, dropout and samples."""
@@ -124,13 +129,14 @@ class FinetuneConfig(Config):
     """Measurements, checkpoints, seed, device."""
 
 
-def result_settings(config: Config, prefix: str = "") -> dict[str, Any]:
+def result_settings(config: Config) -> dict[str, Any]:
     """The settings that can change the result, nested ones under dotted names: `{"optimizer.beta1": 0.9, ...}`."""
-    settings: dict[str, Any] = {}
-    for field in dataclasses.fields(config):  # type: ignore[arg-type]
-        value = getattr(config, field.name)
-        if isinstance(value, Config):
-            settings |= result_settings(value, f"{prefix}{field.name}.")
-        elif not field.metadata.get(EXECUTION):
-            settings[prefix + field.name] = list(value) if isinstance(value, tuple) else value
-    return settings
+    return dict(_dotted(identity(config), ""))
+
+
+def _dotted(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

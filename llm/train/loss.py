@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ROWS = 1024
-"""Tokens whose logits exist at one time."""
+from ..model.size import HEAD_ROWS
 
 
 def summed_nll(features: Tensor, head: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
@@ -43,9 +42,9 @@ def _forward(ctx: Any, features: Tensor, head: Tensor, targets: Tensor) -> Tenso
     features_gradient = torch.empty_like(features, dtype=torch.float32)  # (N, C)
     head_gradient = torch.zeros_like(head, dtype=torch.float32)  # (V, C)
     needs_gradient = any(ctx.needs_input_grad)
-    for start in range(0, len(features), ROWS):
-        rows = slice(start, start + ROWS)
-        log_p = torch.log_softmax((features[rows] @ head.T).float(), dim=-1)  # (ROWS, V)
+    for start in range(0, len(features), HEAD_ROWS):
+        rows = slice(start, start + HEAD_ROWS)
+        log_p = torch.log_softmax((features[rows] @ head.T).float(), dim=-1)  # (HEAD_ROWS, V)
         target = targets[rows, None]
         total -= log_p.gather(1, target).sum()
         if needs_gradient:  # of a logit: p, less 1 at the target

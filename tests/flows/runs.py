@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tasks.store import Artifact, Store
+from tasks.workspace import REPOSITORY, workspace
 
-TINY = "tests/flows/tiny.yaml"
+PORT = 7932 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+"""Each test process serves the site at a port of its own."""
+
+
+def tiny_recipe() -> str:
+    """Path of the tiny recipe for this test process."""
+    path = workspace() / "tiny.yaml"
+    place = f"127.0.0.1:{PORT}"
+    path.write_text(
+        f"extends: {REPOSITORY / 'tests/flows/tiny.yaml'}\nname: tiny\n"
+        f"crawl: {{seeds: ['http://{place}/index.html'], allow_private: ['{place}'], site: {{port: {PORT}}}}}\n"
+    )
+    return str(path)
+
+
+TINY = tiny_recipe()
 
 
 @dataclass(frozen=True)

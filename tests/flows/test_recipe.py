@@ -41,6 +41,8 @@ def test_extends_and_overrides(tmp_path: Path) -> None:
         ("name: r\n" + CRAWL, ["clean.min_chars=-3"], r"min_chars is -3; allowed: 0 or more"),
         ("name: r\n" + CRAWL, ["clean.min_chars=many"], r"clean\.min_chars is 'many'.*integer"),
         ("name: r\n" + CRAWL, ["pretrain.loop.device=tpu"], r"device is 'tpu'.*'cpu'"),
+        ("name: r\n" + CRAWL, ["pretrain.batch_tokens=1000"], r"pretrain\.batch_tokens is 1000; it must be a multiple"),
+        ("name: r\n" + CRAWL, ["pretrain.model.n_heads=3"], r"d_model is 128; it must be a multiple of n_heads"),
         ("name: r\n" + CRAWL, ["min_chars"], r"'min_chars' is not of the form key=value"),
         ("name: r\n", [], r"crawl: missing"),
         ("name: [\n", [], r"is not valid YAML"),

@@ -220,7 +220,8 @@ def slow_numbers(build: Build, config: NumbersConfig) -> Counts:
 def test_several_that_ask_for_one_artifact_build_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.timeline.show_counts", lambda artifact: None)
     stage = make_stage(slow_numbers)
-    key = stage.key([], NumbersConfig())
+    with running(Session(Store(tmp_path))):
+        key = stage.key([], NumbersConfig())
     digests: list[str] = []
 
     def ask() -> None:

@@ -57,6 +57,7 @@ def make_stage(function: object, **options: object) -> Stage:
         "process": None,
         "undigested": (),
         "verify_inputs": False,
+        "reads_counts": False,
         "on_code_change": "rebuild",
     }
     return Stage(function, **{**defaults, **options})  # type: ignore[arg-type]

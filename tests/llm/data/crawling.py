@@ -121,7 +121,7 @@ class Crawl:
         """Type and message of a crawl that failed."""
         assert self.returncode == 1, self.stderr()
         found = json.loads((self.folder / "work/error.json").read_bytes())
-        return f"{found['type']}: {found['message']}"
+        return f"{found['kinds'][0]}: {found['message']}"
 
     def stderr(self) -> str:
         """What all processes of this crawl wrote to stderr."""

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.data.charset import decode_html
-from llm.data.extract import MAX_DEPTH, NOT_TEXT, TOO_DEEP, extract
+from llm.data.depth import MAX_DEPTH
+from llm.data.extract import NOT_TEXT, TOO_DEEP, extract
 
 SITE = Path(__file__).parents[2] / "site" / "html"
 PROSE = "Flour and water stand in a warm place until wild yeast wakes up and the jar smells of sour apples. " * 6

@@ -16,7 +16,7 @@ def inputs():
 
 @pytest.mark.parametrize("rows", [1, 5, 23, 100])
 def test_value_and_gradients_equal_those_of_cross_entropy(rows, monkeypatch):
-    monkeypatch.setattr(loss, "ROWS", rows)
+    monkeypatch.setattr(loss, "HEAD_ROWS", rows)
     features, head, targets = inputs()
     expected = F.cross_entropy(features @ head.T, targets, reduction="sum")
     expected_gradients = torch.autograd.grad(3 * expected, (features, head))
