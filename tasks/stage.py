@@ -12,6 +12,7 @@ import time
 import typing
 from collections.abc import Callable, Iterable
 from concurrent.futures import BrokenExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -43,30 +44,40 @@ class StageError(Exception):
     """A stage failed: the message names the stage, the cause, and what to do."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class stage:
+    """Decorator that makes a stage of `function(build, *inputs, config) -> Counts`."""
+
+    version: int
+    """Raise it to rebuild everywhere."""
+    process: str | None = None
+    """The module that the stage runs as a process of its own; its code counts as the stage's."""
+    undigested: tuple[str, ...] = ()
+    """Files whose bytes carry times or speeds."""
+    verify_inputs: bool = False
+    """Hash all input files before building."""
+    reads_counts: bool = False
+    """The result shows the counts of the inputs too."""
+    on_code_change: OnCodeChange = "rebuild"
+    """What to do when only code has changed."""
+
+    def __call__(self, function: Callable[..., Counts]) -> Stage:
+        """The stage, entered in `STAGES`."""
+        made = Stage(function, self)
+        STAGES[made.name] = made
+        return made
+
+
 class Stage:
     """A stage of the pipeline; calling it inside a flow gives the artifact, from the store or newly built."""
 
-    def __init__(
-        self,
-        function: Callable[..., Counts],
-        *,
-        version: int,
-        process: str | None,
-        undigested: Iterable[str],
-        verify_inputs: bool,
-        reads_counts: bool,
-        on_code_change: OnCodeChange,
-    ) -> None:
+    def __init__(self, function: Callable[..., Counts], options: stage) -> None:
         functools.update_wrapper(self, function)
         self.name = function.__name__
-        self.version = version
+        self.options = options
         self.config_class: type[Config] = typing.get_type_hints(function)["config"]
-        self.policy: OnCodeChange = on_code_change
+        self.modules = [function.__module__, *process_modules(options.process)]
         self._function = function
-        self.modules = [function.__module__, *([process] if process else []), *main_module(process)]
-        self._undigested = tuple(undigested)
-        self._verify_inputs = verify_inputs
-        self._reads_counts = reads_counts
         self._task = prefect.task(
             name=self.name,
             description=inspect.getdoc(function),
@@ -89,21 +100,20 @@ class Stage:
             session.built[self.name] = artifact
         if session.until_stage == self.name:
             raise sessions.StopAfter
-        return typing.cast(
-            Artifact, artifact
-        )  # a Pending only ever meets other stages of a session that builds nothing
+        # A Pending only ever meets other stages of a session that builds nothing.
+        return typing.cast(Artifact, artifact)
 
     def key(self, inputs: Iterable[Artifact], config: Any) -> Key:
         """The identity of the artifact that this stage makes of these inputs and this config.
 
-        The code is that at the start of the session: what has been imported since then is not edited any more.
+        The code is that of the session's start: it is what has been imported, whatever is edited since.
         """
         code = sessions.current().code.setdefault(self.name, code_closure(self.modules))
         references = [self._reference(item) for item in inputs]
-        return Key(self.name, self.version, identity(config), references, code)
+        return Key(self.name, self.options.version, identity(config), references, code)
 
     def _reference(self, item: Artifact) -> dict[str, str]:
-        digest = hash_json([item.digest, item.counts.to_dict()]) if self._reads_counts else item.digest
+        digest = hash_json([item.digest, item.counts.to_dict()]) if self.options.reads_counts else item.digest
         return {"stage": item.stage, "fingerprint": item.fingerprint, "digest": digest}
 
     def _resolve(self, session: Session, inputs: tuple[Artifact | Pending, ...], config: Any) -> Artifact | Pending:
@@ -115,11 +125,11 @@ class Stage:
             return Pending(self.name)
         ready = [item for item in inputs if isinstance(item, Artifact)]
         key = self.key(ready, config)
-        outcome = session.decide(key, self.policy)
+        outcome = session.decide(key, self.options.on_code_change)
         session.outcomes.append(outcome)
         if not session.execute:
             return outcome.artifact if outcome.action == "hit" and outcome.artifact else Pending(self.name)
-        if outcome.action == "run" and self._verify_inputs:
+        if outcome.action == "run" and self.options.verify_inputs:
             self._check_inputs(ready)
         return self._run_task(session, outcome, key, ready, config)
 
@@ -190,7 +200,7 @@ class Stage:
                 "seconds": round(time.monotonic() - clock, 3),
                 **surroundings(),
             }
-            artifact = store.commit(out_dir, key, counts, undigested=self._undigested, provenance=provenance)
+            artifact = store.commit(out_dir, key, counts, undigested=self.options.undigested, provenance=provenance)
         except BaseException as error:
             remove(out_dir)
             if run_id:
@@ -203,42 +213,9 @@ class Stage:
         return artifact
 
 
-def stage(
-    *,
-    version: int,
-    process: str | None = None,
-    undigested: Iterable[str] = (),
-    verify_inputs: bool = False,
-    reads_counts: bool = False,
-    on_code_change: OnCodeChange = "rebuild",
-) -> Callable[[Callable[..., Counts]], Stage]:
-    """Makes a stage of `function(build, *inputs, config) -> Counts`.
-
-    `version`: raise it to rebuild everywhere. `process`: the module that the stage runs as a process of its own; its
-    code counts as the stage's. `undigested`: files whose bytes carry times or speeds. `verify_inputs`: hash all
-    input files before building. `reads_counts`: its result shows the inputs' counts too.
-    `on_code_change`: what to do when only code has changed.
-    """
-
-    def make(function: Callable[..., Counts]) -> Stage:
-        made = Stage(
-            function,
-            version=version,
-            process=process,
-            undigested=undigested,
-            verify_inputs=verify_inputs,
-            reads_counts=reads_counts,
-            on_code_change=on_code_change,
-        )
-        STAGES[made.name] = made
-        return made
-
-    return make
-
-
-def main_module(process: str | None) -> list[str]:
-    """The module that `python -m process` runs besides the package itself."""
-    return [f"{process}.__main__"] if process else []
+def process_modules(process: str | None) -> list[str]:
+    """The modules that `python -m process` runs: the module, and its `__main__` if it is a package."""
+    return [process, f"{process}.__main__"] if process else []
 
 
 def cache_key(context: Any, parameters: dict[str, Any]) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llm.config import Config, setting
 from llm.counts import Counts
 from tasks.build import Build
-from tasks.stage import Stage
+from tasks.stage import Stage, stage
 from tasks.store import Artifact
 
 
@@ -50,14 +52,6 @@ def squares(build: Build, source: Artifact, config: SquareConfig) -> Counts:
     return Counts("numbers", len(values), len(values))
 
 
-def make_stage(function: object, **options: object) -> Stage:
+def make_stage(function: Callable[..., Counts], **options: Any) -> Stage:
     """A stage that is not registered among the product's own."""
-    defaults = {
-        "version": 1,
-        "process": None,
-        "undigested": (),
-        "verify_inputs": False,
-        "reads_counts": False,
-        "on_code_change": "rebuild",
-    }
-    return Stage(function, **{**defaults, **options})  # type: ignore[arg-type]
+    return Stage(function, stage(version=1, **options))
