@@ -32,7 +32,8 @@ def servers(prefect_port: int, mlflow_port: int) -> Iterator[dict[str, str]]:
         **os.environ,
         "PREFECT_API_URL": addresses["prefect"] + "/api",
         "PREFECT_SERVER_UI_API_URL": addresses["prefect"] + "/api",
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": addresses["prefect"],  # no other web page may drive our flows
+        # No other web page may drive our flows.
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{addresses['prefect']},http://localhost:{prefect_port}",
     }
     mlflow = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
     mlflow += ["--backend-store-uri", f"sqlite:///{root / 'mlflow' / 'mlflow.db'}"]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -238,3 +239,26 @@ def test_a_comment_in_llm_reruns_nothing_and_a_changed_line_names_its_module(
     assert outcomes["clean"].action == "hit"
     assert (outcomes["dedup"].action, outcomes["dedup"].reasons) == ("run", ["code of llm.data.dedup has changed"])
     assert outcomes["tokenizer"].reasons == ["runs if the output of dedup changes"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"from_stage": "pretrain", "force": ("crawl",)}, "--force crawl does not fit --from pretrain"),
+        ({"from_stage": "pretrain", "until_stage": "clean"}, "--until clean does not fit --from pretrain"),
+        ({"force": ("crawll",)}, "there is no stage 'crawll'; the stages are crawl, clean"),
+    ],
+)
+def test_stages_that_do_not_fit_together_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        new_session(load_recipe(TINY), execute=False, **options)
+
+
+def test_overrides_of_other_sections_count_when_a_single_stage_runs(tiny: Run) -> None:
+    from flows.stages import stage_flows
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOURDOUGH_WORKSPACE", str(tiny.workspace))
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        with pytest.raises(ValueError, match=r"pretrain: there is no artifact for this recipe"):
+            stage_flows()["evaluate"](load_recipe(TINY).evaluate, TINY, ("pretrain.n_steps=13",))

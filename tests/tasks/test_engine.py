@@ -65,6 +65,13 @@ def test_finished_partitions_are_kept_for_the_next_try(tmp_path: Path) -> None:
     assert sorted(trace.read_text().split()) == ["1", "2", "3", "4"]
 
 
+def test_one_worker_stops_at_the_first_error(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    with pytest.raises(ValueError, match="three"):
+        make_build(tmp_path).map(fail_at_three, [3, 4, 5, 6, 7, 8], trace, config=None)
+    assert not trace.exists() or len(trace.read_text().split()) < 5
+
+
 def test_a_killed_worker_is_an_error_that_can_be_tried_again(tmp_path: Path) -> None:
     from tasks.stage import TRANSIENT
 

@@ -246,3 +246,40 @@ def test_an_artifact_moves_with_its_workspace(chain: Chain, tmp_path: Path) -> N
     assert actions(chain.run()) == ["hit", "hit"]
     assert chain.built["squares"].path.is_relative_to(moved)
     moved.rename(tmp_path)
+
+
+def test_code_that_is_edited_while_a_stage_runs_makes_no_artifact(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = iter("abcdefgh")
+    monkeypatch.setattr("tasks.stage.code_closure", lambda modules: {"llm.toy": next(states)})
+    with pytest.raises(StageError, match=r"numbers: its code was edited while it ran.*run again"):
+        chain.run()
+    assert chain.store.artifacts("numbers") == []
+
+
+def test_a_lost_prefect_server_costs_the_timeline_only(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lost(*arguments: object, **options: object) -> None:
+        raise ConnectionError("server is gone")
+
+    monkeypatch.setattr("tasks.timeline.create_table_artifact", lost)
+    assert actions(chain.run()) == ["run", "run"]
+    assert "the Prefect timeline cannot be updated: server is gone" in caplog.text
+
+
+def test_a_forced_stage_that_gives_the_same_leaves_the_artifact_in_place(chain: Chain) -> None:
+    chain.run()
+    path = chain.built["numbers"].path / "numbers-00000.json"
+    before = path.stat().st_ino
+    assert actions(chain.run(force=("numbers",))) == ["run", "hit"]
+    assert path.stat().st_ino == before
+    assert chain.built["numbers"].damage(full=False) == []
+
+
+def test_a_machine_without_git_builds_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks.stage import git_commit
+
+    monkeypatch.setenv("PATH", "")
+    assert git_commit() is None

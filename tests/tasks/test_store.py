@@ -99,3 +99,13 @@ def test_provenance_is_kept_out_of_the_manifest(tmp_path: Path) -> None:
     assert "2026" not in (artifact.path / "manifest.json").read_text()
     assert str(tmp_path) not in (artifact.path / "manifest.json").read_text()
     assert read_json(artifact.path / "manifest.json")["digest"] == artifact.digest
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"digest": "x"}', "null"])
+def test_a_damaged_manifest_or_provenance_is_no_accident(tmp_path: Path, content: str) -> None:
+    store = Store(tmp_path)
+    artifact = build(store)
+    (artifact.path / "provenance.json").write_text(content)
+    assert store.artifacts("toy")[0].damage(full=False) == []
+    (artifact.path / "manifest.json").write_text(content)
+    assert store.artifacts("toy") == []

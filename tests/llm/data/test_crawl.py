@@ -246,6 +246,17 @@ def test_a_site_that_answers_500_says_so_and_is_tried_again_in_the_next_run(tmp_
         assert crawl(tmp_path / "c", config).counts["n_out"] == 1
 
 
+def test_a_seed_that_was_missing_is_tried_again_in_the_next_run(tmp_path):
+    answers = [(404, {}, b"")]
+
+    with site(
+        lambda path: (404, {}, b"") if path == "/robots.txt" else answers.pop() if answers else html()
+    ) as running:
+        config = {"seeds": [running.url], "allow_private": [running.place]}
+        assert "http 404" in crawl(tmp_path / "c", config).error
+        assert crawl(tmp_path / "c", config).counts["n_out"] == 1
+
+
 def test_a_loopback_seed_must_be_allowed_by_name(test_site, tmp_path):
     done = crawl(tmp_path / "c", {"seeds": [test_site]})
     place = test_site.removeprefix("http://").rstrip("/")

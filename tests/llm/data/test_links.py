@@ -1,5 +1,7 @@
 """URLs: canonical forms, scope, and the links of a page."""
 
+import time
+
 import pytest
 
 from llm.data.links import Scope, canonical_url, page_links, parse_host_port
@@ -78,3 +80,16 @@ def test_host_and_port():
 def test_anything_but_host_and_port_is_refused(text):
     with pytest.raises(ValueError, match="host:port"):
         parse_host_port(text)
+
+
+def test_a_page_nested_too_deep_has_no_links_and_costs_no_time():
+    scope = Scope(["http://a.example/"])
+    started = time.monotonic()
+    assert page_links("http://a.example/", b"<a href=x>y</a>" + b"<div>" * 100_000, scope) == ()
+    assert time.monotonic() - started < 5
+
+
+def test_a_base_that_is_no_address_is_ignored():
+    scope = Scope(["http://a.example/"])
+    body = b"<base href='http://['><a href='/x'>y</a>"
+    assert page_links("http://a.example/", body, scope) == ("http://a.example/x",)
