@@ -258,6 +258,16 @@ def test_code_that_is_edited_while_a_stage_runs_makes_no_artifact(
     assert chain.store.artifacts("numbers") == []
 
 
+def test_code_that_is_edited_while_a_process_of_its_own_runs_costs_nothing(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = iter("abcdefgh")
+    monkeypatch.setattr("tasks.stage.code_closure", lambda modules: {"llm.toy": next(states)})
+    chain.numbers = make_stage(numbers, process="llm.toy")
+    assert actions(chain.run(until_stage="numbers")) == ["run"]
+    assert chain.built["numbers"].manifest["code"] == {"llm.toy": "a"}
+
+
 def test_a_lost_prefect_server_costs_the_timeline_only(
     chain: Chain, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
