@@ -11,7 +11,8 @@ from tasks import workspace
 
 workspace.configure()
 
-from flows.pipeline import pipeline_order
+from flows.pipeline import stages_of
+from flows.recipe import load_recipe
 from llm.files import read_table
 from tasks.store import Store
 
@@ -30,7 +31,7 @@ def main() -> None:
     """Looks at the newest artifact of every stage."""
     store = Store(workspace.workspace() / "store")
     problems = []
-    for stage in pipeline_order():
+    for stage in stages_of(load_recipe("conf/demo.yaml")):
         artifacts = store.artifacts(stage)
         problems += [f"{stage}: no artifact"] if not artifacts else artifacts[0].damage(full=True)
     if not problems:

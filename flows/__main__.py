@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -32,6 +32,7 @@ RecipePath = Annotated[Path, typer.Argument(help="A recipe, such as conf/demo.ya
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as pretrain.n_steps=500.")]
 From = Annotated[str | None, typer.Option("--from", help="Stages before this one do not run; what is there is taken.")]
 Until = Annotated[str | None, typer.Option("--until", help="Stages after this one do not run.")]
+ModelFormat = Literal["hf", "gguf"]
 Force = Annotated[list[str] | None, typer.Option("--force", help="Build this stage again; may be given several times.")]
 
 
@@ -71,7 +72,7 @@ def stage(
 
     asked = load_recipe(recipe, overrides or ())
     pipeline.new_session(asked, from_stage=name, execute=False)
-    flow = stages.stage_flows()[name]
+    flow = stages.stage_flows(asked)[name]
     summary(shown(lambda: flow(getattr(asked, name), str(recipe), tuple(overrides or ()), force)))
 
 
@@ -116,6 +117,22 @@ def chat(
 
 
 @app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="A model directory, such as a pretrain or finetune artifact.")],
+    out: Annotated[Path, typer.Argument(help="What to write: a folder for hf, a file for gguf.")],
+    format: Annotated[ModelFormat, typer.Option(help="hf for transformers, gguf for llama.cpp.")] = "hf",
+) -> None:
+    """Write a trained model in the form that other programs load, with its tokenizer and chat template."""
+    from llm.model.export import to_gguf, to_hf
+    from llm.model.files import load_model
+    from llm.tokenizer import Tokenizer
+
+    write = {"hf": to_hf, "gguf": to_gguf}[format]
+    write(load_model(model), out, Tokenizer.load(model))
+    console.print(f"{model} written to {out}")
+
+
+@app.command()
 def verify() -> None:
     """Hash every file of every artifact in the store; a damaged artifact ends with exit status 1."""
     n_damaged = 0
@@ -134,6 +151,23 @@ def list_artifacts() -> None:
     from .show import artifacts_table
 
     console.print(artifacts_table(all_artifacts()))
+
+
+@app.command()
+def dropped(
+    stage: Annotated[str, typer.Argument(help="A stage that drops documents: clean, dedup, decontaminate.")] = "clean",
+    reason: Annotated[str | None, typer.Option(help="Only what was dropped for this reason.")] = None,
+    n: Annotated[int, typer.Option("-n", help="Documents to show for each reason.", min=1)] = 5,
+) -> None:
+    """Show documents that the newest artifact of a stage left out, with the reason and the text's beginning."""
+    from tasks.store import Store
+
+    from .show import dropped_table
+
+    made = Store(workspace.workspace() / "store").artifacts(stage)
+    if not made:
+        raise ValueError(f"there is no artifact of a stage {stage!r} in the store; `python -m flows list` shows all")
+    console.print(dropped_table(made[0], reason, n))
 
 
 @app.command()

@@ -107,7 +107,7 @@ def deployments(recipe_path: str, cron: str) -> list[Any]:
             "scheduled", cron=cron, parameters={"recipe": recipe_path}, entrypoint_type=kind, tags=["evaluation"]
         ),
     ]
-    for name, flow in stage_flows().items():
+    for name, flow in stage_flows(recipe).items():
         values = {"config": dataclasses.asdict(getattr(recipe, name)), "recipe": recipe_path}
         made.append(flow.to_deployment("stage", parameters=values, entrypoint_type=kind, tags=["stage"]))
     return made

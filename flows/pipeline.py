@@ -11,10 +11,12 @@ from prefect.runtime import flow_run
 
 from tasks.clean import clean
 from tasks.crawl import crawl
+from tasks.decontaminate import decontaminate
 from tasks.dedup import dedup
 from tasks.evaluate import evaluate
 from tasks.finetune import finetune
 from tasks.fingerprint import code_closure
+from tasks.ingest import ingest
 from tasks.instruct import instruct
 from tasks.pretrain import pretrain
 from tasks.report import report
@@ -29,22 +31,36 @@ from tasks.workspace import workspace
 from .recipe import Recipe
 
 StageName = Literal[
-    "crawl", "clean", "dedup", "tokenizer", "shard", "pretrain", "instruct", "finetune", "evaluate", "report"
+    "crawl",
+    "ingest",
+    "clean",
+    "dedup",
+    "decontaminate",
+    "tokenizer",
+    "shard",
+    "pretrain",
+    "instruct",
+    "finetune",
+    "evaluate",
+    "report",
 ]
+"""All stages, in the order in which the pipeline calls them; a recipe has either crawl or ingest."""
 
 
 def build_model(recipe: Recipe) -> Artifact:
     """The whole DAG. Inside a session, each call takes its artifact from the store or builds it."""
-    pages = crawl(config=recipe.crawl)
+    pages = crawl(config=recipe.crawl) if recipe.crawl else ingest(config=recipe.ingest)
     cleaned = clean(pages, config=recipe.clean)
-    documents = dedup(cleaned, config=recipe.dedup)
+    distinct = dedup(cleaned, config=recipe.dedup)
+    documents = decontaminate(distinct, config=recipe.decontaminate)
     vocabulary = tokenizer(documents, config=recipe.tokenizer)
     shards = shard(documents, vocabulary, config=recipe.shard)
     base = pretrain(shards, vocabulary, config=recipe.pretrain)
-    examples = instruct(pages, documents, config=recipe.instruct)
-    chat = finetune(base, examples, config=recipe.finetune)
-    scores = evaluate(base, chat, documents, examples, config=recipe.evaluate)
-    return report(pages, cleaned, documents, vocabulary, shards, base, examples, chat, scores, config=recipe.report)
+    examples = instruct(pages, documents, config=recipe.instruct) if recipe.instruct else None
+    chat = finetune(base, examples, config=recipe.finetune) if examples else None
+    scores = evaluate(documents, base, chat, examples, config=recipe.evaluate)
+    made = (pages, cleaned, distinct, documents, vocabulary, shards, base, examples, chat, scores)
+    return report(*made, config=recipe.report)
 
 
 @prefect.flow(flow_run_name="{recipe.name}", validate_parameters=True)
@@ -77,7 +93,7 @@ def new_session(
     execute: bool = True,
 ) -> Session:
     """A session for a recipe in this workspace; raises ValueError for stages that do not exist or do not fit."""
-    names = pipeline_order()
+    names = stages_of(recipe)
     for name in [*force, *filter(None, [from_stage, until_stage]), *recipe.on_code_change]:
         if name not in names:
             raise ValueError(f"there is no stage {name!r}; the stages are {', '.join(names)}")
@@ -102,9 +118,9 @@ def new_session(
     )
 
 
-def pipeline_order() -> tuple[str, ...]:
-    """The stages in the order in which the pipeline calls them."""
-    return get_args(StageName)
+def stages_of(recipe: Recipe) -> tuple[StageName, ...]:
+    """The stages of a recipe in the order in which the pipeline calls them: those that it has a section for."""
+    return tuple(name for name in get_args(StageName) if getattr(recipe, name) is not None)
 
 
 @contextmanager

@@ -45,6 +45,7 @@ def pretrain_estimate(recipe: Recipe) -> tuple[str, float]:
     config = GPTConfig(
         vocab_size=recipe.tokenizer.vocab_size,
         context_length=recipe.shard.context_length,
+        architecture=shape.architecture,
         n_layers=shape.n_layers,
         n_heads=shape.n_heads,
         d_model=shape.d_model,

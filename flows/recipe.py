@@ -18,10 +18,12 @@ from yaml import YAMLError
 from llm.config import Config
 from llm.data.clean import CleanConfig
 from llm.data.crawl import CrawlConfig
+from llm.data.decontaminate import DecontaminateConfig
 from llm.data.dedup import DedupConfig
+from llm.data.ingest import IngestConfig
 from llm.data.instruct import InstructConfig
 from llm.data.pack import ShardConfig
-from llm.evaluate.evaluate import EvaluateConfig
+from llm.evaluate.config import EvaluateConfig
 from llm.report.report import ReportConfig
 from llm.tokenizer import TokenizerConfig
 from llm.train.config import FinetuneConfig, PretrainConfig
@@ -35,22 +37,26 @@ class Recipe(Config):
 
     name: str
     """Name of the recipe: letters, digits, dashes. It appears in run names and reports."""
-    crawl: CrawlConfig
-    """Which web pages to fetch."""
+    crawl: CrawlConfig | None = None
+    """Which web pages to fetch; empty with ingest."""
+    ingest: IngestConfig | None = None
+    """Which files, data sets or archives to read instead of a crawl."""
     clean: CleanConfig = CleanConfig()
     """How pages become documents, and which are dropped."""
     dedup: DedupConfig = DedupConfig()
-    """When two documents count as one."""
+    """When two documents count as one, and which paragraphs are only repeated."""
+    decontaminate: DecontaminateConfig = DecontaminateConfig()
+    """Which benchmarks the corpus must not contain."""
     tokenizer: TokenizerConfig = TokenizerConfig()
     """The vocabulary."""
     shard: ShardConfig = ShardConfig()
     """How tokens are packed into sequences."""
     pretrain: PretrainConfig = PretrainConfig()
     """The base model and its training."""
-    instruct: InstructConfig = InstructConfig()
-    """How instruction examples are made from the corpus."""
-    finetune: FinetuneConfig = FinetuneConfig()
-    """How the chat model is trained on them."""
+    instruct: InstructConfig | None = InstructConfig()
+    """How instruction examples are made from the corpus; empty, together with finetune, makes no chat model."""
+    finetune: FinetuneConfig | None = FinetuneConfig()
+    """How the chat model is trained on them; empty, together with instruct, makes none."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Which scores, and over how many documents, examples and questions."""
     report: ReportConfig = ReportConfig()
@@ -62,6 +68,11 @@ class Recipe(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if (self.crawl is None) == (self.ingest is None):
+            found = "neither" if self.crawl is None else "both"
+            raise ValueError(f"a recipe has either a crawl or an ingest section; this one has {found}")
+        if (self.instruct is None) != (self.finetune is None):
+            raise ValueError("instruct and finetune make the chat model together: give both, or set both to null")
         if self.pretrain.batch_tokens % self.shard.context_length:
             raise ValueError(
                 f"pretrain.batch_tokens is {self.pretrain.batch_tokens}; it must be a multiple of "
@@ -75,12 +86,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises ValueError that names file, field, value and what is allowed.
     """
     values = merged(Path(path), ())
-    for override in overrides:
-        key, separator, _ = override.partition("=")
-        if not (separator and key):
-            raise ValueError(f"override {override!r} is not of the form key=value, such as pretrain.n_steps=500")
     try:
-        values = typing.cast(DictConfig, OmegaConf.merge(values, OmegaConf.from_dotlist(list(overrides))))
+        for override in overrides:
+            key, separator, text = override.partition("=")
+            if not (separator and key):
+                raise ValueError(f"override {override!r} is not of the form key=value, such as pretrain.n_steps=500")
+            OmegaConf.update(values, key, OmegaConf.from_dotlist([f"value={text}"])["value"], force_add=True)
         plain = OmegaConf.to_container(values, resolve=True)
     except (OmegaConfBaseException, YAMLError) as error:
         raise ValueError(f"{path} with {list(overrides)}: {error}") from error
@@ -137,6 +148,8 @@ def section(place: Sequence[str]) -> Any:
     """The config class at a dotted place of the recipe."""
     found: Any = Recipe
     for name in place:
+        if name.isdigit():  # the position in a list of configs
+            continue
         hint = typing.get_type_hints(found)[name]
         options = [hint, *typing.get_args(hint)]
         found = next(option for option in options if dataclasses.is_dataclass(option))
@@ -155,15 +168,17 @@ def describe_fields(name: str | None = None) -> list[str]:
 
 def field_lines(schema: dict[str, Any], node: dict[str, Any], key: str) -> list[str]:
     """The lines of one key of a JSON schema, with those below it."""
-    references = [option.get("$ref") for option in [node, *node.get("anyOf", [])]]
+    references = [option.get("$ref") for option in [node, node.get("items", {}), *node.get("anyOf", [])]]
     reference = next(filter(None, references), None)
-    meaning = " ".join(node.get("description", "").split())
-    if reference is None:
+    below = schema["$defs"][reference.rpartition("/")[2]] if reference else {}
+    # pydantic leaves the description out where the class has the same one.
+    meaning = " ".join((node.get("description") or below.get("description", "")).split())
+    if not below:
         default = f" = {node['default']!r}" if "default" in node else ""
         return [f"{key}{default}", f"    {meaning}"]
-    below = schema["$defs"][reference.rpartition("/")[2]]["properties"]
+    inner = below["properties"]
     return [
         f"{key}",
         f"    {meaning}",
-        *(line for name in below for line in field_lines(schema, below[name], f"{key}.{name}")),
+        *(line for name in inner for line in field_lines(schema, inner[name], f"{key}.{name}")),
     ]

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from llm.data.drops import sample_dropped
 from llm.files import read_table
 from tasks.build import Listener
 from tasks.session import Display, Outcome
@@ -122,6 +123,20 @@ def stages_table(shown: ConsoleDisplay) -> Table:
             name, f"{shown.seconds[name]:.1f}", f"{built:.1f}", counts_line(artifact), artifact.fingerprint[:12]
         )
     table.add_row("all", f"{sum(shown.seconds.values()):.1f}")
+    return table
+
+
+def dropped_table(artifact: Artifact, reason: str | None, n_per_reason: int) -> Table:
+    """Samples of what a stage dropped; raises ValueError for a reason that dropped nothing."""
+    samples = sample_dropped(artifact.path, n_per_reason)
+    if reason is not None and reason not in samples:
+        raise ValueError(
+            f"{artifact.stage} dropped nothing for {reason!r}; its reasons are {', '.join(samples) or '-'}"
+        )
+    table = Table("reason", "address", "why", "beginning of the text", box=None, pad_edge=False)
+    for name in samples if reason is None else [reason]:
+        for item in samples[name]:
+            table.add_row(name, escape(item.url), escape(item.detail), escape(item.excerpt[:120]))
     return table
 
 

@@ -12,8 +12,8 @@ from llm.config import Config
 from tasks.session import running
 from tasks.stage import STAGES
 
-from .pipeline import StageName, build_model, new_session, pipeline_order, tracked
-from .recipe import load_recipe
+from .pipeline import StageName, build_model, new_session, stages_of, tracked
+from .recipe import Recipe, load_recipe
 
 
 def stage_flow(name: StageName) -> prefect.Flow[..., dict[str, str]]:
@@ -42,8 +42,10 @@ def stage_flow(name: StageName) -> prefect.Flow[..., dict[str, str]]:
 
 
 crawl = stage_flow("crawl")
+ingest = stage_flow("ingest")
 clean = stage_flow("clean")
 dedup = stage_flow("dedup")
+decontaminate = stage_flow("decontaminate")
 tokenizer = stage_flow("tokenizer")
 shard = stage_flow("shard")
 pretrain = stage_flow("pretrain")
@@ -53,6 +55,6 @@ evaluate = stage_flow("evaluate")
 report = stage_flow("report")
 
 
-def stage_flows() -> dict[str, Any]:
-    """The flows above by stage name, in the pipeline's order."""
-    return {name: globals()[name] for name in pipeline_order()}
+def stage_flows(recipe: Recipe) -> dict[str, Any]:
+    """The flows above for the stages of a recipe, by name, in the pipeline's order."""
+    return {name: globals()[name] for name in stages_of(recipe)}

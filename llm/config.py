@@ -73,10 +73,14 @@ def identity(config: Config) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         if not field.metadata.get(EXECUTION):
-            value = getattr(config, field.name)
-            value = identity(value) if isinstance(value, Config) else value
-            values[field.name] = list(value) if isinstance(value, tuple) else value
+            values[field.name] = _plain(getattr(config, field.name))
     return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return identity(value) if isinstance(value, Config) else value
 
 
 def from_dict(config_class: type[C], values: dict[str, Any]) -> C:
@@ -87,12 +91,19 @@ def from_dict(config_class: type[C], values: dict[str, Any]) -> C:
     hints = typing.get_type_hints(config_class)
     made = {}
     for name, value in values.items():
-        nested: list[Any] = [option for option in _options(hints[name]) if dataclasses.is_dataclass(option)]
-        if isinstance(value, dict) and nested:
-            value = from_dict(nested[0], value)
-        made[name] = tuple(value) if isinstance(value, list) else value
+        nested = [option for option in _options(hints[name]) if dataclasses.is_dataclass(option)]
+        made[name] = _configured(value, nested)
     return config_class(**made)
 
 
-def _options(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+def _configured(value: Any, nested: list[Any]) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_configured(item, nested) for item in value)
+    return from_dict(nested[0], value) if isinstance(value, dict) and nested else value
+
+
+def _options(hint: Any) -> list[Any]:
+    """The types that a hint names: those of a union, and of the items of a tuple."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is tuple:
+        return [option for argument in typing.get_args(hint) for option in _options(argument)]
+    return [hint]

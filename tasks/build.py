@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -10,8 +11,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, as_completed
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,23 @@ class Build:
         self.work_dir = work_dir
         self.engine = engine
         self._listener = listener
+        self._kept: contextlib.ExitStack | None = None
+        self._pool: Executor | None = None
         work_dir.mkdir(parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def keeping_workers(self) -> Iterator[None]:
+        """For the length of the block workers stay for the next call: each start costs them a second of imports."""
+        with contextlib.ExitStack() as self._kept:
+            yield
+        self._kept = self._pool = None
+
+    def _workers(self, n_items: int) -> AbstractContextManager[Executor]:
+        if self._kept is None or n_items <= 1:
+            return executor(self.engine, n_items)
+        if self._pool is None:
+            self._pool = self._kept.enter_context(executor(self.engine))
+        return contextlib.nullcontext(self._pool)
 
     def progress(self, n_done: int, n_total: int | None = None) -> None:
         """Reports progress; cheap enough to be called for every item."""
@@ -71,7 +89,7 @@ class Build:
         root = self.work_dir / function.__name__
         root.mkdir(exist_ok=True)
         folders = [root / f"{index:05d}" for index in range(len(items))]
-        with executor(self.engine, len(items)) as pool:
+        with self._workers(len(items)) as pool:
             futures = [
                 pool.submit(run_partition, function, item, inputs, config, folder)
                 for item, folder in zip(items, folders, strict=True)

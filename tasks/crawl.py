@@ -12,13 +12,25 @@ from llm.data.site import resolve_site, serve
 from . import session
 from .build import Build
 from .stage import stage
+from .store import Artifact
 
 
 @stage(version=1, process="llm.data.crawl", undigested=("fetched.parquet",))
 def crawl(build: Build, config: CrawlConfig) -> Counts:
     """Pages of the seeds' sites; every address that was not kept has a reason."""
+    earlier = newest_crawl(config) if config.reuse_unchanged else None
     with contextlib.ExitStack() as stack:
         if config.site:
             folder = resolve_site(config.site, session.current().downloads)
             stack.enter_context(serve(folder, config.site.port))
-        return build.process("llm.data.crawl", config=dataclasses.asdict(config))
+        place = str(earlier.path) if earlier else None
+        return build.process("llm.data.crawl", config=dataclasses.asdict(config), earlier=place)
+
+
+def newest_crawl(config: CrawlConfig) -> Artifact | None:
+    """The newest sound artifact of a crawl of the same seeds, under whatever snapshot and settings; None if none is."""
+    for artifact in session.current().store.artifacts("crawl"):
+        seeds = artifact.manifest["config"].get("seeds", [])
+        if sorted(seeds) == sorted(config.seeds) and not artifact.damage(full=False):
+            return artifact
+    return None

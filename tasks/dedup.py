@@ -2,20 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 from llm.counts import Counts
-from llm.data.dedup import DedupConfig, cluster_documents, select_partition, sign_partition
+from llm.data.dedup import DedupConfig
+from llm.data.dedup_select import (
+    check_planted,
+    find_clusters,
+    gather_paragraphs,
+    recount_range,
+    select_part,
+    write_clusters,
+)
+from llm.data.dedup_steps import band_ranges, count_range, key_ranges, pair_band, scan_part, sign_part, verify_part
 from llm.data.documents import document_files
+from llm.data.drops import sample_dropped
+from llm.data.parts import document_parts, finished_folders, spread_numbers
+from llm.data.planted import N_PLANTED
+from llm.data.signed import StoredTexts, join_signed
+from llm.data.tripwire import require_found, require_shares
 
 from .build import Build
 from .stage import stage
 from .store import Artifact
 
 
-@stage(version=1)
+@stage(version=2)
 def dedup(build: Build, documents: Artifact, config: DedupConfig) -> Counts:
-    """One document of each cluster of exact and near duplicates; the clusters are written down."""
-    partitions = document_files(documents.path)
-    signatures, _ = build.each(sign_partition, partitions, config=config)
-    clusters = build.out_dir / "clusters.parquet"
-    cluster_documents(partitions, [folder / "signatures.parquet" for folder in signatures], clusters, config)
-    return build.map(select_partition, partitions, clusters, config=config)
+    """One document of each cluster of exact and near duplicates, without paragraphs that stand in many documents."""
+    parts = document_parts(document_files(documents.path))
+    scans, scanned = _step(build, scan_part, parts, config=config)
+    ranges = key_ranges(scanned.figures["n_entries"])
+    counted, _ = _step(build, count_range, ranges, scans, config=config)
+    samples = spread_numbers(parts, N_PLANTED)
+    signed, signing = _step(build, sign_part, parts, counted, samples, config=config)
+    bands = band_ranges(signing.figures["n_entries"], config)
+    joined = build.work_dir / "joined"
+    join_signed(finished_folders(signed), ("texts", "planted"), joined)
+    paired, _ = _step(build, pair_band, bands, signed, joined, config=config)
+    verified, _ = _step(build, verify_part, parts, joined, paired, config=config)
+    with StoredTexts.open(joined, config.n_permutations) as texts:
+        clusters = find_clusters(parts, scans, counted, verified, texts)
+        check = check_planted(clusters, parts, verified, texts)
+    require_found([check], config.trip_wire)
+    decided = build.work_dir / "decided.npy"
+    write_clusters(clusters, parts, build.out_dir / "clusters.parquet", decided)
+    recounted, _ = _step(build, recount_range, ranges, scans, decided, config=config)
+    counts = build.map(select_part, parts, decided, recounted, config=config)
+    gather_paragraphs(build.out_dir)
+    require_shares(counts, sample_dropped(build.out_dir, 5), config.trip_wire)
+    return replace(counts, figures={**counts.figures, **check.figures})
+
+
+def _step(
+    build: Build, function: Callable[..., Counts], items: Sequence[Any], *inputs: Any, config: Any
+) -> tuple[Path, Counts]:
+    """Runs one step for all items; returns the folder that has their folders, and the summed counts."""
+    folders, counts = build.each(function, items, *inputs, config=config)
+    return folders[0].parent, counts

@@ -37,8 +37,8 @@ class EngineConfig(Config):
 
 
 @contextlib.contextmanager
-def executor(config: EngineConfig, n_items: int) -> Iterator[Executor]:
-    """A `concurrent.futures` executor for `n_items` partitions.
+def executor(config: EngineConfig, n_items: int | None = None) -> Iterator[Executor]:
+    """A `concurrent.futures` executor, with no more workers than there are partitions if `n_items` says how many.
 
     When the block raises, calls that have not begun are cancelled.
     """
@@ -46,7 +46,8 @@ def executor(config: EngineConfig, n_items: int) -> Iterator[Executor]:
         with dask_executor(str(config.address)) as cluster:
             yield cluster
         return
-    n_workers = min(config.n_workers or os.cpu_count() or 1, n_items)
+    n_workers = config.n_workers or os.cpu_count() or 1
+    n_workers = n_workers if n_items is None else min(n_workers, n_items)
     pool: Executor
     if n_workers <= 1:
         pool = ThreadPoolExecutor(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llm.counts import Counts
-from llm.evaluate.evaluate import EvaluateConfig, evaluate_models
+from llm.evaluate.config import EvaluateConfig
 
 from .build import Build
 from .stage import stage
@@ -12,9 +12,16 @@ from .store import Artifact
 
 @stage(version=1)
 def evaluate(
-    build: Build, base: Artifact, chat: Artifact, documents: Artifact, examples: Artifact, config: EvaluateConfig
+    build: Build,
+    documents: Artifact,
+    base: Artifact,
+    chat: Artifact | None,
+    examples: Artifact | None,
+    config: EvaluateConfig,
 ) -> Counts:
     """Bits per byte, answer loss and four-choice accuracy, each with its interval; sampled answers."""
-    return evaluate_models(
-        base.path, chat.path, documents.path, examples.path, build.out_dir, config, progress=build.progress
-    )
+    from llm.evaluate.evaluate import BASE, CHAT, evaluate_models  # PyTorch: two seconds
+
+    models = {BASE: base.path} | ({CHAT: chat.path} if chat else {})
+    examples_dir = examples.path if examples else None
+    return evaluate_models(models, documents.path, examples_dir, build.out_dir, config, progress=build.progress)

@@ -28,6 +28,8 @@ class Key:
     """`stage`, `fingerprint` and `digest` of each input, in order; only stage and digest count."""
     code: dict[str, str]
     """Module name to the hash of its syntax tree."""
+    outside: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Files outside of the store that the stage reads, by name, each with its state."""
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -38,7 +40,7 @@ class Key:
     def question(self) -> list[Any]:
         """Everything but the code: what was asked for."""
         inputs = [[item["stage"], item["digest"]] for item in self.inputs]
-        return [self.stage, self.version, self.config, inputs]
+        return [self.stage, self.version, self.config, inputs, self.outside]
 
 
 def hash_json(value: Any) -> str:

@@ -140,7 +140,7 @@ def question(artifact: Artifact) -> list[object]:
     """What an artifact was asked to be, without the code that made it; comparable with `Key.question`."""
     manifest = artifact.manifest
     inputs = [[item["stage"], item["digest"]] for item in manifest["inputs"]]
-    return [manifest["stage"], manifest["version"], manifest["config"], inputs]
+    return [manifest["stage"], manifest["version"], manifest["config"], inputs, manifest["outside"]]
 
 
 def differences(key: Key, artifact: Artifact) -> list[str]:
@@ -154,6 +154,7 @@ def differences(key: Key, artifact: Artifact) -> list[str]:
     lines += [
         f"input {item['stage']} has changed" for item in key.inputs if before.get(item["stage"]) != item["digest"]
     ]
+    lines += outside_differences(key.outside, manifest["outside"])
     code = manifest["code"]
     lines += [
         f"code of {name} has changed" for name in sorted(key.code) if code.get(name, key.code[name]) != key.code[name]
@@ -173,6 +174,16 @@ def config_differences(new: dict[str, object], old: dict[str, object], prefix: s
         elif now != before:
             lines.append(f"config {prefix}{name}: {before} -> {now}")
     return lines
+
+
+def outside_differences(new: dict[str, str], old: dict[str, str]) -> list[str]:
+    """Files outside of the store that have come, gone or changed, one line each."""
+    words = {(True, False): "is new", (False, True): "is gone", (True, True): "has changed"}
+    return [
+        f"file {name} {words[name in new, name in old]}"
+        for name in sorted(set(new) | set(old))
+        if new.get(name) != old.get(name)
+    ]
 
 
 def current() -> Session:

@@ -60,6 +60,8 @@ class stage:
     """The result shows the counts of the inputs too."""
     on_code_change: OnCodeChange = "rebuild"
     """What to do when only code has changed."""
+    outside: Callable[[Any], dict[str, str]] | None = None
+    """Gives, for a config, the files outside of the store that the stage reads, each with its size and time."""
 
     def __call__(self, function: Callable[..., Counts]) -> Stage:
         """The stage, entered in `STAGES`."""
@@ -89,8 +91,8 @@ class Stage:
             retry_condition_fn=is_transient,
         )(self._build)
 
-    def __call__(self, *inputs: Artifact | Pending, config: Any) -> Artifact:
-        """The stage's artifact for these inputs and this config.
+    def __call__(self, *inputs: Artifact | Pending | None, config: Any) -> Artifact:
+        """The stage's artifact for these inputs (None: the recipe has no such stage) and this config.
 
         Raises StageError when it can neither be taken from the store nor be built.
         """
@@ -110,30 +112,35 @@ class Stage:
         """
         code = sessions.current().code.setdefault(self.name, code_closure(self.modules))
         references = [self._reference(item) for item in inputs]
-        return Key(self.name, self.options.version, identity(config), references, code)
+        outside = self.options.outside(config) if self.options.outside else {}
+        return Key(self.name, self.options.version, identity(config), references, code, outside)
 
     def _reference(self, item: Artifact) -> dict[str, str]:
         digest = hash_json([item.digest, item.counts.to_dict()]) if self.options.reads_counts else item.digest
         return {"stage": item.stage, "fingerprint": item.fingerprint, "digest": digest}
 
-    def _resolve(self, session: Session, inputs: tuple[Artifact | Pending, ...], config: Any) -> Artifact | Pending:
+    def _resolve(
+        self, session: Session, inputs: tuple[Artifact | Pending | None, ...], config: Any
+    ) -> Artifact | Pending:
         pending = [item.stage for item in inputs if isinstance(item, Pending)]
         if pending:
             reasons = [f"runs if the output of {name} changes" for name in dict.fromkeys(pending)]
             last = next(iter(session.store.artifacts(self.name)), None)
             session.outcomes.append(Outcome(self.name, "wait", reasons, last))
             return Pending(self.name)
-        ready = [item for item in inputs if isinstance(item, Artifact)]
-        key = self.key(ready, config)
+        ready = [item for item in inputs if not isinstance(item, Pending)]
+        key = self.key(filter(None, ready), config)
         outcome = session.decide(key, self.options.on_code_change)
         session.outcomes.append(outcome)
         if not session.execute:
             return outcome.artifact if outcome.action == "hit" and outcome.artifact else Pending(self.name)
         if outcome.action == "run" and self.options.verify_inputs:
-            self._check_inputs(ready)
+            self._check_inputs(filter(None, ready))
         return self._run_task(session, outcome, key, ready, config)
 
-    def _run_task(self, session: Session, outcome: Outcome, key: Key, inputs: list[Artifact], config: Any) -> Artifact:
+    def _run_task(
+        self, session: Session, outcome: Outcome, key: Key, inputs: list[Artifact | None], config: Any
+    ) -> Artifact:
         show = sessions.display.get()
         started = time.monotonic()
         if outcome.action == "run":
@@ -152,7 +159,7 @@ class Stage:
         show.end(outcome, artifact, time.monotonic() - started)
         return artifact
 
-    def _check_inputs(self, inputs: list[Artifact]) -> None:
+    def _check_inputs(self, inputs: Iterable[Artifact]) -> None:
         for artifact in inputs:
             damage = artifact.damage(full=True)
             if damage:
@@ -163,7 +170,7 @@ class Stage:
                     "run again (without --from) to rebuild it"
                 )
 
-    def _build(self, key: Key, inputs: list[Artifact], config: Any, found: Artifact | None) -> Artifact:
+    def _build(self, key: Key, inputs: list[Artifact | None], config: Any, found: Artifact | None) -> Artifact:
         if found:
             return found
         session = sessions.current()
@@ -174,7 +181,7 @@ class Stage:
                 return made  # another process built it while this one waited for the lock
             return self._build_locked(session, key, inputs, config)
 
-    def _build_locked(self, session: Session, key: Key, inputs: list[Artifact], config: Any) -> Artifact:
+    def _build_locked(self, session: Session, key: Key, inputs: list[Artifact | None], config: Any) -> Artifact:
         store, tracker = session.store, session.tracker
         started, clock = datetime.now(UTC), time.monotonic()
         run_id = tracker.start_stage(self.name, key.fingerprint, key.config)
@@ -190,12 +197,15 @@ class Stage:
 
         build = Build(out_dir, store.work_dir(self.name, key.fingerprint), session.engine, listener)
         try:
-            counts = self._function(build, *inputs, config=config)
+            with build.keeping_workers():
+                counts = self._function(build, *inputs, config=config)
             if counts.n_out == 0:
                 raise ValueError(empty_message(counts))
             # A process of its own has loaded all its code at its start, and may have run for days since.
             if self.options.process is None and code_closure(self.modules) != key.code:
                 raise ValueError("its code was edited while it ran: nobody can say which code made this; run again")
+            if self.options.outside and self.options.outside(config) != key.outside:
+                raise ValueError("files that it reads were changed while it ran; run again")
             provenance = {
                 "started": started.isoformat(timespec="seconds"),
                 "seconds": round(time.monotonic() - clock, 3),
@@ -209,6 +219,7 @@ class Stage:
             raise
         bar.finish()
         timeline.show_counts(artifact)
+        timeline.show_dropped(artifact)
         if run_id:
             tracker.finish_stage(run_id, artifact)
         return artifact

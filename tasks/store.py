@@ -22,7 +22,7 @@ from llm.files import fsync_directory, fsync_file, read_json, remove, sha256_fil
 from .fingerprint import Key
 
 MANIFEST, PROVENANCE = "manifest.json", "provenance.json"
-MANIFEST_KEYS = {"stage", "version", "fingerprint", "config", "inputs", "code", "files", "counts", "digest"}
+MANIFEST_KEYS = {"stage", "version", "fingerprint", "config", "inputs", "code", "outside", "files", "counts", "digest"}
 FULL_CHECK_BYTES = 1 << 28
 """Up to this size an artifact's files are hashed at every hit; above it, only files whose time has changed are."""
 
@@ -168,6 +168,7 @@ class Store:
             "config": key.config,
             "inputs": key.inputs,
             "code": key.code,
+            "outside": key.outside,
             "files": files,
             "counts": counts.to_dict(),
             "digest": digest,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import time
@@ -15,6 +16,8 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+
+from llm.data.drops import sample_dropped
 
 from .store import Artifact
 
@@ -76,6 +79,14 @@ def show_counts(artifact: Artifact) -> None:
     rows.append({"what": f"{counts.unit} out", "number": counts.n_out})
     rows += [{"what": name.replace("_", " "), "number": value} for name, value in counts.figures.items()]
     create_table_artifact(rows, key=f"{artifact.stage}-counts", description=f"{artifact.stage}: {artifact.path}")
+
+
+@guarded
+def show_dropped(artifact: Artifact) -> None:
+    """A table of samples of what the stage dropped, by reason; none for a stage that drops nothing."""
+    rows = [dataclasses.asdict(item) for items in sample_dropped(artifact.path).values() for item in items]
+    if rows:
+        create_table_artifact(rows, key=f"{artifact.stage}-dropped", description=f"{artifact.stage}: samples of drops")
 
 
 @guarded

@@ -6,6 +6,7 @@ of MLflow switches tracking off for the rest of the run, with one warning; `repl
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import os
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from llm.data.drops import Dropped, sample_dropped
 from llm.files import write_json
 from llm.process import METRICS_FILE, read_metrics
 
@@ -139,6 +141,7 @@ class Tracker:
         """Sends an artifact's counts, figures, data sets and the files worth looking at; closes the child run."""
         self._log_counts(run_id, artifact)
         self._log_datasets(run_id, artifact)
+        self._log_dropped(run_id, artifact)
         for name in SHOWN_FILES:
             path = artifact.path / name
             if path.is_file() and path.stat().st_size < MAX_SHOWN_BYTES:
@@ -178,6 +181,14 @@ class Tracker:
         self.client.log_batch(
             run_id, metrics=[Metric(metric_name(name), float(v), now, 0) for name, v in values.items()]
         )
+
+    def _log_dropped(self, run_id: str, artifact: Artifact) -> None:
+        """A table of samples of what the stage dropped, by reason."""
+        dropped = [item for items in sample_dropped(artifact.path).values() for item in items]
+        if dropped:
+            names = [field.name for field in dataclasses.fields(Dropped)]
+            columns = {name: [getattr(item, name) for item in dropped] for name in names}
+            self.client.log_table(run_id, columns, "dropped.json")
 
     def _log_datasets(self, run_id: str, artifact: Artifact) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

@@ -36,6 +36,7 @@ def configure() -> None:
             "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
             "PREFECT_TASKS_DEFAULT_PERSIST_RESULT": "true",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # a busy machine takes longer than its 20 s
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
             "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",

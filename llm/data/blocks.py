@@ -1,17 +1,21 @@
-"""From an HTML tree to readable text: inline content becomes blocks, blocks become lines.
+"""The blocks of text of an HTML tree: one walk, which notes of every block where in the page it stands.
 
-Only block elements and `br` break lines, so inline markup neither cuts a line nor glues words. The walk keeps a stack
-of its own: no depth of nesting can exhaust Python's.
+A block is a run of inline content inside a block element: a paragraph, a list item, a cell, a heading, the whole of a
+`pre`. Inline markup neither cuts a block nor glues words. The walk keeps a stack of its own: no depth of nesting can
+exhaust Python's.
 """
 
 from __future__ import annotations
 
-import itertools
+import functools
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from selectolax.lexbor import LexborNode
+
+Numbers = NDArray[np.intp]
 
 
 def names(text: str) -> frozenset[str]:
@@ -19,233 +23,318 @@ def names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+LINE_BREAK = "\x1e"
+"""Stands for a `br` in the text of a block (a control character, which text has no other use for)."""
+
+MAX_LINK_CHARS = 150
+"""A longer link is a text that can be clicked, or one that nobody closed."""
+
+INVISIBLE_TAGS = names(
+    """audio canvas datalist head iframe math noscript object option script select style svg template textarea title
+    video"""
+)
+SITE_TAGS = names("nav footer")
+SITE_ROLES = names("navigation contentinfo")
 BLOCK_TAGS = names(
     """address article aside blockquote body caption center dd details dialog dir div dl dt fieldset figcaption figure
-    footer form h1 h2 h3 h4 h5 h6 header hgroup hr legend li main menu nav ol option p pre search section summary table
-    tbody td tfoot th thead tr ul"""
+    footer form frameset h1 h2 h3 h4 h5 h6 header hgroup hr html legend li main menu nav ol optgroup p pre search
+    section summary table tbody td tfoot th thead tr ul"""
 )
 HEADING_TAGS = names("h1 h2 h3 h4 h5 h6")
-KIND_OF_TAG = {"li": "item", "dt": "term", "pre": "code"}
-LIST_TAGS = names("dir menu ol ul")
-LINK_LIST_TAGS = names("div dl ol section table ul")
-LINK_LIST_SHARE = 0.8  # of the characters; .5 to .7 lose more of the lists that people write than of menus
-MAX_LINK_CHARS = 150  # a longer link is a text that can be clicked, or one that nobody closed
-LAYOUT_CONTENT = "table, pre, ul, ol, dl, blockquote, h1, h2, h3, h4, h5, h6, p + p"
-"""With any of these in it a table is there for the layout, or its cells are too long for a line."""
+LINE_TAGS = HEADING_TAGS | {"dt", "caption"}
+"""Elements whose whole text is one line, whatever elements are in them."""
 
-_UNSEEN = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\xad\u200b\u2060\ufeff]")  # controls, soft hyphen, zero width
+# What Sphinx, MkDocs and wikis put beside headings, definitions and code; no reader means it when he quotes the text.
+LINK_MARKS = frozenset(["¶", "#", "§", "🔗", "[source]", "[docs]", "[edit]"])
+MARK_CLASSES = names("headerlink viewcode-link mw-editsection linenos lineno")
 
-LeaveOut = Callable[[LexborNode, str], bool]
-"""Whether an element, given with its tag, is left out together with all that it holds."""
+_NUMBERED_TAGS = """- div p li td th h1 h2 h3 h4 h5 h6 pre blockquote dt dd section article main header footer nav aside
+ul ol table tr tbody dl figure figcaption form details summary address body center fieldset hgroup caption dialog"""
+TAG_NUMBERS = {tag: number for number, tag in enumerate(_NUMBERED_TAGS.split())}
+"""A number for each tag that the model tells apart; 0 is any other."""
+
+_KINDS = "nav footer aside header form main article list table figure definitions quote details dialog code tabs"
+FLAGS = {name: 1 << bit for bit, name in enumerate([*_KINDS.split(), "hidden", "body_text", "description", "comment"])}
+"""What an element lies in, as bits."""
+
+_FLAG_OF_TAG = {
+    **{tag: flag for tag, flag in FLAGS.items() if tag in BLOCK_TAGS},
+    "ul": FLAGS["list"],
+    "ol": FLAGS["list"],
+    "dl": FLAGS["definitions"],
+    "blockquote": FLAGS["quote"],
+    "pre": FLAGS["code"],
+}
+_FLAG_OF_ROLE = {
+    "navigation": FLAGS["nav"],
+    "menu": FLAGS["nav"],
+    "menubar": FLAGS["nav"],
+    "contentinfo": FLAGS["footer"],
+    "complementary": FLAGS["aside"],
+    "banner": FLAGS["header"],
+    "search": FLAGS["form"],
+    "form": FLAGS["form"],
+    "main": FLAGS["main"],
+    "article": FLAGS["article"],
+    "dialog": FLAGS["dialog"],
+    "alertdialog": FLAGS["dialog"],
+    "tablist": FLAGS["tabs"],
+}
+_FLAG_OF_ITEMPROP = {
+    "articleBody": FLAGS["body_text"],
+    "text": FLAGS["body_text"],
+    "description": FLAGS["description"],
+    "reviewBody": FLAGS["comment"],
+    "comment": FLAGS["comment"],
+    "commentText": FLAGS["comment"],
+    "mainEntityOfPage": FLAGS["article"],
+    "mainContentOfPage": FLAGS["main"],
+    "breadcrumb": FLAGS["nav"],
+}
 
 
-def text_of(root: LexborNode, leave_out: LeaveOut, *, max_link_list: int) -> str:
-    """The text under `root`, without the elements that `leave_out` names and without lists of links.
+BLOCK_NUMBERS = ("element", "n_chars", "n_words", "n_link_chars", "n_short_link_chars")
+"""What is noted of a block: characters and words of its line; characters in links and in short ones, without spaces."""
 
-    A list of links is an element of up to `max_link_list` characters most of which are links; 0 keeps them all.
-    """
-    writer = _BlockWriter(max_link_list)
-    _walk(root, writer, leave_out)
-    return join_blocks(writer.blocks)
+ELEMENT_NUMBERS = ("parent", "first_block", "depth", "tag", "flags", "signature")
+"""What is noted of a block element. Elements that look alike, in ancestors that do, have the same signature."""
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """A piece of text. `kind` is paragraph, line (what follows a `br`), item, term, row (of a table) or code."""
+class Blocks:
+    """The blocks of a page in document order, and the block elements with text, a parent before its children.
 
-    kind: str
-    text: str
+    `texts` have white space as the page has it, `lines` are the same collapsed. `blocks`, shape (5, blocks), are the
+    BLOCK_NUMBERS; `elements`, shape (6, elements), the ELEMENT_NUMBERS. Element 0 is what surrounds the root and its
+    own parent. `ends[e]` is the block after the last of element e; `names` are an element's class and id,
+    `list_starts` the `start` attributes of ordered lists.
+    """
 
-
-def join_blocks(blocks: list[Block]) -> str:
-    """The blocks as text: items and rows a line each, a term on the line above what it means, else a blank line."""
-    parts = []
-    for i, block in enumerate(blocks):
-        if i > 0:
-            previous = blocks[i - 1].kind
-            together = previous == block.kind and block.kind in ("item", "row")
-            parts.append("\n" if together or block.kind == "line" or previous == "term" else "\n\n")
-        parts.append(block.text)
-    return "".join(parts)
-
-
-@dataclass(slots=True)
-class _Open:
-    """An element that the walk is inside of, and how much had been written when it began."""
-
-    node: LexborNode
-    tag: str
-    n_blocks: int
-    n_chars: int
-    n_link_chars: int
+    texts: list[str]
+    lines: list[str]
+    blocks: Numbers
+    elements: Numbers
+    ends: Numbers
+    tags: list[str]
+    names: list[str]
+    list_starts: dict[int, str]
 
 
-def _walk(root: LexborNode, writer: _BlockWriter, leave_out: LeaveOut) -> None:
-    """Feeds the elements and texts under `root` to `writer`, in document order."""
-    opened = [writer.enter(root, root.tag or "")]
-    node = root.first_child
-    while opened:
-        if node is None:
-            element = opened.pop()
-            writer.leave(element)
-            node = element.node.next if opened else None
-            continue
-        tag = node.tag or "-"
+def blocks_of(root: LexborNode | None, *, with_site: bool = False) -> Blocks:
+    """The blocks under `root` (none if it is None), of which nothing is changed; navigation and footer `with_site`."""
+    walk = _Walk(with_site)
+    enter, leave, pieces = walk.enter, walk.leave, walk.pieces
+    opened: list[tuple[LexborNode, int]] = []
+    node = root
+    while node is not None:
+        tag = node.tag
         if tag == "-text":
-            writer.add_text(node.text_content or "")
-        elif not tag.startswith("-") and not leave_out(node, tag):
-            opened.append(writer.enter(node, tag))
-            node = node.first_child
-            continue
-        node = node.next
+            text = node.text_content or ""
+            if pieces or walk.in_pre or not text.isspace():
+                pieces.append(text)
+        elif kind := enter(node, tag):
+            child = node.first_child
+            if child is not None:
+                opened.append((node, kind))
+                node = child
+                continue
+            leave(kind)
+        following = node.next if opened else None
+        while following is None and opened:
+            node, kind = opened.pop()
+            if kind != _INLINE:
+                leave(kind)
+            following = node.next if opened else None
+        node = following
+    return walk.finish()
 
 
-def _has_short_cells(table: LexborNode) -> bool:
-    """Whether the rows of a table can be written as lines."""
-    # Asked of the parts, because css_first() finds the element that it is called on, too.
-    return all(part.css_first(LAYOUT_CONTENT) is None for part in table.iter())
+_SKIP, _INLINE, _LINK, _BLOCK, _LINE, _INNER = range(6)  # what entering an element began; skipped ones are not entered
+_JUDGED_INLINE_TAGS = names("a button label span")  # the only inline elements whose attributes are looked at
+_SITE_FLAGS = FLAGS["nav"] | FLAGS["footer"]
+_CELL_TAGS = names("td th")
+_ASIDE_CLASS = re.compile(r"(?<!\S)(?:related|(?:sphinx)?sidebar|(?:site|page)[-_]?footer)(?!\S)", re.IGNORECASE)
+_SLUG_TAGS = HEADING_TAGS | names("section dt p")
+_N = len(ELEMENT_NUMBERS)
 
 
-def _join_cells(cells: list[str]) -> str:
-    """The cells of a row as a line, without the empty ones at its end."""
-    n_cells = max((i + 1 for i, cell in enumerate(cells) if cell), default=0)
-    return " | ".join(cells[:n_cells])
-
-
-def _item_marks(list_element: LexborNode, tag: str) -> Iterator[str]:
-    """What stands before the items of a list: a dash, or the numbers of an ordered list."""
-    if tag != "ol":
-        return itertools.repeat("- ")
-    start = list_element.attributes.get("start") or ""
-    return (f"{number}. " for number in itertools.count(int(start) if re.fullmatch("[0-9]{1,9}", start) else 1))
-
-
-class _BlockWriter:
+class _Walk:
     """Collects inline text and cuts it into blocks where block elements begin and end."""
 
-    def __init__(self, max_link_list: int) -> None:
-        self.blocks: list[Block] = []
-        self._max_link_list = max_link_list
-        self._pieces: list[str] = []  # inline text since the last block
-        self._cells: list[str] = []  # finished cells of the row at hand
-        self._kind = "paragraph"  # of the next block
-        self._n_chars = self._n_link_chars = 0  # written so far, without what was taken back
-        self._n_links = self._n_pres = self._n_lines = 0  # open elements; lines: those kept on one line
-        self._lists: list[Iterator[str]] = []  # the marks of the next items of the open lists
-        self._mark = ""  # of the item at hand, until it is written
-        self._in_rows = False  # inside a table whose rows are written as lines
+    def __init__(self, with_site: bool) -> None:
+        self.pieces: list[str] = []  # inline text since the last block
+        self._with_site = with_site
+        self._texts: list[str] = []
+        self._lines: list[str] = []
+        self._blocks: list[int] = []  # flat, as the elements: an object for each would take three times as long
+        self._elements = [0] * _N
+        self._ends, self._tags, self._names = [0], ["-"], [""]
+        self._list_starts: dict[int, str] = {}
+        self._path = [(0, 0, 0)]  # index, flags and signature of the open block elements
+        self._signatures: dict[tuple[int, str, str], int] = {}
+        self.in_pre = self._in_line = False
+        self._links: list[int] = []  # of each open link the number of pieces before it
+        self._n_chars_of_link = 0  # of the outermost open link, in earlier blocks
+        self._n_link_chars = self._n_short_link_chars = 0  # since the last block
 
-    def add_text(self, text: str) -> None:
-        self._pieces.append(text)
-        n_chars = len(text.strip())
-        self._n_chars += n_chars
-        if self._n_links:
+    def enter(self, node: LexborNode, tag: str) -> int:
+        """Begins an element and says what `leave` has to end; 0 if nothing under it counts."""
+        if tag in BLOCK_TAGS:
+            return self._enter_block(node, tag)
+        if tag in _JUDGED_INLINE_TAGS:
+            return self._enter_inline(node, tag)
+        if tag == "br":
+            self.pieces.append("\n" if self.in_pre else LINE_BREAK)
+        elif tag not in INVISIBLE_TAGS and tag[0] != "-":
+            return _INLINE
+        return _SKIP
+
+    def leave(self, kind: int) -> None:
+        """Ends the element for which `enter` returned `kind`."""
+        if kind in (_BLOCK, _LINE):
+            if self.pieces:
+                self._end_block()
+            self._leave_element()
+            if kind == _LINE:
+                self._in_line = self.in_pre = False
+        elif kind == _LINK:
+            self._leave_link()
+        elif kind == _INNER:
+            self._add_space()
+
+    def finish(self) -> Blocks:
+        """What was found, after the root has been left."""
+        if self.pieces:
+            self._end_block()
+        self._ends[0] = len(self._texts)
+        return Blocks(
+            self._texts,
+            self._lines,
+            np.array(self._blocks, dtype=np.intp).reshape(-1, len(BLOCK_NUMBERS)).T,
+            np.ascontiguousarray(np.array(self._elements, dtype=np.intp).reshape(-1, _N).T),
+            np.array(self._ends, dtype=np.intp),
+            self._tags,
+            self._names,
+            self._list_starts,
+        )
+
+    # ------------------------------------------------------------ inline content
+
+    def _enter_inline(self, node: LexborNode, tag: str) -> int:
+        attributes = node.attributes
+        if attributes:
+            classes = attributes.get("class")
+            if classes and not MARK_CLASSES.isdisjoint(classes.split()):
+                return _SKIP
+            if "hidden" in attributes or ("style" in attributes and _hides(attributes["style"] or "")):
+                return _SKIP
+        if tag == "span" or tag == "label":
+            return _INLINE
+        self._links.append(len(self.pieces))
+        return _LINK
+
+    def _leave_link(self) -> None:
+        start = self._links.pop()
+        text = "".join(self.pieces[start:])
+        if len(text) < 20 and text.strip() in LINK_MARKS:
+            del self.pieces[start:]
+        elif not self._links:
+            n_chars = len("".join(text.split()))
             self._n_link_chars += n_chars
+            n_in_all = self._n_chars_of_link + n_chars
+            self._n_short_link_chars += n_in_all if n_in_all <= MAX_LINK_CHARS else 0
+            self._n_chars_of_link = 0
 
-    def enter(self, node: LexborNode, tag: str) -> _Open:
-        """Begins an element; what it returns is given back to `leave`."""
-        if tag == "a":
-            self._n_links += 1
-        elif tag == "br":
-            self._break_line()
-        elif tag in BLOCK_TAGS:
-            self._break_block()
-            self._kind = KIND_OF_TAG.get(tag, self._kind)
-            self._count_open(tag, 1)
-            if tag in LIST_TAGS:
-                self._lists.append(_item_marks(node, tag))
-            elif tag == "li":
-                self._mark = next(self._lists[-1]) if self._lists else "- "
-            if tag == "table":
-                self._in_rows = not self._n_lines and _has_short_cells(node)
-        return _Open(node, tag, len(self.blocks), self._n_chars, self._n_link_chars)
+    def _add_space(self) -> None:
+        if not self.in_pre:
+            self.pieces.append(" ")
+        elif self.pieces and not self.pieces[-1].endswith("\n"):
+            self.pieces.append("\n")
 
-    def leave(self, element: _Open) -> None:
-        """Ends an element."""
-        if element.tag == "a":
-            self._n_links -= 1
-            if self._n_link_chars - element.n_link_chars > MAX_LINK_CHARS:
-                self._n_link_chars = element.n_link_chars
-        elif element.tag in BLOCK_TAGS:
-            self._end_block(element.tag)
-            if element.tag in LINK_LIST_TAGS and not self._n_lines and not self._n_links:
-                self._take_back_links(element)
+    # ------------------------------------------------------------ block elements
 
-    def _end_block(self, tag: str) -> None:
-        if self._in_rows and tag in ("td", "th"):
-            self._cells.append(self._take_inline())
-        elif self._in_rows and tag == "tr":
-            self._count_open(tag, -1)
-            self._add_block("row", _join_cells(self._cells))
-            self._cells = []
-        elif tag == "pre" and self._n_pres == 1:
-            self._count_open(tag, -1)
-            self._add_block("code", self._take_verbatim())
-        else:
-            self._count_open(tag, -1)
-            self._break_block()
-        if tag in LIST_TAGS:
-            self._lists.pop()
-        if tag == "table":
-            self._in_rows = False
-        if not self._n_lines:
-            self._kind = "paragraph"
+    def _enter_block(self, node: LexborNode, tag: str) -> int:
+        if self._in_line:
+            self._add_space()
+            return _INNER
+        if tag in SITE_TAGS and not self._with_site:
+            return _SKIP
+        attributes = node.attributes
+        flags, classes, element_names = _judge(tag, attributes) if attributes else (0, "", "")
+        if flags & _SITE_FLAGS and not self._with_site:
+            return _SKIP
+        if self.pieces:
+            self._end_block()
+        parent, flags_above, signature_above = self._path[-1]
+        flags |= flags_above | _FLAG_OF_TAG.get(tag, 0)
+        look = (signature_above, tag, classes)
+        signature = self._signatures.setdefault(look, len(self._signatures) + 1)
+        index = len(self._tags)
+        self._elements += (parent, len(self._texts), len(self._path), TAG_NUMBERS.get(tag, 0), flags, signature)
+        self._path.append((index, flags, signature))
+        self._tags.append(tag)
+        self._names.append(element_names)
+        self._ends.append(0)
+        if tag == "ol" and "start" in attributes:
+            self._list_starts[index] = attributes["start"] or ""
+        if tag == "pre" or tag in LINE_TAGS:
+            self._in_line, self.in_pre = True, tag == "pre"
+            return _LINE
+        return _BLOCK
 
-    def _count_open(self, tag: str, step: int) -> None:
-        """Counts an element that changes how the text inside of it is written: `step` 1 as it opens, -1 as it ends."""
-        if tag == "pre" and not self._n_lines:
-            self._n_pres += step
-        elif tag in HEADING_TAGS or tag in ("dt", "caption") or (tag == "tr" and self._in_rows):
-            self._n_lines += step
+    def _leave_element(self) -> None:
+        """Ends the last open element, and forgets it if it has no text (an empty cell keeps its place in its row)."""
+        index, n_blocks = self._path.pop()[0], len(self._texts)
+        self._ends[index] = n_blocks
+        if self._elements[_N * index + 1] == n_blocks and self._tags[index] not in _CELL_TAGS:
+            del self._elements[_N * index :], self._tags[index:], self._names[index:], self._ends[index:]
 
-    def _break_line(self) -> None:
-        if self._n_pres:
-            self._pieces.append("\n")
-        elif self._n_lines:
-            self._pieces.append(" ")
-        else:
-            n_blocks = len(self.blocks)
-            self._break_block()
-            # The second of two `br` finds nothing to end: it makes a new paragraph.
-            self._kind = "line" if len(self.blocks) > n_blocks else self._kind.replace("line", "paragraph")
-
-    def _break_block(self) -> None:
-        """Ends the block at hand, if there is one; on a one-line element or in `pre` that is a space or a new line."""
-        if self._n_lines:
-            self._pieces.append(" ")
-        elif self._n_pres:
-            if self._pieces and not self._pieces[-1].endswith("\n"):
-                self._pieces.append("\n")
-        elif self._pieces:
-            self._add_block(self._kind, self._take_inline())
-
-    def _add_block(self, kind: str, text: str) -> None:
-        if not text:
+    def _end_block(self) -> None:
+        """Ends the block at hand, if there is anything to see in it."""
+        text = "".join(self.pieces)
+        if self._links:
+            n_chars = len("".join("".join(self.pieces[self._links[0] :]).split()))
+            self._n_chars_of_link += n_chars
+            self._n_link_chars += n_chars
+            self._links = [0] * len(self._links)
+        self.pieces.clear()
+        line = " ".join(text.split())
+        if not line:
             return
-        if kind == "item":
-            text = "  " * (len(self._lists) - 1) + self._mark + text
-        self.blocks.append(Block(kind, text))
-        self._kind = "paragraph"
+        self._texts.append(text)
+        self._lines.append(line)
+        n_words = line.count(" ") + 1
+        self._blocks += (self._path[-1][0], len(line), n_words, self._n_link_chars, self._n_short_link_chars)
+        self._n_link_chars = self._n_short_link_chars = 0
 
-    def _take_inline(self) -> str:
-        """The inline text at hand with white space collapsed."""
-        return " ".join(self._take_pieces().split())
 
-    def _take_verbatim(self) -> str:
-        """The inline text at hand as it is, without empty lines before and after."""
-        return re.sub(r"^(?:[^\S\n]*\n)+", "", self._take_pieces().replace("\r", "")).rstrip()
+def _judge(tag: str, attributes: dict[str, str | None]) -> tuple[int, str, str]:
+    """The flags of an element, its class, and its class, id and itemprop as names.
 
-    def _take_pieces(self) -> str:
-        text = _UNSEEN.sub("", "".join(self._pieces))
-        self._pieces = []
-        return text
+    The id of a section, heading or term is what it says as a slug ("navigation", "related-work"), and says nothing;
+    nor do ids with a number at the end.
+    """
+    classes = attributes.get("class") or ""
+    element_names, flags = classes, 0
+    if classes and _is_aside(classes):
+        flags |= FLAGS["aside"]
+    if (id := attributes.get("id")) and tag not in _SLUG_TAGS and not id[-1].isdigit() and "section" not in classes:
+        element_names = f"{element_names} {id}"
+    if "role" in attributes:
+        flags |= _FLAG_OF_ROLE.get(attributes["role"] or "", 0)
+    if "itemprop" in attributes:
+        flags |= _FLAG_OF_ITEMPROP.get(attributes["itemprop"] or "", 0)
+        element_names = f"{element_names} ip_{attributes['itemprop']}"
+    if "hidden" in attributes or ("style" in attributes and _hides(attributes["style"] or "")):
+        flags |= FLAGS["hidden"]
+    return flags, classes, element_names
 
-    def _take_back_links(self, element: _Open) -> None:
-        """Removes what `element` wrote if that is mostly links, as in a menu, and no sentence announces them."""
-        if element.n_blocks > 0 and self.blocks[element.n_blocks - 1].text.endswith(":"):
-            return
-        n_chars = self._n_chars - element.n_chars
-        n_link_chars = self._n_link_chars - element.n_link_chars
-        if n_chars <= self._max_link_list and n_link_chars > LINK_LIST_SHARE * n_chars:
-            del self.blocks[element.n_blocks :]
-            self._n_chars, self._n_link_chars = element.n_chars, element.n_link_chars
+
+@functools.lru_cache(maxsize=10_000)
+def _hides(style: str) -> bool:
+    return re.search(r"display\s*:\s*none", style) is not None
+
+
+@functools.lru_cache(maxsize=10_000)
+def _is_aside(classes: str) -> bool:
+    return _ASIDE_CLASS.search(classes) is not None

@@ -20,9 +20,13 @@ from typing import Any
 from ..config import Config, from_dict, setting
 from ..counts import Counts
 from ..process import MetricsLog, Stopped, run_job
-from .frontier import Frontier, Refusal
+from .frontier import Frontier
 from .links import canonical_url, parse_host_port
+from .outcome import Refusal
+from .politeness import require_contact
+from .revisit import EarlierCrawl
 from .site import SiteConfig
+from .traps import compiled
 from .warc import write_crawl
 
 logger = logging.getLogger(__name__)
@@ -37,21 +41,35 @@ class CrawlConfig(Config):
     snapshot: str = "1"
     """The name under which this state of the web is kept; a new name makes a new crawl."""
     max_pages: int = setting(10_000, at_least=1)
-    """Request at most this many URLs, nearest to the seeds first, in order of URL among equally near ones."""
+    """Request at most this many URLs. The hosts share them evenly; on each, those nearest to the seeds come first, in
+    order of URL among equally near ones."""
+    max_pages_per_host: int | None = setting(None, at_least=1)
+    """Request at most this many URLs of one host. Empty: only `max_pages` holds."""
     max_depth: int = setting(20, at_least=0)
     """Follow at most this many links from a seed; 0 fetches the seeds only."""
     max_total_bytes: int = setting(10 * 2**30, at_least=1)
-    """Store at most this many bytes of pages in all (before compression)."""
+    """Store at most this many bytes of pages in all (before compression); the hosts share them evenly."""
     max_page_bytes: int = setting(10 * 2**20, at_least=1)
     """Refuse a page that is larger than this, in bytes, on the wire or decompressed."""
     timeout_s: float = setting(30.0, at_least=0.1)
     """Give up a request after this many seconds, from the connection to the last byte."""
+    allow: tuple[str, ...] = ()
+    """Regular expressions; only links with a match of one of them in their address are followed. Empty: all links."""
+    deny: tuple[str, ...] = ()
+    """Regular expressions; links with a match in their address are not followed, allowed or not."""
+    sitemaps: bool = True
+    """Whether the pages that a site's sitemaps list are fetched too (those named in robots.txt, and /sitemap.xml)."""
+    max_path_repeats: int = setting(3, at_least=1)
+    """Refuse an address in whose path a part comes more often in a row than this (/a/b/a/b/a/b/a/b): a trap."""
+    max_query_variants: int = setting(500, at_least=1)
+    """Request at most this many addresses that differ in their query only (calendars have them without end)."""
     max_seconds: float | None = setting(None, at_least=1)
     """Refuse what is left after this many seconds; the pages then depend on the speed of the site. Empty: no limit."""
     max_retries: int = setting(2, at_least=0, at_most=10)
     """Try a page this many times again after a failure that may pass (timeout, lost connection, HTTP 429 or 5xx)."""
     user_agent: str = "sourdough/0.1"
-    """The name that the crawler gives itself, to sites and for robots.txt; add a way to reach you."""
+    """The crawler's name, for sites and robots.txt. For sites that are not your own it must say how you can be reached,
+    such as "sourdough/0.1 (+https://example.org/crawler)" or "sourdough/0.1 (me@example.org)"."""
     allow_private: tuple[str, ...] = ()
     """Loopback or private places that may be visited, each as 'host:port'; all others are refused."""
     site: SiteConfig | None = None
@@ -60,6 +78,10 @@ class CrawlConfig(Config):
     """Wait this many seconds between two requests to one host; robots.txt may ask for more."""
     n_connections: int = setting(16, at_least=1, at_most=256, execution=True)
     """Requests under way at the same time, over all hosts."""
+    retry_pause_s: float = setting(10.0, at_least=0, at_most=3600, execution=True)
+    """Wait this many seconds before a host's failed pages, or its robots.txt, are tried again; then twice as long."""
+    reuse_unchanged: bool = setting(True, execution=True)
+    """Ask for pages of an earlier crawl of the same seeds only if they have changed, and else take them from there."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,6 +96,9 @@ class CrawlConfig(Config):
                 raise ValueError(f"allow_private: {error}") from None
         if not self.user_agent.strip() or not self.user_agent.isprintable() or not self.user_agent.isascii():
             raise ValueError(f"user_agent is {self.user_agent!r}; allowed: one line of ASCII that names the crawler")
+        compiled("allow", self.allow)
+        compiled("deny", self.deny)
+        require_contact(self.user_agent, self.seed_urls, self.allow_private)
 
     @property
     def seed_urls(self) -> tuple[str, ...]:
@@ -97,7 +122,8 @@ def _check_seed(seed: str) -> None:
 def job(values: dict[str, Any]) -> Counts:
     """Crawls and exports, or goes on where an earlier process stopped; `values` are those of the job file.
 
-    `values`: `config` (CrawlConfig as plain values), `work_dir` (kept until the stage is done), `out_dir` (empty).
+    `values`: `config` (CrawlConfig as plain values), `work_dir` (kept until the stage is done), `out_dir` (empty), and
+    perhaps `earlier` (the artifact of an earlier crawl, from which pages that have not changed are taken).
     Counts are URLs: known, stored as pages, and refused by class of reason; the full reasons stand in
     `refused.parquet`. Raises ConnectionError when the network kept every page away, ValueError when there was no page
     for another reason, OSError when the disk is full or the work directory damaged, Stopped after SIGTERM.
@@ -106,7 +132,7 @@ def job(values: dict[str, Any]) -> Counts:
     config = from_dict(CrawlConfig, values["config"])
     work_dir, out_dir = Path(values["work_dir"]), Path(values["out_dir"])
     try:
-        return _crawl_and_export(config, work_dir, out_dir)
+        return _crawl_and_export(config, work_dir, out_dir, earlier_crawl(values.get("earlier")))
     except sqlite3.Error as error:
         raise OSError(f"{work_dir / 'frontier.db'} cannot be written: {error}; {_REMEDY}") from error
     except OSError as error:
@@ -122,29 +148,43 @@ def _stop(signal_number: int, frame: FrameType | None) -> None:
     raise Stopped("SIGTERM")
 
 
-def _crawl_and_export(config: CrawlConfig, work_dir: Path, out_dir: Path) -> Counts:
+def earlier_crawl(folder: str | None) -> EarlierCrawl | None:
+    """The earlier crawl, or None with a warning when it cannot be read: it only saves time."""
+    try:
+        return EarlierCrawl(Path(folder)) if folder else None
+    except OSError as error:
+        logger.warning("%s; all pages are fetched anew", error)
+        return None
+
+
+def _crawl_and_export(config: CrawlConfig, work_dir: Path, out_dir: Path, earlier: EarlierCrawl | None) -> Counts:
     with contextlib.closing(Frontier(work_dir, config.seed_urls, config)) as frontier:
         progress = _Progress(frontier, MetricsLog(work_dir))
-        _crawl(config, frontier, progress)
-        refused = frontier.refused()
-        if not frontier.n_stored:
+        _crawl(config, frontier, progress, earlier)
+        ledger, totals = frontier.ledger, frontier.totals
+        refused = ledger.refused()
+        if not totals.n_stored:
             raise _nothing_stored(config, dict(refused))
-        frontier.verify_segments()
-        write_crawl(out_dir, frontier.stored(), [(url, refusal.text) for url, refusal in refused], progress.exported)
+        ledger.verify_segments()
+        stored = ledger.stored()
+        write_crawl(out_dir, stored, [(url, refusal.text) for url, refusal in refused], progress.exported)
         progress()
+        logger.info(
+            "%d of %d pages have not changed since the earlier crawl", sum(p.reused for p in stored), len(stored)
+        )
         return Counts(
             "urls",
-            n_in=frontier.n_known,
-            n_out=frontier.n_stored,
+            n_in=totals.n_known,
+            n_out=totals.n_stored,
             dropped=Counter(refusal.reason for _, refusal in refused),
-            figures={"bytes": frontier.n_bytes},
+            figures={"bytes": totals.n_bytes},
         )
 
 
-def _crawl(config: CrawlConfig, frontier: Frontier, progress: _Progress) -> None:
+def _crawl(config: CrawlConfig, frontier: Frontier, progress: _Progress, earlier: EarlierCrawl | None) -> None:
     from .spider import run_spider  # Scrapy and Twisted: only in the process that crawls
 
-    reason = run_spider(config, frontier, progress)
+    reason = run_spider(config, frontier, progress, earlier)
     signal.signal(signal.SIGTERM, _stop)  # Scrapy had its own handler
     if reason == "shutdown" and not frontier.finished:
         raise Stopped("SIGTERM")
@@ -159,13 +199,12 @@ class _Progress:
 
     def __init__(self, frontier: Frontier, log: MetricsLog) -> None:
         self._frontier, self._log = frontier, log
-        self._start, self._n_before = time.monotonic(), frontier.n_stored
+        self._start, self._n_before = time.monotonic(), frontier.totals.n_stored
 
     def __call__(self, **figures: float) -> None:
-        frontier = self._frontier
-        rate = (frontier.n_stored - self._n_before) / max(0.001, time.monotonic() - self._start)
-        values = {"bytes": frontier.n_bytes, "depth": frontier.level, "pages_per_second": round(rate, 1)}
-        self._log.write(frontier.n_stored, of=frontier.n_known, **values, **figures)
+        known, stored, n_bytes = self._frontier.totals
+        rate = (stored - self._n_before) / max(0.001, time.monotonic() - self._start)
+        self._log.write(stored, of=known, bytes=n_bytes, pages_per_second=round(rate, 1), **figures)
 
     def exported(self, done: int, total: int) -> None:
         """Reports the export."""
@@ -174,7 +213,9 @@ class _Progress:
 
 def _nothing_stored(config: CrawlConfig, refused: dict[str, Refusal]) -> Exception:
     """The error for a crawl without a single page: what happened to the seeds, and what to do."""
-    url = next((url for url, refusal in refused.items() if refusal.reason != "redirect"), next(iter(refused)))
+    url = next((url for url, refusal in refused.items() if refusal.reason != "redirect"), next(iter(refused), None))
+    if url is None:
+        return ValueError("crawl.seeds: the sitemaps list no page on the seeds' hosts; choose other seeds")
     refusal = refused[url]
     others = f" (and {len(config.seed_urls) - 1} other seeds)" if len(config.seed_urls) > 1 else ""
     kind = ConnectionError if refusal.reason == "failed" and refusal.transient else ValueError
@@ -185,6 +226,7 @@ def _remedy(refusal: Refusal) -> str:
     if refusal.reason == "failed" or refusal.reason.startswith("http 5"):
         return "Check that the site is up and the address right, then run again"
     return {
+        "noindex": "The site does not want this page to be kept; choose other seeds",
         "redirect": "Make the target of the redirect the seed",
         "robots": "The site does not want to be crawled here; choose other seeds",
         "egress refused": "Private places must be named in crawl.allow_private",

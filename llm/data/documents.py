@@ -20,6 +20,7 @@ DOCUMENT_SCHEMA = pa.schema(
         ("language", pa.string()),
         ("n_chars", pa.int32()),
         ("held_out", pa.bool_()),
+        ("source", pa.string()),
     ]
 )
 
@@ -29,7 +30,8 @@ class Document:
     """One row of `documents-*.parquet`.
 
     `id` is 32 hexadecimal digits, `language` an ISO 639-1 code ("en"; three letters where there are no two), `n_chars`
-    the length of `text` in characters. A held-out document is never trained on: the losses are measured on it.
+    the length of `text` in characters. A held-out document is never trained on: the losses are measured on it. `source`
+    is where it came from, in a word: the host of a crawled page, the name that the recipe gives an ingested source.
     """
 
     id: str
@@ -39,6 +41,7 @@ class Document:
     language: str
     n_chars: int
     held_out: bool
+    source: str = ""
 
 
 def document_id(url: str, text: str) -> str:

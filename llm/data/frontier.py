@@ -1,229 +1,148 @@
-"""A crawl's durable memory: which URLs are known, what became of each, and where the stored pages lie.
+"""What a crawl fetches next: every host at its own pace, and yet the same pages whatever the pace was.
 
-SQLite is the only truth (WAL, synchronous=FULL). Pages go to journal segments (WARC); a segment counts only when the
-transaction that names it has been committed, so a process killed at any moment loses at most its open batch, which is
-then fetched again. What no transaction names is deleted at the next start.
+**What holds, however many connections and kills.** A host is crawled in waves: a wave is what waits at the host's
+smallest depth, admitted at once; the next one is opened when every row of it is settled, failed ones tried again
+included. So a host's waves follow from its own pages alone, no host waits for another, and a slow one holds up nobody.
+Links from one host to another are set aside until no host has anything left to do; then they open a new round, at the
+depth that they give. A redirect counts as a link: its target is one deeper.
 
-**What holds, however many connections and kills.** The crawl goes level by level: level d + 1 is opened when every
-row of level d is settled, failed ones tried again included. Depth is therefore the breadth-first depth, and the rows
-of a level are fixed when it opens. A redirect counts as a link: its target is one deeper. The page budget admits the
-first rows of a level in order of URL, whatever will become of them. The byte budget keeps, in order of depth and URL,
-the longest run of pages that fits; what was fetched beyond it is dropped, and nothing it links to counts. So the same
-site gives the same pages, depths and refusals. Only `max_seconds` makes a result depend on time.
+**Budgets.** At the start of a round, the pages that the crawl may still ask for are shared out evenly between the hosts
+with something left to do (what some of them leave over is shared out in the next round), and so are the bytes. Within
+its share a host admits the first rows of a depth in order of URL, whatever will become of them. Of its bytes it keeps,
+in the same order, the longest run of pages that fits; what was fetched beyond it is dropped, and nothing it links to
+counts. So the same sites give the same pages, depths and refusals. Only `max_seconds` makes a result depend on time.
+
+**Kills.** Pages and refusals are committed in batches (see ledger.py), so a process killed at any moment loses at most
+its open batch, which is then fetched again.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import sqlite3
+import itertools
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING
 
-from ..files import atomic_path
-from .warc import JournalPage, check_sha256, encode_record
+from .lane import Lane
+from .ledger import HostState, Ledger, Totals
+from .links import host_of
+from .outcome import GUESSED_SITEMAP, PAGE, SITEMAP, FetchedPage, Refusal, Row
+from .sitemap import guessed_sitemap, looks_like_sitemap
+from .traps import LinkRules
 
 if TYPE_CHECKING:
     from .crawl import CrawlConfig
 
-PENDING, STORED, REFUSED = 0, 1, 2
 BATCH_ROWS, BATCH_BYTES, BATCH_SECONDS = 32, 32 * 2**20, 2.0
 """The open batch is committed when it reaches one of these: settled rows, bytes of bodies, seconds."""
 
-RETRY_PAUSE_S = 0.5
-"""Pause before a level's failed rows are tried again; it doubles with each attempt."""
+MAX_SITEMAPS = 1_000
+"""Sitemaps of a host that are read."""
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS urls(
-  id INTEGER PRIMARY KEY, url TEXT NOT NULL UNIQUE, host TEXT NOT NULL, depth INTEGER NOT NULL,
-  state INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,
-  reason TEXT, detail TEXT, transient INTEGER NOT NULL DEFAULT 0,
-  status INTEGER, content_type TEXT, segment TEXT, offset INTEGER, n_stored_bytes INTEGER, n_bytes INTEGER, sha256 TEXT,
-  fetched_at INTEGER);
-CREATE INDEX IF NOT EXISTS pending ON urls(depth, host, url) WHERE state = 0;
-CREATE INDEX IF NOT EXISTS level_order ON urls(depth, url);
-CREATE TABLE IF NOT EXISTS segments(name TEXT PRIMARY KEY, sha256 TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value REAL NOT NULL);
-"""
-
-
-class Row(NamedTuple):
-    """A URL handed out to be fetched; `host` has a port where the URL has one, `attempts` counts failed tries."""
-
-    id: int
-    url: str
-    host: str
-    depth: int
-    attempts: int
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """Why a URL gave no page: a short class, the full story, and whether another try may help.
-
-    `redirect_to` is the target of a redirect that shall be crawled.
-    """
-
-    reason: str
-    detail: str = ""
-    transient: bool = False
-    redirect_to: str | None = None
-
-    @property
-    def text(self) -> str:
-        """Class and story in one line."""
-        return f"{self.reason}: {self.detail}" if self.detail else self.reason
-
-
-@dataclass(frozen=True)
-class FetchedPage:
-    """A page to be stored; `links` are canonical URLs to be crawled, `fetched_at` is in ms since 1970."""
-
-    row: Row
-    status: int
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
-    links: tuple[str, ...]
-    fetched_at: int
-
-    @property
-    def content_type(self) -> str:
-        """The Content-Type header, "" if absent."""
-        return next((value for name, value in self.headers if name.lower() == "content-type"), "")
-
-
-@dataclass
-class _HostQueue:
-    """Rows of one host in the open level that wait to be handed out, read from the database in small portions."""
-
-    host: str
-    cursor: str = ""
-    rows: deque[Row] = field(default_factory=deque)
-    n_in_flight: int = 0
+PORTION = 64
+"""Rows that are read from the books at a time."""
 
 
 class Frontier:
     """The URLs of one crawl, kept in `work_dir`. One process at a time may open it (the job's lock sees to that)."""
 
-    _WAITING = "state=0 AND depth=? AND (? IS NULL OR url<?)"
-
     def __init__(self, work_dir: Path, seeds: Iterable[str], budget: CrawlConfig) -> None:
         """Opens or continues the crawl; raises OSError when a journal segment that it names is gone."""
         self.budget = budget
-        self.segments_dir = work_dir / "segments"
-        self.segments_dir.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(work_dir / "frontier.db", isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._db.executescript(SCHEMA)
-        self._remove_unnamed_segments()
-        self._started, self._seconds_before = time.monotonic(), self._meta("seconds", 0.0)
+        self.ledger = Ledger(work_dir)
+        self._rules = LinkRules(budget.allow, budget.deny, budget.max_path_repeats)
+        self._started, self._seconds_before = time.monotonic(), self.ledger.seconds
         self._pages: list[FetchedPage] = []
         self._refusals: list[tuple[Row, Refusal]] = []
+        self._n_batch_bytes = 0
         self._last_commit = time.monotonic()
-        self._in_flight: dict[int, _HostQueue] = {}
-        self._queues: deque[_HostQueue] = deque()
-        self._cut: str | None = None
-        self._pass_ended: float | None = None
+        self._in_flight: dict[int, Lane] = {}
+        self._lanes: dict[str, Lane] = {}
+        self._turns: deque[Lane] = deque()
         self.finished = False
-        self.n_known = self.n_stored = self.n_bytes = 0
-        self.level = int(self._meta("level", -1))
-        with self._transaction():
-            self._open(seeds)
-        self.n_known, self.n_stored, self.n_bytes = self._totals()
-        self._cut_if_over_budget()
-        self._fill_queues()
+        with self.ledger.transaction():
+            self._begin_or_go_on(tuple(seeds))
+        self.totals = self.ledger.totals()
 
-    def _open(self, seeds: Iterable[str]) -> None:
-        """Starts at the seeds; or gives the failed rows of the deepest level, on which nothing depends, new tries."""
-        if self.level < 0:
-            self._insert(seeds, depth=0)
-            self._open_level(0)
-        else:
-            where = "WHERE state=? AND transient=1 AND depth=?"
-            self._db.execute(f"UPDATE urls SET state=?, attempts=0 {where}", (PENDING, REFUSED, self.level))
-            if not self._db.execute("SELECT 1 FROM urls WHERE state<>? LIMIT 1", (REFUSED,)).fetchone():
-                # Nothing was stored, so the stage failed for a lasting reason that somebody may have mended since.
-                self._db.execute("UPDATE urls SET state=?, attempts=0 WHERE depth=0", (PENDING,))
-
-    def _remove_unnamed_segments(self) -> None:
-        named = {name for (name,) in self._db.execute("SELECT name FROM segments")}
-        present = {path.name for path in self.segments_dir.iterdir()}
-        for name in present - named:
-            (self.segments_dir / name).unlink()
-        if missing := sorted(named - present):
-            raise OSError(
-                f"{self.segments_dir / missing[0]} is gone, but the crawl needs it; "
-                f"delete {self.segments_dir.parent} and crawl again"
+    def _begin_or_go_on(self, seeds: tuple[str, ...]) -> None:
+        hosts = self.ledger.hosts()
+        if hosts and not self.ledger.totals().n_stored:
+            # The stage failed for a lasting reason that somebody may have mended since; there is nothing to lose.
+            self.ledger.forget_everything()
+            hosts = []
+        if hosts:
+            reopened = [self.ledger.reopen(state) for state in hosts]
+            self._make_lanes(
+                state._replace(ended=state.ended and not again) for state, again in zip(hosts, reopened, strict=True)
             )
+        else:
+            self.ledger.add(self._first_urls(seeds), depth=0)
+            self._open_round()
 
-    def _meta(self, key: str, default: float) -> float:
-        found = self._db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
-        return found[0] if found else default
+    def _first_urls(self, seeds: tuple[str, ...]) -> dict[str, int]:
+        """The seeds and, with `sitemaps`, the places where their hosts may have one."""
+        first = {guessed_sitemap(seed): GUESSED_SITEMAP for seed in seeds} if self.budget.sitemaps else {}
+        return first | {seed: SITEMAP if looks_like_sitemap(seed) else PAGE for seed in seeds}
 
-    def _totals(self) -> tuple[int, int, int]:
-        stored = "SELECT count(*), coalesce(sum(n_bytes), 0) FROM urls WHERE state=?"
-        n_known = self._db.execute("SELECT count(*) FROM urls").fetchone()[0]
-        return (n_known, *self._db.execute(stored, (STORED,)).fetchone())
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:  # a full disk ends the transaction by itself
-                self._db.execute("ROLLBACK")
-            raise
+    def _make_lanes(self, states: Iterable[HostState]) -> None:
+        """Puts hosts to work; the pace of one that has been at work before is kept."""
+        paces = {host: (lane.pace_s, lane.last) for host, lane in self._lanes.items()}
+        self._lanes = {}
+        for state in states:
+            lane = Lane(state, self.ledger.asked(state.host), self.ledger.host_bytes(state.host))
+            lane.pace_s, lane.last = paces.get(state.host, (None, lane.last))
+            self._lanes[state.host] = lane
+            self._cut_if_over_budget(lane)
+        self._turns = deque(self._lanes.values())
 
     # Handing out
 
     def next_row(self) -> Row | None:
         """The next URL to fetch, or None: wait for an answer, for `pause_s`, or, when `finished`, for nothing."""
-        if self.finished:
-            return None
-        row = self._take()
-        while row is None and not self._in_flight and self._advance():
-            row = self._take()
+        row = None
+        while not self.finished and row is None:
+            row = None if self._time_is_up() else self._take()
+            if row is None and not self._move_on():
+                break
         return row
 
     def _take(self) -> Row | None:
-        """A row of the open level: hosts in turn, each with its share of the connections and in order of URL.
-
-        Without the share, one slow host would in time hold all connections.
-        """
-        if self._time_is_up():
-            return None
-        for _ in range(len(self._queues)):
-            queue = self._queues.popleft()
-            if not self._refill(queue):
-                continue  # nothing left: the other hosts share its connections
-            self._queues.append(queue)
-            share = max(1, self.budget.n_connections // len(self._queues))
-            if queue.n_in_flight < min(share, self.budget.max_connections_per_host):
-                row = queue.rows.popleft()
-                queue.n_in_flight += 1
-                self._in_flight[row.id] = queue
+        """A row of a host whose turn it is, in order of URL within the host."""
+        now = time.monotonic()
+        n_open = sum(not lane.state.ended for lane in self._turns)
+        n_busy = sum(bool(lane.rows or lane.n_in_flight) for lane in self._turns)
+        for _ in range(len(self._turns)):
+            lane = self._turns[0]
+            self._turns.rotate(-1)
+            if self._refill(lane) and now >= lane.due and lane.n_in_flight < self._share(lane, n_open, n_busy):
+                row = lane.rows.popleft()
+                lane.n_in_flight += 1
+                lane.last = now
+                self._in_flight[row.id] = lane
                 return row
         return None
 
-    def _refill(self, queue: _HostQueue) -> bool:
-        """Whether the queue has a row to hand out, after reading on where it was empty."""
-        if not queue.rows:
-            query = """SELECT id, url, host, depth, attempts FROM urls
-              WHERE state=0 AND depth=? AND host=? AND url>? ORDER BY url LIMIT 64"""
-            queue.rows.extend(Row(*row) for row in self._db.execute(query, (self.level, queue.host, queue.cursor)))
-        while queue.rows and self._cut is not None and queue.rows[0].url >= self._cut:
-            queue.cursor = queue.rows.popleft().url
-        if queue.rows:
-            queue.cursor = queue.rows[0].url
-        return bool(queue.rows)
+    def _share(self, lane: Lane, n_open: int, n_busy: int) -> int:
+        """How many connections a host may hold: an even share among the busy ones, and one left for each other."""
+        if lane.pace_s is None:
+            return 1
+        n = self.budget.n_connections
+        polite = self.budget.max_connections_per_host if lane.pace_s <= self.budget.delay_s else 1
+        return max(1, min(polite, n // max(1, n_busy), n - (n_open - 1)))
+
+    def _refill(self, lane: Lane) -> bool:
+        """Whether the host has a row to hand out, after reading on where there was none."""
+        if not lane.rows and not lane.state.ended and lane.rest_until is None:
+            lane.rows.extend(self.ledger.pending(lane.state, lane.cursor, lane.cut, PORTION))
+            lane.cursor = lane.rows[-1].url if lane.rows else lane.cursor
+        return bool(lane.rows)
+
+    def set_pace(self, host: str, delay_s: float) -> None:
+        """Says that a host's robots.txt has been read, and the seconds that it asks for between two requests."""
+        if (lane := self._lanes.get(host)) is not None:
+            lane.pace_s = max(delay_s, self.budget.delay_s)
 
     def _time_is_up(self) -> bool:
         limit = self.budget.max_seconds
@@ -234,87 +153,130 @@ class Frontier:
         return self._seconds_before + time.monotonic() - self._started
 
     def pause_s(self) -> float:
-        """Seconds until failed rows are tried again; 0 when no pause is under way."""
-        if self._pass_ended is None:
-            return 0.0
-        attempts = self._db.execute(f"SELECT max(attempts) FROM urls WHERE {self._WAITING}", self._waiting()).fetchone()
-        pause = RETRY_PAUSE_S * 2 ** (max(1, attempts[0] or 1) - 1)
-        return max(0.0, self._pass_ended + pause - time.monotonic())
+        """Seconds until time alone lets a host go on, or ends the crawl; 0 when none waits for that."""
+        now = time.monotonic()
+        times = [when - now for lane in self._turns if (when := lane.wakes_at(now)) is not None]
+        if self.budget.max_seconds is not None:
+            times.append(self.budget.max_seconds - self.seconds())
+        return max(0.001, min(times)) if times else 0.0
 
-    def _waiting(self) -> tuple[int, str | None, str | None]:
-        return self.level, self._cut, self._cut
+    # Waves and rounds
 
-    def _advance(self) -> bool:
-        """Called when every row that could be handed out is settled: another try, the next level, or the end."""
-        self.commit()
+    def _move_on(self) -> bool:
+        """Called when there is nothing to hand out: opens waves, or a round; whether that may have given rows."""
         if self._time_is_up():
-            with self._transaction():
-                self._refuse("time limit", "state=0")
-            self.finished = True
+            if not self._in_flight:
+                self.commit()
+                with self.ledger.transaction():
+                    self._finish("time limit")
+                self.totals = self.ledger.totals()
             return False
-        if self._db.execute(f"SELECT 1 FROM urls WHERE {self._WAITING} LIMIT 1", self._waiting()).fetchone():
-            self._pass_ended = self._pass_ended or time.monotonic()
-            if self.pause_s() > 0:
+        now = time.monotonic()
+        idle = [lane for lane in self._turns if lane.is_idle(now)]
+        if idle:
+            self.commit()  # the links of a wave make the next one
+            n_moved = sum(self._step(lane) for lane in idle)
+            return n_moved > 0
+        if not self._in_flight and all(lane.state.ended for lane in self._turns):
+            self.commit()
+            with self.ledger.transaction():
+                self._open_round()
+            self.totals = self.ledger.totals()
+            return not self.finished
+        return False
+
+    def _step(self, lane: Lane) -> bool:
+        """Takes an idle host on to another try of its failed rows, or to its next wave; whether something changed."""
+        attempts = self.ledger.failed_attempts(lane.state, lane.cut)
+        if not attempts:
+            with self.ledger.transaction():
+                self._open_wave(lane)
+            self.totals = self.ledger.totals()
+        elif lane.rest_until is None:
+            lane.rest_until = time.monotonic() + self.budget.retry_pause_s * 2 ** (attempts - 1)
+            if self.budget.retry_pause_s:
                 return False
-            self._pass_ended = None
-        else:
-            self._next_level()
-        self._fill_queues()
-        return not self.finished
+        lane.cursor, lane.rest_until = "", None
+        return True
 
-    def _fill_queues(self) -> None:
-        hosts = self._db.execute("SELECT DISTINCT host FROM urls WHERE state=0 AND depth=?", (self.level,))
-        self._queues = deque(_HostQueue(host) for (host,) in sorted(hosts))
+    def _open_wave(self, lane: Lane) -> None:
+        """Closes the host's wave and admits its next one; the host has ended when there is none within its budget."""
+        if not lane.state.is_full and (cut := self._byte_cut(lane)) is not None:
+            self.ledger.end_at(lane.state, cut)
+            lane.state = lane.state._replace(is_full=True)
+        is_open = not lane.state.is_full and self._admit(lane)
+        lane.state = lane.state._replace(ended=not is_open)
+        lane.cut = None
+        self.ledger.save_host(lane.state)
 
-    # Levels and budgets
+    def _admit(self, lane: Lane) -> bool:
+        """Whether rows of the host's smallest depth could be admitted; refuses those that never will be."""
+        host = lane.state.host
+        while (depth := self.ledger.next_depth(host)) is not None:
+            if depth > self.budget.max_depth:
+                self.ledger.refuse_waiting(host, "too deep", depth=depth)
+                continue
+            self.ledger.refuse_variants(host, depth, self.budget.max_query_variants)
+            self.ledger.refuse_sitemaps(host, depth, MAX_SITEMAPS)
+            wave = lane.state.wave + 1
+            lane.n_asked += self.ledger.admit(host, depth, wave, lane.state.max_pages - lane.n_asked)
+            lane.state = lane.state._replace(wave=wave)
+            if self.ledger.failed_attempts(lane.state, None):
+                return True
+            if self.ledger.next_depth(host) == depth:
+                return False  # the rest waits for what others leave over
+        return False
 
-    def _next_level(self) -> None:
-        with self._transaction():
-            self._close_level()
-            deeper = self._db.execute("SELECT 1 FROM urls WHERE depth>? LIMIT 1", (self.level,)).fetchone()
-            if deeper:
-                self._open_level(self.level + 1)
-        self.n_known, self.n_stored, self.n_bytes = self._totals()
-        self.finished = not deeper
-
-    def _close_level(self) -> None:
-        """Cuts a level that is too large for the byte budget; rows one deeper then came from pages beyond the cut."""
-        cut = self._byte_cut()
-        if cut is not None:
-            self._refuse("byte budget", "depth=? AND url>=?", self.level, cut)
-            self._db.execute("DELETE FROM urls WHERE depth>?", (self.level,))
-
-    def _cut_if_over_budget(self) -> None:
-        """Keeps rows that surely lie beyond the byte budget from being fetched."""
-        if self.n_bytes > self.budget.max_total_bytes:
-            self._cut = self._byte_cut()
-
-    def _byte_cut(self) -> str | None:
-        """The first URL of the open level at which the stored bytes of the crawl exceed their budget."""
-        before = "SELECT coalesce(sum(n_bytes), 0) FROM urls WHERE state=1 AND depth<?"
-        left = self.budget.max_total_bytes - self._db.execute(before, (self.level,)).fetchone()[0]
-        running = """SELECT url, sum(CASE state WHEN 1 THEN n_bytes ELSE 0 END) OVER (ORDER BY url) AS total
-          FROM urls WHERE depth=?"""
-        query = f"SELECT url FROM ({running}) WHERE total>? ORDER BY url LIMIT 1"
-        found = self._db.execute(query, (self.level, left)).fetchone()
-        return found[0] if found else None
-
-    def _open_level(self, level: int) -> None:
-        """Applies depth and page budget to the rows of a level, of which there will be no more."""
-        self.level, self._cut = level, None
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES('level', ?)", (level,))
-        if level > self.budget.max_depth:
-            self._refuse("too deep", "depth=?", level)
+    def _open_round(self) -> None:
+        """Shares out what is left of the budgets between the hosts that have URLs waiting; ends the crawl without."""
+        self.ledger.merge_crossings(self._rules.objection)
+        states = {state.host: state for state in self.ledger.hosts()}
+        waiting = self._hosts_within_budget(states)
+        n_asked = {host: self.ledger.asked(host) for host in {*states, *waiting}}
+        n_left = self.budget.max_pages - sum(n_asked.values())
+        if not waiting or n_left <= 0:
+            self._finish("page budget")
             return
-        earlier = self._db.execute("SELECT count(*) FROM urls WHERE depth<?", (level,)).fetchone()[0]
-        left = max(0, self.budget.max_pages - earlier)
-        query = "SELECT url FROM urls WHERE depth=? ORDER BY url LIMIT 1 OFFSET ?"
-        if first_beyond := self._db.execute(query, (level, left)).fetchone():
-            self._refuse("page budget", "depth=? AND url>=?", level, first_beyond[0])
+        n_bytes = max(0, self.budget.max_total_bytes - self.ledger.totals().n_bytes) // len(waiting)
+        for place, host in enumerate(waiting):
+            share = n_left // len(waiting) + (place < n_left % len(waiting))
+            max_pages = min(n_asked[host] + share, self.budget.max_pages_per_host or n_asked[host] + share)
+            wave = states[host].wave if host in states else 0
+            max_bytes = self.ledger.host_bytes(host) + n_bytes
+            states[host] = HostState(host, wave, max_pages, max_bytes, ended=False, is_full=False)
+            self.ledger.save_host(states[host])
+        self._make_lanes(states[host] for host in sorted(states))
+        for lane in self._lanes.values():
+            if not lane.state.ended:
+                self._open_wave(lane)
 
-    def _refuse(self, reason: str, where: str, *values: object) -> None:
-        query = f"UPDATE urls SET state=?, reason=?, detail='', transient=0 WHERE {where}"
-        self._db.execute(query, (REFUSED, reason, *values))
+    def _hosts_within_budget(self, states: dict[str, HostState]) -> list[str]:
+        """The hosts with URLs waiting, by name, after refusing the URLs of those whose budget is used up."""
+        limit = self.budget.max_pages_per_host
+        waiting = []
+        for host in self.ledger.waiting_hosts():
+            if host in states and states[host].is_full:
+                self.ledger.refuse_waiting(host, "byte budget")
+            elif limit is not None and self.ledger.asked(host) >= limit:
+                self.ledger.refuse_waiting(host, "host budget", f"{limit} pages")
+            else:
+                waiting.append(host)
+        return waiting
+
+    def _finish(self, reason: str) -> None:
+        """Ends the crawl: what is left is refused, and pages that name another one as their own form give way to it."""
+        self.ledger.refuse_pending(reason)
+        self.ledger.refuse_copies()
+        self.finished = True
+
+    def _byte_cut(self, lane: Lane) -> str | None:
+        return self.ledger.byte_cut(lane.state) if lane.n_bytes > lane.state.max_bytes else None
+
+    def _cut_if_over_budget(self, lane: Lane) -> None:
+        """Keeps rows that surely lie beyond the byte budget from being fetched."""
+        lane.cut = cut = self._byte_cut(lane)
+        while cut is not None and lane.rows and lane.rows[-1].url >= cut:
+            lane.rows.pop()
 
     # Settling
 
@@ -322,6 +284,7 @@ class Frontier:
         """Takes a fetched page into the open batch."""
         self._leave_flight(page.row)
         self._pages.append(page)
+        self._n_batch_bytes += len(page.body)
         self._commit_if_full()
 
     def refuse(self, row: Row, refusal: Refusal) -> None:
@@ -340,7 +303,7 @@ class Frontier:
     def _commit_if_full(self) -> None:
         if (
             len(self._pages) + len(self._refusals) >= BATCH_ROWS
-            or sum(len(page.body) for page in self._pages) >= BATCH_BYTES
+            or self._n_batch_bytes >= BATCH_BYTES
             or time.monotonic() - self._last_commit >= BATCH_SECONDS
         ):
             self.commit()
@@ -348,86 +311,43 @@ class Frontier:
     def commit(self) -> None:
         """Makes the open batch durable: the segment first, then the transaction that names it."""
         if self._pages or self._refusals:
-            segment = self._write_segment() if self._pages else None
-            with self._transaction():
+            segment = self.ledger.write_segment(self._pages) if self._pages else None
+            with self.ledger.transaction():
                 if segment is not None:
-                    self._name_segment(*segment)
-                self._write_refusals()
-                self._insert(self._targets(), self.level + 1)
-                self._db.execute("INSERT OR REPLACE INTO meta VALUES('seconds', ?)", (self.seconds(),))
-            self.n_stored += len(self._pages)
-            self.n_bytes += sum(len(page.body) for page in self._pages)
-            self._pages, self._refusals = [], []
-            self._cut_if_over_budget()
+                    self.ledger.name_segment(self._pages, segment)
+                self.ledger.refuse(self._refusals, self.budget.max_retries)
+                n_new = self._add_links()
+                self.ledger.set_seconds(self.seconds())
+            for page in self._pages:
+                self._lanes[page.row.host].n_bytes += len(page.body)
+            known, stored, n_bytes = self.totals
+            self.totals = Totals(known + n_new, stored + len(self._pages), n_bytes + self._n_batch_bytes)
+            hosts = {page.row.host for page in self._pages}
+            self._pages, self._refusals, self._n_batch_bytes = [], [], 0
+            for host in hosts:
+                self._cut_if_over_budget(self._lanes[host])
         self._last_commit = time.monotonic()
 
-    def _write_segment(self) -> tuple[str, str, list[tuple[int, int]]]:
-        """Writes the batch's records; returns name, SHA-256 and each record's (offset, length)."""
-        n_segments = self._db.execute("SELECT count(*) FROM segments").fetchone()[0]
-        name = f"{n_segments:06d}.warc.gz"
-        records = [encode_record(page.row.url, page.status, page.headers, page.body) for page in self._pages]
-        places, offset = [], 0
-        for record in records:
-            places.append((offset, len(record)))
-            offset += len(record)
-        content = b"".join(records)
-        with atomic_path(self.segments_dir / name) as temporary:
-            temporary.write_bytes(content)
-        return name, hashlib.sha256(content).hexdigest(), places
+    def _add_links(self) -> int:
+        """Adds where the batch leads; returns how many URLs were not known. A host's rows in it are all of one wave."""
+        found: dict[str, tuple[Row, dict[str, int]]] = {}
+        for row, links, sitemaps in self._targets():
+            _, urls = found.setdefault(row.host, (row, {}))
+            urls.update(dict.fromkeys(links, PAGE) | urls)
+            urls.update(dict.fromkeys(sitemaps, SITEMAP))
+        n_new = 0
+        for row, urls in found.values():
+            own = {url: kind for url, kind in urls.items() if host_of(url) == row.host}
+            n_new += self.ledger.add(own, row.depth + 1, self._rules.objection)
+            foreign = {url: kind for url, kind in urls.items() if url not in own}
+            self.ledger.add_crossings(foreign, row, self._lanes[row.host].state.wave)
+        return n_new
 
-    def _name_segment(self, name: str, sha256: str, places: list[tuple[int, int]]) -> None:
-        self._db.execute("INSERT INTO segments VALUES(?, ?)", (name, sha256))
-        for page, (offset, length) in zip(self._pages, places, strict=True):
-            body_sha256 = hashlib.sha256(page.body).hexdigest()
-            place = (name, offset, length, len(page.body), body_sha256, page.fetched_at)
-            self._db.execute(
-                """UPDATE urls SET state=1, reason=NULL, detail=NULL, transient=0, status=?, content_type=?, segment=?,
-                  offset=?, n_stored_bytes=?, n_bytes=?, sha256=?, fetched_at=? WHERE id=? AND state=0""",
-                (page.status, page.content_type, *place, page.row.id),
-            )
-
-    def _write_refusals(self) -> None:
-        for row, refusal in self._refusals:
-            again = refusal.transient and row.attempts < self.budget.max_retries
-            state, why = PENDING if again else REFUSED, (refusal.reason, refusal.detail, refusal.transient)
-            self._db.execute(
-                "UPDATE urls SET state=?, attempts=?, reason=?, detail=?, transient=? WHERE id=? AND state=0",
-                (state, row.attempts + 1, *why, row.id),
-            )
-
-    def _targets(self) -> dict[str, None]:
-        """Where the batch's pages and redirects lead, each URL once; a batch never spans two levels."""
-        links = dict.fromkeys(link for page in self._pages for link in page.links)
-        return links | {refusal.redirect_to: None for _, refusal in self._refusals if refusal.redirect_to is not None}
-
-    def _insert(self, urls: Iterable[str], depth: int) -> None:
-        """Adds URLs that are not known yet."""
-        rows = [(url, urlsplit(url).netloc, depth) for url in urls]
-        added = self._db.executemany("INSERT OR IGNORE INTO urls(url, host, depth) VALUES(?, ?, ?)", rows)
-        self.n_known += max(0, added.rowcount)
-
-    # Results
+    def _targets(self) -> Iterator[tuple[Row, tuple[str, ...], tuple[str, ...]]]:
+        pages = ((page.row, page.links, ()) for page in self._pages)
+        refusals = ((row, refusal.links, refusal.sitemaps) for row, refusal in self._refusals)
+        return itertools.chain(pages, refusals)
 
     def close(self) -> None:
-        """Closes the database; what was committed stays."""
-        self._db.close()
-
-    def verify_segments(self) -> None:
-        """Raises OSError when a journal segment is not what was written."""
-        for name, sha256 in self._db.execute("SELECT name, sha256 FROM segments ORDER BY name"):
-            check_sha256(self.segments_dir / name, sha256)
-
-    def stored(self) -> list[JournalPage]:
-        """The stored pages in order of URL."""
-        query = """SELECT url, status, content_type, segment, offset, n_stored_bytes, n_bytes, sha256, depth, fetched_at
-          FROM urls WHERE state=1 ORDER BY url"""
-        rows = self._db.execute(query)
-        return [
-            JournalPage(url, status, content_type, self.segments_dir / segment, *rest)
-            for url, status, content_type, segment, *rest in rows
-        ]
-
-    def refused(self) -> list[tuple[str, Refusal]]:
-        """The refused URLs in order, each with its reason."""
-        query = "SELECT url, reason, detail, transient FROM urls WHERE state=2 ORDER BY url"
-        return [(url, Refusal(reason, detail, bool(again))) for url, reason, detail, again in self._db.execute(query)]
+        """Closes the books; what was committed stays."""
+        self.ledger.close()

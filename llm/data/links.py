@@ -1,18 +1,22 @@
-"""URLs of a crawl: their canonical form, the links of a page, and which of them belong to the crawl."""
+"""URLs of a crawl: their canonical form, and which of them belong to the crawl."""
 
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
-from selectolax.lexbor import LexborHTMLParser
 from w3lib.url import safe_url_string
-
-from .depth import is_too_deep
 
 MAX_URL_CHARS = 2083
 """Longer URLs are not followed (the limit of old browsers, and of Scrapy's): traps grow them without end."""
+
+_PLAIN = re.compile(r"(?!\.)[\w-]+(/[\w-]+)*(\.[a-z]+)?")
+"""A relative path of plain names, which the standard's joining (slower by ten times) would only append."""
+
+CUT = "#"
+"""Ends a URL that was cut; no canonical URL has a fragment, so it equals none that could be fetched."""
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -32,6 +36,13 @@ class Scope:
         return _place(url) in self._places
 
 
+@functools.lru_cache(maxsize=2**16)
+def host_of(url: str) -> str:
+    """The host of a URL, with its port where it has one."""
+    return urlsplit(url).netloc
+
+
+@functools.lru_cache(maxsize=2**16)
 def _place(url: str) -> tuple[str, int | None]:
     """Host and port of a canonical URL, None for the default port."""
     parts = urlsplit(url)
@@ -44,8 +55,29 @@ def canonical_url(base: str, href: str) -> str | None:
     Host in lower case, default port and surrounding space removed, an empty path made "/", unsafe characters escaped:
     the form in which Scrapy requests it. Links with a user name or password are not followed.
     """
+    url = canonical_or_cut(base, href)
+    return None if url is None or is_cut(url) else url
+
+
+def canonical_or_cut(base: str, href: str) -> str | None:
+    """Like `canonical_url`, but of a URL that is too long its first characters and a mark (see `is_cut`)."""
+    href = href.strip()
+    if len(href) <= MAX_URL_CHARS:
+        return _canonical_or_none(base, href)
+    url = _canonical_or_none(base, href[:MAX_URL_CHARS])
+    return url and url[:MAX_URL_CHARS].removesuffix(CUT) + CUT
+
+
+def is_cut(url: str) -> bool:
+    """Whether a URL is the beginning of one that is too long."""
+    return url.endswith(CUT)
+
+
+def _canonical_or_none(base: str, href: str) -> str | None:
     try:
-        return _canonical(urljoin(base, href.strip()))
+        if "?" not in base and _PLAIN.fullmatch(href):
+            return _canonical(base[: base.rindex("/") + 1] + href)
+        return _canonical(urljoin(base, href))
     except ValueError:
         return None
 
@@ -60,20 +92,7 @@ def _canonical(url: str) -> str | None:
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     netloc = host if port in (None, DEFAULT_PORTS[parts.scheme]) else f"{host}:{port}"
     url = urlunsplit((parts.scheme, netloc, parts.path or "/", parts.query, ""))
-    return url if len(url) <= MAX_URL_CHARS else None
-
-
-def page_links(url: str, body: bytes, scope: Scope) -> tuple[str, ...]:
-    """The canonical URLs within `scope` that a page links to, in order of first appearance."""
-    if is_too_deep(body.decode("latin-1")):
-        return ()  # the parser would take minutes
-    tree = LexborHTMLParser(body)
-    base = tree.css_first("base[href]")
-    base_url = (canonical_url(url, base.attributes.get("href") or "") if base is not None else None) or url
-    # Most links of a page differ in their fragment only: they are made one before the costly part.
-    hrefs = dict.fromkeys((a.attributes.get("href") or "").partition("#")[0] for a in tree.css("a[href]"))
-    found = dict.fromkeys(canonical_url(base_url, href) for href in hrefs if href)
-    return tuple(link for link in found if link is not None and scope.contains(link))
+    return url if len(url) <= MAX_URL_CHARS else url[:MAX_URL_CHARS] + CUT
 
 
 def parse_host_port(text: str) -> tuple[str, int]:

@@ -179,7 +179,7 @@ def _text_of(pieces: Sequence[np.ndarray], tokenizer: Tokenizer) -> str:
 def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
     """Tokens of each text, in the type they are stored in."""
     dtype = token_dtype(tokenizer.vocab_size)
-    return [np.array(row, dtype) for batch in batched(texts) for row in tokenizer.encode_batch(batch)]
+    return [row.astype(dtype) for batch in batched(texts) for row in tokenizer.encode_arrays(batch)]
 
 
 def _shard_metadata(tokenizer: Tokenizer, tokenizer_dir: Path, config: ShardConfig) -> dict[str, str]:

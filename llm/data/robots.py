@@ -21,6 +21,17 @@ MAX_CRAWL_DELAY_S = 30.0
 """A longer Crawl-delay is shortened to this: one hostile file must not stop the whole crawl."""
 
 
+def product_token(user_agent: str) -> str:
+    """The name in a user agent, by which robots.txt speaks to it (RFC 9309, 2.2.1): "sourdough" of "sourdough/0.1"."""
+    return user_agent.strip().partition("/")[0].partition(" ")[0]
+
+
+def crawl_delay_s(rules: Protego, agent: str) -> float:
+    """Seconds between two requests that the rules ask for, 0 if none, at most `MAX_CRAWL_DELAY_S`."""
+    delay = rules.crawl_delay(agent)
+    return min(max(0.0, float(delay)), MAX_CRAWL_DELAY_S) if delay else 0.0
+
+
 class RobotsRefused(IgnoreRequest):  # type: ignore[misc]
     """A page that robots.txt forbids, or (`transient`) whose robots.txt could not be fetched."""
 
@@ -38,7 +49,7 @@ class RobotsMiddleware:
 
     def __init__(self, crawler: Any) -> None:
         self._crawler = crawler
-        self._user_agent: str = crawler.settings["USER_AGENT"]
+        self._agent = product_token(crawler.settings["USER_AGENT"])
         self._rules: dict[str, asyncio.Future[Protego | Exception]] = {}
         self._attempts: dict[str, int] = {}
 
@@ -55,10 +66,10 @@ class RobotsMiddleware:
         rules = await self._rules_for(request.url, row.attempts)
         if isinstance(rules, Exception):
             raise rules.with_traceback(None)
-        if not rules.can_fetch(request.url, self._user_agent):
+        request.meta["sitemaps"] = tuple(rules.sitemaps)
+        self._crawler.spider.frontier.set_pace(row.host, crawl_delay_s(rules, self._agent))
+        if not rules.can_fetch(request.url, self._agent):
             raise RobotsRefused("disallowed by robots.txt", transient=False)
-        if delay := rules.crawl_delay(self._user_agent):
-            self._slow_down(request, min(float(delay), MAX_CRAWL_DELAY_S))
 
     async def _rules_for(self, url: str, attempt: int) -> Protego | Exception:
         """The origin's rules, fetched by the first who asks; a failure holds until a later attempt asks again."""
@@ -86,8 +97,3 @@ class RobotsMiddleware:
             return RobotsRefused(f"robots.txt was answered with HTTP {response.status}", transient=True)
         text = response.body.decode("utf-8", errors="replace") if response.status < 300 else ""
         return Protego.parse(text)
-
-    def _slow_down(self, request: Any, delay_s: float) -> None:
-        """Applies a Crawl-delay to the host's download slot (which Scrapy forgets after a minute of idleness)."""
-        _, slot = self._crawler.engine.downloader._get_slot(request)
-        slot.delay, slot.concurrency, slot.jitter = max(slot.delay, delay_s), 1, 0.0

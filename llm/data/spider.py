@@ -1,8 +1,8 @@
 """The Scrapy side of a crawl: spider, scheduler, pipeline and settings around the durable frontier.
 
-Scrapy downloads (connections, delays, timeouts, TLS, decompression); the frontier decides what and when. The spider
-yields one page at a time and never a Request, redirects and retries are the frontier's rows, and robots.txt and egress
-are our own (see robots.py, egress.py). One run per process: the reactor cannot be started twice.
+Scrapy downloads (connections, timeouts, TLS, decompression); the frontier decides what and when, delays included. The
+spider yields one page at a time and never a Request, redirects and retries are the frontier's rows, and robots.txt and
+egress are our own (see robots.py, egress.py). One run per process: the reactor cannot be started twice.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import scrapy
 from scrapy import signals
+from scrapy.core.downloader.handlers import http11
 from scrapy.core.scheduler import BaseScheduler
 from scrapy.crawler import AsyncCrawlerProcess
 from scrapy.exceptions import (
@@ -27,18 +28,23 @@ from scrapy.exceptions import (
     ResponseDataLossError,
     StopDownload,
 )
+from twisted.web._newclient import ParseError
 
+from .answers import Answer, Judge, is_html
 from .egress import EgressPolicy, EgressRefused, GuardedHandler, GuardedResolver
-from .frontier import FetchedPage, Frontier, Refusal, Row
-from .links import Scope, canonical_url, page_links
-from .robots import RobotsMiddleware, RobotsRefused
+from .frontier import Frontier
+from .links import Scope
+from .outcome import PAGE, FetchedPage, Refusal, Row
+from .revisit import EarlierCrawl
+from .robots import RobotsMiddleware, RobotsRefused, product_token
 
 if TYPE_CHECKING:  # crawl.py runs as __main__ and must not be loaded twice
     from .crawl import CrawlConfig
 
 logger = logging.getLogger(__name__)
 
-HTML_TYPES = ("text/html", "application/xhtml+xml")
+EARLIER_LOST = Refusal("failed", "not changed, but the earlier copy is damaged", transient=True)
+HEADERS_TOO_LONG = "the headers are too long"
 NETWORK_FAILURES = {
     CannotResolveHostError: "host name not found",
     DownloadConnectionRefusedError: "connection refused",
@@ -49,15 +55,36 @@ NETWORK_FAILURES = {
 """Fixed words, since an error's own text may name ports, addresses in memory or seconds."""
 
 
+MAX_HEADER_BYTES = 256 * 1024
+"""Twisted reads headers for as long as they come: without this limit, 500 MB in five seconds."""
+
+
+class _BoundedParser(http11._LenientHTTPClientParser):  # type: ignore[misc]
+    """Scrapy's parser of answers, which gives up when status line and headers exceed `MAX_HEADER_BYTES`."""
+
+    def lineReceived(self, line: bytes) -> None:
+        self.n_header_bytes = getattr(self, "n_header_bytes", 0) + len(line)
+        if self.n_header_bytes > MAX_HEADER_BYTES:
+            raise ParseError(HEADERS_TOO_LONG, line[:100])
+        super().lineReceived(line)
+
+
 class PageSpider(scrapy.Spider):  # type: ignore[misc]
     """Turns answers into pages and refusals."""
 
     name = "pages"
 
-    def __init__(self, config: CrawlConfig, frontier: Frontier, progress: Callable[[], None], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        config: CrawlConfig,
+        frontier: Frontier,
+        progress: Callable[[], None],
+        earlier: EarlierCrawl | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.config, self.frontier, self._progress = config, frontier, progress
-        self.scope = Scope(config.seed_urls)
+        self.config, self.frontier, self._progress, self._earlier = config, frontier, progress, earlier
+        self._judge = Judge(Scope(config.seed_urls), product_token(config.user_agent), config.max_page_bytes)
         self.storage_error: Exception | None = None
 
     @classmethod
@@ -74,6 +101,14 @@ class PageSpider(scrapy.Spider):  # type: ignore[misc]
         return
         yield
 
+    def request(self, row: Row) -> Any:
+        """The request for a row; it asks for a page that is known from an earlier crawl only if it has changed."""
+        meta = {"row": row, "dont_redirect": True, "download_slot": row.host}  # Scrapy's slots leave out the port
+        headers = self._earlier.conditions(row.url) if self._earlier is not None and row.kind == PAGE else None
+        return scrapy.Request(
+            row.url, self.parse, errback=self.on_failure, headers=headers, meta=meta, dont_filter=True
+        )
+
     async def _report(self) -> None:
         while True:
             self._progress()
@@ -85,7 +120,8 @@ class PageSpider(scrapy.Spider):  # type: ignore[misc]
 
     def on_headers(self, headers: Any, request: Any) -> None:
         """Stops the download of a page that is not HTML before its body comes."""
-        if "row" in request.meta and not is_html(_header(headers, "Content-Type")):
+        row = request.meta.get("row")
+        if row is not None and row.kind == PAGE and not is_html(_text(headers.get("Content-Type") or b"")):
             raise StopDownload(fail=False)
 
     def on_error(self, failure: Any, response: Any) -> None:
@@ -97,49 +133,29 @@ class PageSpider(scrapy.Spider):  # type: ignore[misc]
     def parse(self, response: Any, **kwargs: Any) -> Iterator[FetchedPage]:
         """Callback for every answer, whatever its status."""
         row: Row = response.meta["row"]
-        refusal = self._refusal(response, row)
-        if refusal is not None:
-            self._refuse(row, refusal)
-            return
+        answer = self._answer(response)
+        outcome = self._judge.outcome(row, answer) if answer is not None else EARLIER_LOST
+        if isinstance(outcome, FetchedPage):
+            yield outcome
+        else:
+            self._refuse(row, outcome, response.meta.get("sitemaps", ()))
+
+    def _answer(self, response: Any) -> Answer | None:
+        """The answer, or (when the server says that nothing has changed) the earlier one; None if that is damaged."""
+        now = int(time.time() * 1000)
+        if response.status == 304 and self._earlier is not None and _is_conditional(response.request):
+            earlier = self._earlier.page(response.meta["row"].url)
+            return None if earlier is None else Answer(*earlier, now, reused=True)
         headers = tuple(
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, values in response.headers.items()
-            for value in values
+            (name.decode("latin-1"), _text(value)) for name, values in response.headers.items() for value in values
         )
-        links = page_links(response.url, response.body, self.scope)
-        yield FetchedPage(row, response.status, headers, response.body, links, int(time.time() * 1000))
-
-    def _refusal(self, response: Any, row: Row) -> Refusal | None:
-        """Why an answer is no page to be stored; None when it is one."""
-        if 300 <= response.status < 400:
-            return self._redirect(response)
-        if not 200 <= response.status < 300:
-            again = response.status >= 500 or response.status == 429
-            return Refusal(f"http {response.status}", transient=again)
-        content_type = _header(response.headers, "Content-Type")
-        if not is_html(content_type):
-            return Refusal("not html", content_type[:200])
-        if response.headers.get("Content-Encoding"):
-            return Refusal("failed", "a content encoding that cannot be decoded")
-        return None
-
-    def _redirect(self, response: Any) -> Refusal:
-        location = _header(response.headers, "Location")
-        target = canonical_url(response.url, location) if location else None
-        if target is None:
-            return Refusal("redirect", "to no web address")
-        inside = self.scope.contains(target)
-        return Refusal(
-            "redirect",
-            f"to {target}" if inside else f"to {target}, which is outside the seeds' hosts",
-            redirect_to=target if inside else None,
-        )
+        return Answer(response.status, headers, response.body, now)
 
     def on_failure(self, failure: Any) -> None:
         """Errback for every request without an answer."""
         row = failure.request.meta["row"]
         if self.frontier.in_flight(row):
-            self._refuse(row, self._describe(failure.value))
+            self._refuse(row, self._describe(failure.value), failure.request.meta.get("sitemaps", ()))
 
     def _describe(self, error: Exception) -> Refusal:
         if isinstance(error, RobotsRefused):
@@ -148,6 +164,8 @@ class PageSpider(scrapy.Spider):  # type: ignore[misc]
             return Refusal("egress refused", str(error))
         if isinstance(error, DownloadCancelledError) or "DOWNLOAD_MAXSIZE" in str(error):
             return Refusal("too large", f"more than {self.config.max_page_bytes} bytes")
+        if HEADERS_TOO_LONG in str(error):
+            return Refusal("too large", f"headers of more than {MAX_HEADER_BYTES} bytes")
         if isinstance(error, DownloadFailedError) and "certificate" in str(error):
             return Refusal("failed", "the TLS certificate was not accepted")
         for kind, words in NETWORK_FAILURES.items():
@@ -155,9 +173,10 @@ class PageSpider(scrapy.Spider):  # type: ignore[misc]
                 return Refusal("failed", words, transient=True)
         return Refusal("failed", type(error).__name__)
 
-    def _refuse(self, row: Row, refusal: Refusal) -> None:
+    def _refuse(self, row: Row, refusal: Refusal, sitemaps: Iterable[str] = ()) -> None:
+        """Settles a row without a page; `sitemaps` are those that its host's robots.txt declares."""
         with self.storage():
-            self.frontier.refuse(row, refusal)
+            self.frontier.refuse(row, self._judge.with_declared(row, refusal, sitemaps))
 
     @contextlib.contextmanager
     def storage(self) -> Iterator[None]:
@@ -209,12 +228,13 @@ class FrontierScheduler(BaseScheduler):  # type: ignore[misc]
                 self._wake_after(spider.frontier.pause_s())
         if row is None:
             return None
-        meta = {"row": row, "dont_redirect": True, "download_slot": row.host}  # Scrapy's slots leave out the port
-        return scrapy.Request(row.url, spider.parse, errback=spider.on_failure, meta=meta, dont_filter=True)
+        return spider.request(row)
 
     def _wake_after(self, pause_s: float) -> None:
         """Makes the engine ask again after a pause (it would, but only every five seconds)."""
-        if pause_s > 0 and self._timer is None:
+        if pause_s > 0:
+            if self._timer is not None:
+                self._timer.cancel()  # it may have been set for a host that waits longer
             self._timer = asyncio.get_running_loop().call_later(pause_s + 0.01, self._wake)
 
     def _wake(self) -> None:
@@ -240,14 +260,13 @@ class CommitPipeline:
             self._spider.frontier.store(item)
 
 
-def is_html(content_type: str) -> bool:
-    """Whether a Content-Type header stands for HTML; a missing header does."""
-    return not content_type or content_type.partition(";")[0].strip().lower() in HTML_TYPES
+def _is_conditional(request: Any) -> bool:
+    """Whether a request asks for a page only if it has changed."""
+    return "If-None-Match" in request.headers or "If-Modified-Since" in request.headers
 
 
-def _header(headers: Any, name: str) -> str:
+def _text(value: bytes) -> str:
     """A header's text; servers send addresses as UTF-8 as well as in the standard's Latin-1."""
-    value: bytes = headers.get(name) or b""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -287,28 +306,30 @@ def scrapy_settings(config: CrawlConfig) -> dict[str, Any]:
         "DOWNLOAD_MAXSIZE": config.max_page_bytes,
         "DOWNLOAD_WARNSIZE": 0,
         "DOWNLOAD_TIMEOUT": config.timeout_s,
-        "DOWNLOAD_DELAY": config.delay_s,
-        "DOWNLOAD_DELAY_JITTER": 0,
+        "DOWNLOAD_DELAY": 0,  # the frontier hands out a host's rows at the host's pace, and no more than it may have
         "CONCURRENT_ITEMS": 1,  # Scrapy starts that many tasks for every page
         "CONCURRENT_REQUESTS": config.n_connections,
-        "CONCURRENT_REQUESTS_PER_DOMAIN": config.max_connections_per_host,
+        "CONCURRENT_REQUESTS_PER_DOMAIN": config.n_connections,
         "LOG_LEVEL": "WARNING",
         "LOG_INSTALL_ROOT_HANDLER": False,  # the process has its handler already
         "STATS_DUMP": False,
     }
 
 
-def run_spider(config: CrawlConfig, frontier: Frontier, progress: Callable[[], None]) -> str:
+def run_spider(
+    config: CrawlConfig, frontier: Frontier, progress: Callable[[], None], earlier: EarlierCrawl | None = None
+) -> str:
     """Crawls until the frontier is finished, and returns Scrapy's finish reason ("shutdown" after SIGTERM).
 
-    Raises what kept the frontier from writing. Whether the crawl is complete, the frontier says: Scrapy reports
-    "finished" even when one of its components failed to start.
+    Pages that have not changed are taken from `earlier`. Raises what kept the frontier from writing. Whether the crawl
+    is complete, the frontier says: Scrapy reports "finished" even when one of its components failed to start.
     """
     for handler in logging.getLogger().handlers:
         handler.addFilter(lambda record: record.levelno >= logging.WARNING or not record.name.startswith("scrapy"))
+    http11._LenientHTTPClientParser = _BoundedParser
     process = AsyncCrawlerProcess(scrapy_settings(config))
     crawler = process.create_crawler(PageSpider)
-    crawling = process.crawl(crawler, config=config, frontier=frontier, progress=progress)
+    crawling = process.crawl(crawler, config=config, frontier=frontier, progress=progress, earlier=earlier)
     process.start()
     if crawling.done() and not crawling.cancelled() and (error := crawling.exception()) is not None:
         raise error

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from ..config import Config, setting
 from ..counts import Counts
 from ..data.documents import read_documents
 from ..files import write_table, write_text
@@ -24,6 +23,7 @@ from ..model.gpt import GPT
 from ..tokenizer import Tokenizer
 from .answers import AnswerLoss, Example, SampledAnswer, answer_loss, read_examples, sample_answers
 from .bits_per_byte import document_tokens, text_bits, text_bytes, xz_bits_per_byte
+from .config import EvaluateConfig
 from .likelihood import Advance, n_targets
 from .multiple_choice import (
     HEADLINE,
@@ -68,34 +68,6 @@ _FIGURES = {
     (EXAMPLES, ENDED): "ended_share",
     (DEFINITIONS, HEADLINE): "four_choice_accuracy",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(Config):
-    """What is measured, and on how much."""
-
-    max_documents: int | None = setting(None, at_least=1)
-    """Held-out documents to read at most; empty reads all."""
-    max_examples: int | None = setting(None, at_least=1)
-    """Held-out examples for the answer loss at most; empty takes all."""
-    max_items: int | None = setting(None, at_least=1)
-    """Questions of the four-choice benchmark at most; empty takes all."""
-    n_answers: int = setting(24, at_least=0)
-    """Held-out questions that the chat model answers in its own words."""
-    max_new_tokens: int = setting(96, at_least=1)
-    """Length limit of such an answer, in tokens."""
-    temperature: float = setting(0.0, at_least=0)
-    """Randomness of such an answer; 0 always takes the likeliest token."""
-    neutral_question: str = "What does this do?"
-    """The question that names nothing: how likely a choice is by itself is measured under it."""
-    batch_tokens: int = setting(2048, at_least=1)
-    """Tokens scored at once, padding included; bounds the memory. More than 2048 is slower on a CPU."""
-    seed: int = setting(0, at_least=0)
-    """Decides which documents, examples and questions are taken where a limit is set, and what is sampled."""
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", execution=True)
-    """Where the models run; auto takes CUDA when it is there."""
-    n_threads: int | None = setting(None, at_least=1, execution=True)
-    """CPU threads; empty leaves PyTorch's choice."""
 
 
 @dataclass(frozen=True)
@@ -151,35 +123,26 @@ class Measured:
 
 
 def evaluate_models(
-    base_dir: Path,
-    chat_dir: Path,
+    model_dirs: Mapping[str, Path],
     documents_dir: Path,
-    examples_dir: Path,
+    examples_dir: Path | None,
     out_dir: Path,
     config: EvaluateConfig,
     progress: Callable[[int, int], None],
 ) -> Counts:
-    """Scores both models and writes scores.parquet, items.parquet and answers.jsonl.
+    """Scores the models `BASE` and, where there is one, `CHAT`; writes scores.parquet, items.parquet and answers.jsonl.
 
-    Reads the held-out documents of `documents_dir` and val.parquet and benchmark.jsonl of `examples_dir`. A part
-    for which there is no held-out material is left out with a warning; ValueError when there is none at all.
+    Reads the held-out documents of `documents_dir` and val.parquet and benchmark.jsonl of `examples_dir`, which must be
+    given with a chat model. A part for which there is no held-out material is left out with a warning; ValueError
+    when there is none at all.
     """
     held_out = read_held_out(documents_dir, examples_dir, config)
     with _threads(config.n_threads):
-        base = _candidate(BASE, base_dir, held_out, config)
-        chat = _candidate(CHAT, chat_dir, held_out, config)
+        candidates = [_candidate(name, path, held_out, config) for name, path in model_dirs.items()]
         n_answer_tokens = len(held_out.questions) * config.max_new_tokens
-        advance = _advance(progress, base.n_targets + chat.n_targets + n_answer_tokens)
-        measured = {candidate.name: _measure(candidate, config, advance) for candidate in (base, chat)}
-        answers = sample_answers(
-            chat.model,
-            chat.tokenizer,
-            held_out.questions,
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            seed=config.seed,
-            advance=advance,
-        )
+        advance = _advance(progress, sum(candidate.n_targets for candidate in candidates) + n_answer_tokens)
+        measured = {candidate.name: _measure(candidate, config, advance) for candidate in candidates}
+        answers = _answers(candidates[-1], held_out.questions, config, advance)
     scores = _scores(held_out, measured, answers)
     write_table(out_dir / "scores.parquet", _score_table(scores))
     write_table(out_dir / "items.parquet", _item_table(held_out.items, measured))
@@ -187,13 +150,28 @@ def evaluate_models(
     return Counts("items", held_out.n_items, held_out.n_items, figures=_figures(scores))
 
 
-def read_held_out(documents_dir: Path, examples_dir: Path, config: EvaluateConfig) -> HeldOut:
+def _answers(
+    chat: Candidate, questions: Sequence[Example], config: EvaluateConfig, advance: Advance
+) -> list[SampledAnswer]:
+    return sample_answers(
+        chat.model,
+        chat.tokenizer,
+        questions,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        seed=config.seed,
+        advance=advance,
+    )
+
+
+def read_held_out(documents_dir: Path, examples_dir: Path | None, config: EvaluateConfig) -> HeldOut:
     """The material, within the limits of `config`; ValueError when there is none at all."""
-    examples = read_examples(examples_dir / "val.parquet")
+    examples = read_examples(examples_dir / "val.parquet") if examples_dir else []
+    items = read_benchmark(examples_dir / "benchmark.jsonl") if examples_dir else []
     held_out = HeldOut(
         texts=_sample(_held_out_texts(documents_dir), config.max_documents, config.seed),
         examples=_sample(examples, config.max_examples, config.seed),
-        items=_sample(read_benchmark(examples_dir / "benchmark.jsonl"), config.max_items, config.seed),
+        items=_sample(items, config.max_items, config.seed),
         questions=_sample(examples, config.n_answers, config.seed + 1),
     )
     if held_out.n_items == 0:
@@ -263,8 +241,10 @@ def _document_scores(texts: list[str], measured: dict[str, Measured]) -> list[Sc
     scores = [Score(XZ, DOCUMENTS, BITS_PER_BYTE, Estimate(xz, xz, xz, len(texts)))]
     for name, results in measured.items():
         scores.append(Score(name, DOCUMENTS, BITS_PER_BYTE, bootstrap_ratio(results.bits, sizes)))
-    difference = paired_difference(measured[CHAT].bits, measured[BASE].bits, sizes)
-    return [*scores, Score(CHAT, DOCUMENTS, BITS_PER_BYTE + OVER_BASE, difference)]
+    if CHAT in measured:
+        difference = paired_difference(measured[CHAT].bits, measured[BASE].bits, sizes)
+        scores.append(Score(CHAT, DOCUMENTS, BITS_PER_BYTE + OVER_BASE, difference))
+    return scores
 
 
 def _example_scores(measured: dict[str, Measured]) -> list[Score]:

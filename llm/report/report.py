@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from ..config import Config, setting
 from ..counts import Counts
+from ..data.drops import SAMPLES_PER_REASON
 from ..files import write_text
 from . import sections
 from .attention import AttentionMap, chat_attention, text_attention
@@ -61,8 +62,8 @@ class ReportConfig(Config):
 
     title: str = "Run report"
     """The heading."""
-    n_samples: int = setting(3, at_least=0)
-    """Dropped pages shown for each reason."""
+    n_samples: int = setting(SAMPLES_PER_REASON, at_least=0)
+    """Dropped documents shown for each reason."""
     n_answers: int = setting(12, at_least=0)
     """Sampled answers shown."""
     n_tokens: int = setting(20, at_least=0)
@@ -98,7 +99,9 @@ def _content(stages: Mapping[str, StageSummary], config: ReportConfig) -> dict[s
     """The values of the template, by section."""
     path = {name: stage.path for name, stage in stages.items()}
     curves = {name: sections.training_curve(name, path[name]) for name in ("pretrain", "finetune") if name in path}
-    lengths = next((sections.document_lengths(path[name]) for name in ("dedup", "clean") if name in path), None)
+    lengths = next(
+        (sections.document_lengths(path[name]) for name in ("decontaminate", "dedup", "clean") if name in path), None
+    )
     answers = sections.answers(path["evaluate"]) if "evaluate" in path else []
     scores = sections.scores(path["evaluate"]) if "evaluate" in path else []
     tokenizer = sections.tokenizer_report(path["tokenizer"]) if "tokenizer" in path else None
@@ -107,7 +110,7 @@ def _content(stages: Mapping[str, StageSummary], config: ReportConfig) -> dict[s
         "drawing": _drawing(list(stages.values())),
         "box": (BOX_WIDTH, BOX_HEIGHT),
         "funnels": [found for name, stage in stages.items() if (found := sections.funnel(name, stage.counts))],
-        "dropped": _dropped(path, config.n_samples),
+        "dropped": _dropped(stages, config.n_samples),
         "lengths": lengths,
         "tokenizer": tokenizer,
         "longest_tokens": tokenizer["longest_tokens"][: config.n_tokens] if tokenizer else [],
@@ -148,10 +151,8 @@ def _flow_lines(counts: Counts) -> tuple[str, str]:
     return f"{compact(counts.n_in)} → {compact(counts.n_out)}", counts.unit
 
 
-def _dropped(path: Mapping[str, Path], n_samples: int) -> dict[str, list[sections.DroppedSample]]:
-    dropped = {name: sections.dropped_pages(path[name], n_samples) for name in ("crawl", "clean") if name in path}
-    if "dedup" in path:
-        dropped["dedup"] = sections.dropped_duplicates(path["dedup"], path.get("clean"), n_samples)
+def _dropped(stages: Mapping[str, StageSummary], n_samples: int) -> dict[str, list[sections.DroppedSample]]:
+    dropped = {name: sections.dropped(stage.path, stage.counts, n_samples) for name, stage in stages.items()}
     return {name: samples for name, samples in dropped.items() if samples}
 
 

@@ -6,14 +6,15 @@ two artifacts of the same digest: no times, no speeds.
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..counts import Counts
+from ..data.drops import Dropped, read_dropped, sampled
 from ..files import read_json, read_table
 from ..process import read_metrics
 from .figures import Curve, length_figure, loss_figure
@@ -48,7 +49,7 @@ class DroppedSample:
 
     reason: str
     n: int
-    examples: list[str]
+    examples: list[Dropped]
 
 
 @dataclass(frozen=True)
@@ -101,26 +102,27 @@ def funnel(stage: str, counts: Counts) -> Funnel | None:
     return Funnel(stage, counts.unit, counts.n_in, kept, bars)
 
 
-def dropped_pages(artifact: Path, n_samples: int) -> list[DroppedSample]:
-    """Addresses of refused (crawl) or dropped (clean) pages by reason, the most frequent reason first."""
-    files = [*sorted(artifact.glob("refused.parquet")), *sorted(artifact.glob("dropped-*.parquet"))]
-    rows = (row for path in files for row in read_table(path, columns=["url", "reason"]).to_pylist())
-    return _grouped(((row["reason"], row["url"]) for row in rows), n_samples)
+def dropped(artifact: Path, counts: Counts, n_samples: int) -> list[DroppedSample]:
+    """Up to `n_samples` for each reason of what a stage refused, skipped or dropped, the most frequent reason first."""
+    found = sampled(itertools.chain(_refused(artifact), _skipped(artifact), read_dropped(artifact)), n_samples)
+    ranked = sorted(found, key=lambda reason: (-counts.dropped.get(reason, 0), reason))
+    return [DroppedSample(reason, counts.dropped.get(reason, 0), found[reason]) for reason in ranked[:MAX_REASONS]]
 
 
-def dropped_duplicates(artifact: Path, documents: Path | None, n_samples: int) -> list[DroppedSample]:
-    """Pairs `dropped ≈ kept` of the dedup stage; `documents` is the artifact it read, for the addresses."""
-    path = artifact / "clusters.parquet"
-    if not path.exists():
-        return []
-    rows = [row for row in read_table(path).to_pylist() if not row["kept"]]
-    urls = _urls(documents) if documents else {}
+def _refused(artifact: Path) -> Iterator[Dropped]:
+    """The addresses that a crawl refused; a reason is a class and, after a colon, the story."""
+    path = artifact / "refused.parquet"
+    for row in read_table(path).to_pylist() if path.exists() else []:
+        reason, _, detail = row["reason"].partition(": ")
+        yield Dropped("", row["url"], reason, detail)
 
-    def pair(row: dict[str, Any]) -> str:
-        dropped, kept = (urls.get(row[key], row[key]) for key in ("id", "cluster"))
-        return f"{dropped} ≈ {kept} (Jaccard {row['jaccard']:.2f})"
 
-    return _grouped(((row.get("reason", "duplicate"), pair(row)) for row in rows), n_samples)
+def _skipped(artifact: Path) -> Iterator[Dropped]:
+    """The records that an ingest could not use."""
+    path = artifact / "skipped.parquet"
+    for row in read_table(path).to_pylist() if path.exists() else []:
+        reason, _, detail = row["reason"].partition(": ")
+        yield Dropped("", f"{row['file']} {row['place']}", reason, detail)
 
 
 def document_lengths(artifact: Path) -> Lengths | None:
@@ -194,16 +196,3 @@ def _is_share(row: dict[str, Any]) -> bool:
 def _curve(lines: Sequence[dict[str, Any]], key: str) -> Curve:
     points = [(line["step"], line[key]) for line in lines if isinstance(line.get(key), int | float)]
     return Curve([step for step, _ in points], [value for _, value in points])
-
-
-def _urls(documents: Path) -> dict[str, str]:
-    tables = [read_table(path, columns=["id", "url"]) for path in sorted(documents.glob("documents-*.parquet"))]
-    return {row["id"]: row["url"] for table in tables for row in table.to_pylist()}
-
-
-def _grouped(pairs: Iterable[tuple[str, str]], n_samples: int) -> list[DroppedSample]:
-    by_reason: dict[str, list[str]] = defaultdict(list)
-    for reason, example in pairs:
-        by_reason[reason].append(example)
-    ranked = sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0]))
-    return [DroppedSample(reason, len(examples), examples[:n_samples]) for reason, examples in ranked[:MAX_REASONS]]

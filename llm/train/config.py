@@ -13,6 +13,8 @@ from ..config import Config, identity, setting
 class ModelShape(Config):
     """The part of a model's shape that is free to choose; vocabulary and context length come from the shards."""
 
+    architecture: Literal["gpt2", "modern"] = "gpt2"
+    """Parts of the model: gpt2, or modern (Qwen3: RoPE, RMSNorm, SwiGLU); see llm/model/gpt.py."""
     n_layers: int = setting(4, at_least=1)
     """Number of transformer blocks."""
     n_heads: int = setting(4, at_least=1)
@@ -29,6 +31,12 @@ class ModelShape(Config):
         super().__post_init__()
         if self.d_model % self.n_heads:
             raise ValueError(f"d_model is {self.d_model}; it must be a multiple of n_heads, which is {self.n_heads}")
+        if self.architecture not in ("gpt2", "modern"):
+            raise ValueError(f"architecture is {self.architecture!r}; allowed: 'gpt2', 'modern'")
+        if self.architecture == "modern" and self.d_model // self.n_heads % 2:
+            raise ValueError(
+                f"d_model / n_heads is {self.d_model // self.n_heads}; in a modern model it must be even, for RoPE"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

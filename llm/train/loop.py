@@ -168,7 +168,7 @@ class Trainer:
             features = self.model.features(batch.inputs.to(self.device)).flatten(0, 1)  # (B * T, C)
         if len(positions) < len(features):
             features = features.index_select(0, positions.to(self.device))  # (N, C)
-        return summed_nll(features, self.model.token_embedding.weight, targets.to(self.device), self.course.dtype)
+        return summed_nll(features, self.model.head_weight, targets.to(self.device), self.course.dtype)
 
     def write_lines(self) -> None:
         """Writes a line for each step since the last call: the only place where the loop waits for the device."""

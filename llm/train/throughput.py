@@ -29,7 +29,7 @@ def flops_per_second(config: GPTConfig, loop: LoopConfig, seconds: float = 1.0) 
     def one_pass() -> None:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype != torch.float32):
             features = model.features(tokens).flatten(0, 1)  # (B * T, C)
-        loss = summed_nll(features, model.token_embedding.weight, tokens.flatten(), dtype)
+        loss = summed_nll(features, model.head_weight, tokens.flatten(), dtype)
         loss.backward()  # type: ignore[no-untyped-call]
         model.zero_grad(set_to_none=True)
         if device.type == "cuda":

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.pipeline import stages_of
+from flows.recipe import load_recipe
 from tasks.store import Artifact, Store
 from tasks.workspace import REPOSITORY, workspace
 
@@ -27,6 +29,7 @@ def tiny_recipe() -> str:
 
 
 TINY = tiny_recipe()
+TINY_STAGES = stages_of(load_recipe(TINY))
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.pipeline import pipeline_order
 from tasks.store import Store
-from tests.flows.runs import TINY, Run
+from tests.flows.runs import TINY, TINY_STAGES, Run
 
 DEADLINE_SECONDS = 120
 
@@ -56,24 +55,22 @@ def finish(workspace: Path, environment: dict[str, str]) -> dict[str, str]:
     store = Store(workspace / "store")
     assert not list(workspace.glob("store/*/.tmp-*"))
     assert not list(workspace.glob("store/*/.partial-*"))
-    return {stage: store.artifacts(stage)[0].digest for stage in pipeline_order()}
+    return {stage: store.artifacts(stage)[0].digest for stage in TINY_STAGES}
 
 
 @pytest.mark.timeout(600)
 def test_killed_once_in_every_stage(tiny: Run, tmp_path: Path, server_environment: dict[str, str]) -> None:
     draw = random.Random(1)
     workspace = tmp_path / "killed"
-    n_killed = sum(
-        kill_in_stage(workspace, server_environment, stage, draw.uniform(0.0, 0.4)) for stage in pipeline_order()
-    )
-    assert n_killed >= len(pipeline_order()) // 2
+    n_killed = sum(kill_in_stage(workspace, server_environment, stage, draw.uniform(0.0, 0.4)) for stage in TINY_STAGES)
+    assert n_killed >= len(TINY_STAGES) // 2
     assert finish(workspace, server_environment) == tiny.digests()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("stage", pipeline_order())
+@pytest.mark.parametrize("stage", TINY_STAGES)
 def test_killed_at_random_moments(
     tiny: Run, tmp_path: Path, server_environment: dict[str, str], stage: str, seed: int
 ) -> None:

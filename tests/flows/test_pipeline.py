@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from flows.pipeline import build_model, new_session, pipeline_order
+from flows.pipeline import build_model, new_session
 from flows.recipe import load_recipe
 from llm.files import read_table
 from llm.model.files import load_model
 from tasks.session import Outcome, running
 from tasks.stage import StageError
-from tests.flows.runs import TINY, Run, run_recipe
+from tests.flows.runs import TINY, TINY_STAGES, Run, run_recipe
 
 
 def explain(workspace: Path, *overrides: str) -> dict[str, Outcome]:
@@ -33,7 +33,7 @@ def explain(workspace: Path, *overrides: str) -> dict[str, Outcome]:
 
 
 def test_every_stage_leaves_a_sound_artifact(tiny: Run) -> None:
-    assert tuple(tiny.artifacts) == pipeline_order()
+    assert tuple(tiny.artifacts) == TINY_STAGES
     for artifact in tiny.artifacts.values():
         assert artifact.damage(full=True) == []
         assert artifact.counts.n_in == artifact.counts.n_out + sum(artifact.counts.dropped.values())
@@ -87,7 +87,7 @@ def test_models_load_and_scores_are_there(tiny: Run) -> None:
     assert scores["chat", "accuracy"]["chance"] == 0.25
     assert "xz -9" in {row["model"] for row in rows}
     page = (tiny.artifacts["report"].path / "report.html").read_text()
-    assert all(stage in page for stage in pipeline_order() if stage != "report")
+    assert all(stage in page for stage in TINY_STAGES if stage != "report")
 
 
 def test_a_second_run_builds_nothing(tiny: Run) -> None:
@@ -110,7 +110,7 @@ def test_a_changed_field_reruns_its_stage_and_what_its_output_changes(tiny: Run,
     outcomes = explain(workspace, "clean.min_chars=199")
     assert outcomes["crawl"].action == "hit"
     assert outcomes["clean"].reasons == ["config min_chars: 200 -> 199"]
-    assert {outcomes[stage].action for stage in pipeline_order()[2:]} == {"wait"}
+    assert {outcomes[stage].action for stage in TINY_STAGES[2:]} == {"wait"}
     again = run_recipe(workspace, "clean.min_chars=199")  # keeps no other page: everything after clean is there
     assert again.digests() == tiny.digests()
     built = {
@@ -142,7 +142,7 @@ def test_a_single_stage_runs_again_with_its_inputs_as_they_are(tiny: Run, tmp_pa
         patch.setenv("SOURDOUGH_WORKSPACE", str(workspace))
         patch.setenv("MLFLOW_TRACKING_URI", "")
         config = load_recipe(TINY, ["clean.min_chars=400"]).clean
-        made = stage_flows()["clean"](config, TINY)
+        made = stage_flows(load_recipe(TINY))["clean"](config, TINY)
     assert set(made) == {"clean"}
     assert Path(made["clean"]).name != tiny.artifacts["clean"].fingerprint
 
@@ -229,7 +229,7 @@ def test_a_comment_in_llm_reruns_nothing_and_a_changed_line_names_its_module(
     for package in ("llm", "tasks"):
         shutil.copytree(package, repository / package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(fingerprint, "REPOSITORY", repository)
-    module = repository / "llm" / "data" / "dedup.py"
+    module = repository / "llm" / "data" / "candidates.py"
     module.write_text(
         "# a comment\n" + module.read_text().replace("MAX_NEIGHBOURS = 16", "MAX_NEIGHBOURS = (16)  # why")
     )
@@ -237,7 +237,7 @@ def test_a_comment_in_llm_reruns_nothing_and_a_changed_line_names_its_module(
     module.write_text(module.read_text().replace("MAX_NEIGHBOURS = (16)", "MAX_NEIGHBOURS = 17"))
     outcomes = explain(tiny.workspace)
     assert outcomes["clean"].action == "hit"
-    assert (outcomes["dedup"].action, outcomes["dedup"].reasons) == ("run", ["code of llm.data.dedup has changed"])
+    assert (outcomes["dedup"].action, outcomes["dedup"].reasons) == ("run", ["code of llm.data.candidates has changed"])
     assert outcomes["tokenizer"].reasons == ["runs if the output of dedup changes"]
 
 
@@ -261,4 +261,4 @@ def test_overrides_of_other_sections_count_when_a_single_stage_runs(tiny: Run) -
         patch.setenv("SOURDOUGH_WORKSPACE", str(tiny.workspace))
         patch.setenv("MLFLOW_TRACKING_URI", "")
         with pytest.raises(ValueError, match=r"pretrain: there is no artifact for this recipe"):
-            stage_flows()["evaluate"](load_recipe(TINY).evaluate, TINY, ("pretrain.n_steps=13",))
+            stage_flows(load_recipe(TINY))["evaluate"](load_recipe(TINY).evaluate, TINY, ("pretrain.n_steps=13",))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from flows.recipe import Recipe, describe_fields, load_recipe
 
 CRAWL = "crawl: {seeds: ['http://127.0.0.1:1/'], snapshot: s, allow_private: ['127.0.0.1:1']}\n"
+
+
+INGEST = "ingest: {sources: [{name: notes, kind: text, paths: [notes.txt]}]}\n"
 
 
 def recipe(folder: Path, text: str, name: str = "r.yaml") -> Path:
@@ -33,6 +37,13 @@ def test_extends_and_overrides(tmp_path: Path) -> None:
     assert loaded.clean.languages == ("de", "fr")
 
 
+def test_a_field_of_a_listed_source_can_be_overridden(tmp_path: Path) -> None:
+    loaded = load_recipe(recipe(tmp_path, "name: r\n" + INGEST), ["ingest.sources.0.max_records=5"])
+    assert loaded.ingest is not None
+    assert loaded.ingest.sources[0].max_records == 5
+    assert any(line.startswith("ingest.sources.max_records") for line in describe_fields("ingest"))
+
+
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
@@ -44,7 +55,15 @@ def test_extends_and_overrides(tmp_path: Path) -> None:
         ("name: r\n" + CRAWL, ["pretrain.batch_tokens=1000"], r"pretrain\.batch_tokens is 1000; it must be a multiple"),
         ("name: r\n" + CRAWL, ["pretrain.model.n_heads=3"], r"d_model is 128; it must be a multiple of n_heads"),
         ("name: r\n" + CRAWL, ["min_chars"], r"'min_chars' is not of the form key=value"),
-        ("name: r\n", [], r"crawl: missing"),
+        (
+            "name: r\n" + INGEST,
+            ["ingest.sources.0.max_record=5"],
+            r"max_record: unknown key; did you mean .*max_records\?",
+        ),
+        ("name: r\n" + INGEST, ["ingest.sources.7.max_records=5"], r"index out of range"),
+        ("name: r\n", [], r"has either a crawl or an ingest section; this one has neither"),
+        ("name: r\ninstruct: null\n" + CRAWL, [], r"instruct and finetune make the chat model together"),
+        (CRAWL, [], r"name: missing"),
         ("name: [\n", [], r"is not valid YAML"),
         ("- a\n- b\n", [], r"must hold `key: value` lines"),
         ("extends: nowhere.yaml\nname: r\n", [], r"there is no recipe .*nowhere\.yaml"),
@@ -71,7 +90,7 @@ def test_every_field_is_documented() -> None:
 
 
 def test_a_section_for_every_stage() -> None:
-    from flows.pipeline import pipeline_order
+    from flows.pipeline import StageName
 
     sections = {field.name: field.type for field in dataclasses.fields(Recipe)}
-    assert set(pipeline_order()) <= set(sections)
+    assert set(get_args(StageName)) <= set(sections)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from concurrent.futures import BrokenExecutor
@@ -53,6 +54,23 @@ def test_one_and_four_workers_write_the_same(tmp_path: Path) -> None:
         assert counts == Counts("numbers", 6, 6, figures={"sum": 15})
     assert contents(tmp_path / "1") == contents(tmp_path / "4")
     assert contents(tmp_path / "1")["square-00003.txt"] == "9"
+
+
+def write_process(number: int, out_dir: Path, config: None) -> Counts:
+    (out_dir / "process.txt").write_text(str(os.getpid()))
+    return Counts("numbers", 1, 1)
+
+
+def test_workers_stay_for_the_next_step_and_go_at_the_end(tmp_path: Path) -> None:
+    build = make_build(tmp_path, 2)
+    with build.keeping_workers():
+        for step in (write_process, write_square):
+            inputs = (tmp_path / "trace",) if step is write_square else ()
+            build.map(step, range(4), *inputs, config=None)
+        workers = {int(text) for name, text in contents(tmp_path).items() if name.startswith("process")}
+        assert os.getpid() not in workers
+        assert {child.pid for child in multiprocessing.active_children()} >= workers
+    assert {child.pid for child in multiprocessing.active_children()}.isdisjoint(workers)
 
 
 def test_finished_partitions_are_kept_for_the_next_try(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from llm.counts import Counts
 from tasks.build import Build, WorkerLost
 from tasks.session import Outcome, Session, running
 from tasks.stage import StageError
-from tasks.store import Store
+from tasks.store import Artifact, Store
 from tests.tasks.toy import NumbersConfig, SquareConfig, make_stage, numbers, squares
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -85,6 +85,44 @@ def test_explain_says_what_would_happen_and_builds_nothing(chain: Chain) -> None
     outcomes = chain.run(NumbersConfig(shift=1), execute=False)
     assert (outcomes[0].reasons, outcomes[1].action) == (["config shift: 0 -> 1"], "wait")
     assert outcomes[1].reasons == ["runs if the output of numbers changes"]
+
+
+def test_a_file_outside_of_the_store_counts_by_its_state(chain: Chain, tmp_path: Path) -> None:
+    files = {"a.txt": "1", "b.txt": "1"}
+    chain.numbers = make_stage(numbers, outside=lambda config: dict(files))
+    assert actions(chain.run()) == ["run", "run"]
+    assert chain.built["numbers"].manifest["outside"] == files
+    assert actions(chain.run()) == ["hit", "hit"]
+    files.update({"a.txt": "2", "c.txt": "1"})
+    del files["b.txt"]
+    outcomes = chain.run()
+    assert actions(outcomes) == ["run", "hit"]
+    assert outcomes[0].reasons == ["file a.txt has changed", "file b.txt is gone", "file c.txt is new"]
+
+
+def test_a_file_that_changes_while_it_is_read_stops_the_build(chain: Chain) -> None:
+    states = iter("12")
+    chain.numbers = make_stage(numbers, outside=lambda config: {"a.txt": next(states)})
+    with pytest.raises(StageError, match="numbers: files that it reads were changed while it ran"):
+        chain.run()
+    assert chain.store.artifacts("numbers") == []
+
+
+def test_an_input_that_the_recipe_has_not_is_no_input(chain: Chain) -> None:
+    def both(build: Build, first: Artifact, second: Artifact | None, config: SquareConfig) -> Counts:
+        (build.out_dir / "second.txt").write_text(str(second))
+        return Counts("numbers", 1, 1)
+
+    made = make_stage(both)
+
+    def call() -> None:
+        with running(Session(chain.store)):
+            numbered = chain.numbers(config=NumbersConfig())
+            chain.both = made(numbered, None, config=SquareConfig())
+
+    prefect.flow(call, name="chain")()
+    assert (chain.both.path / "second.txt").read_text() == "None"
+    assert [item["stage"] for item in chain.both.manifest["inputs"]] == ["numbers"]
 
 
 def test_force_builds_again(chain: Chain) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from llm.counts import Counts
+from llm.data.drops import Dropped, write_dropped
 from llm.files import write_json
 from tasks.fingerprint import Key
 from tasks.store import Artifact, Store
@@ -28,6 +30,8 @@ def build(root: Path, text: str = "x", run_id: str | None = None) -> Artifact:
     out_dir = store.new_out_dir("toy", key.fingerprint)
     (out_dir / "samples.md").write_text(text)
     (out_dir / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "loss": 2.0, "of": 2}\n')
+    drops = [Dropped.of("", f"http://site/{i}", "a text", "too odd", f"number {i}") for i in range(2)]
+    write_dropped(out_dir / "dropped-00000.parquet", drops)
     counts = Counts("things", 5, 3, {"too odd": 2}, {"val_bpb": 1.5})
     return store.commit(out_dir, key, counts, provenance={"started": "2026", "seconds": 2.0, "mlflow_run_id": run_id})
 
@@ -54,7 +58,10 @@ def test_a_stage_run_holds_everything_that_matters(tmp_path: Path, uri: str) -> 
     datasets = {(item.dataset.name, item.dataset.digest, item.tags[0].value) for item in run.inputs.dataset_inputs}
     assert datasets == {("a", "d", "input"), ("toy", artifact.digest, "output")}
     files = {item.path for item in tracker.client.list_artifacts(run_id)}
-    assert files == {"manifest.json", "metrics.jsonl", "samples.md"}
+    assert files == {"manifest.json", "metrics.jsonl", "samples.md", "dropped.json"}
+    shown = json.loads(Path(tracker.client.download_artifacts(run_id, "dropped.json")).read_text())
+    assert shown["columns"] == ["id", "url", "reason", "detail", "excerpt"]
+    assert sorted(row[3] for row in shown["data"]) == ["number 0", "number 1"]
     assert tracker.client.get_run(parent).info.status == "FINISHED"
 
 

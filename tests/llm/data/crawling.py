@@ -30,6 +30,8 @@ class Site:
 
     url: str
     requests: list[tuple[float, str]] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    """The paths that were answered with 304."""
 
     @property
     def place(self) -> str:
@@ -37,8 +39,8 @@ class Site:
         return self.url.removeprefix("http://").rstrip("/")
 
     def paths(self) -> list[str]:
-        """The requested paths without robots.txt, in order of arrival."""
-        return [path for _, path in self.requests if path != "/robots.txt"]
+        """The requested paths without robots.txt and the sitemap that is looked for, in order of arrival."""
+        return [path for _, path in self.requests if path not in ("/robots.txt", "/sitemap.xml")]
 
 
 def html(*links: str, text: str = "page") -> Answer:
@@ -56,10 +58,12 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def site(answer: Callable[[str], Answer | Callable[[Any], None]], tls: ssl.SSLContext | None = None) -> Iterator[Site]:
+def site(
+    answer: Callable[[str], Answer | Callable[[Any], None]], tls: ssl.SSLContext | None = None, *, etags: bool = False
+) -> Iterator[Site]:
     """Serves `answer(path)` on a free port of 127.0.0.1: status, headers and body, or a function of the socket file.
 
-    `answer` is asked for robots.txt as well.
+    `answer` is asked for robots.txt as well. With `etags`, a page that the client knows is answered with 304.
     """
     running: Site
 
@@ -75,6 +79,11 @@ def site(answer: Callable[[str], Answer | Callable[[Any], None]], tls: ssl.SSLCo
                     found(self.wfile)
                 return
             status, headers, body = found
+            if etags and status == 200:
+                headers = {**headers, "ETag": f'"{hashlib.sha256(body).hexdigest()[:16]}"'}
+                if self.headers.get("If-None-Match") == headers["ETag"]:
+                    running.unchanged.append(self.path)
+                    status, headers, body = 304, {"ETag": headers["ETag"]}, b""
             self.send_response(status)
             for name, value in {"Content-Length": str(len(body)), **headers}.items():
                 self.send_header(name, value)
@@ -132,15 +141,17 @@ class Crawl:
         return {name: hashlib.sha256((self.out_dir / name).read_bytes()).hexdigest() for name in DIGESTED}
 
 
-def start(folder: Path, config: dict[str, Any], oddities: dict[str, Any] | None = None) -> subprocess.Popen[bytes]:
+def start(
+    folder: Path, config: dict[str, Any], oddities: dict[str, Any] | None = None, earlier: str | None = None
+) -> subprocess.Popen[bytes]:
     """Starts a crawl process in `folder` with an empty output directory, as after a kill."""
     folder.mkdir(exist_ok=True)
     (folder / "work").mkdir(exist_ok=True)
     (folder / "out").mkdir(exist_ok=True)
     for path in (folder / "out").iterdir():
         path.unlink()
-    values = {"delay_s": 0, **config}
-    job = {"config": values, "work_dir": str(folder / "work"), "out_dir": str(folder / "out")}
+    values = {"delay_s": 0, "retry_pause_s": 0, **config}
+    job = {"config": values, "work_dir": str(folder / "work"), "out_dir": str(folder / "out"), "earlier": earlier}
     (folder / "job.json").write_text(json.dumps(job))
     script = Path(__file__).with_name("odd_crawl.py")
     command = ["-m", "llm.data.crawl"] if oddities is None else [str(script), json.dumps(oddities)]
@@ -154,6 +165,8 @@ def start(folder: Path, config: dict[str, Any], oddities: dict[str, Any] | None 
         )
 
 
-def crawl(folder: Path, config: dict[str, Any], oddities: dict[str, Any] | None = None) -> Crawl:
-    """Runs one crawl process to its end."""
-    return Crawl(folder, start(folder, config, oddities).wait(timeout=120))
+def crawl(
+    folder: Path, config: dict[str, Any], oddities: dict[str, Any] | None = None, earlier: str | None = None
+) -> Crawl:
+    """Runs one crawl process to its end; `earlier` is the artifact of an earlier crawl."""
+    return Crawl(folder, start(folder, config, oddities, earlier).wait(timeout=120))

@@ -2,8 +2,9 @@
 
 ODDITIES is a JSON object: "crash": [point, n] kills the process with SIGKILL at the n-th pass of a point of a commit;
 "file_bytes": n lets no file grow beyond n bytes (as on a full disk); "everywhere": true follows links to all hosts;
-"unguarded": true takes the egress guard out; "fake_dns": true makes some names resolve to changing or mixed
-addresses; "raise_on": path makes our own code fail on that page.
+"unguarded": true takes the egress guard out; "no_resolver": true keeps it from being installed; "fake_dns": {name:
+[addresses, ...]} makes a name resolve to the next of these lists each time; "public": address counts as a public one;
+"raise_on": path makes our own code fail on that page.
 """
 
 import itertools
@@ -15,7 +16,7 @@ import socket
 import sys
 
 import llm.data.egress
-import llm.data.frontier
+import llm.data.ledger
 import llm.data.links
 import llm.files
 from llm.data.crawl import job
@@ -24,10 +25,11 @@ from llm.process import run_job
 CRASH_POINTS = {
     "before_fsync": (llm.files, "fsync_file"),
     "after_rename": (llm.files, "fsync_directory"),
-    "in_transaction": (llm.data.frontier.Frontier, "_insert"),
-    "before_commit": (llm.data.frontier.Frontier, "_write_refusals"),
-    "level": (llm.data.frontier.Frontier, "_open_level"),
-    "export": (llm.data.frontier.Frontier, "verify_segments"),
+    "in_transaction": (llm.data.ledger.Ledger, "add"),
+    "before_commit": (llm.data.ledger.Ledger, "refuse"),
+    "wave": (llm.data.ledger.Ledger, "admit"),
+    "round": (llm.data.ledger.Ledger, "merge_crossings"),
+    "export": (llm.data.ledger.Ledger, "verify_segments"),
 }
 
 
@@ -44,39 +46,44 @@ def crash(point, n):
     setattr(owner, name, dying)
 
 
-def fake_dns():
-    """Names under .test resolve to the victim: every second time, among public addresses, as a mapped address."""
+def fake_dns(names):
+    """Each name resolves to the next of its lists of addresses at every question."""
     import twisted.internet._resolver
 
-    real, turn = socket.getaddrinfo, itertools.count()
-    public, local = (socket.AF_INET, "93.184.216.34"), (socket.AF_INET, "127.0.0.1")
-    names = {
-        "rebind.test": lambda: [(public, local)[next(turn) % 2]],
-        "mixed.test": lambda: [public, local],
-        "mapped.test": lambda: [(socket.AF_INET6, "::ffff:127.0.0.1"), public],
-    }
+    real = socket.getaddrinfo
+    answers = {name: itertools.cycle(lists) for name, lists in names.items()}
 
     def resolve(host, port, *args, **kwargs):
-        if host not in names:
+        if host not in answers:
             return real(host, port, *args, **kwargs)
-        ends = [(family, (ip, port) if family == socket.AF_INET else (ip, port, 0, 0)) for family, ip in names[host]()]
-        return [(family, socket.SOCK_STREAM, 6, "", end) for family, end in ends]
+        return [
+            (socket.AF_INET6, socket.SOCK_STREAM, 6, "", (ip, port, 0, 0))
+            if ":" in ip
+            else (socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port))
+            for ip in next(answers[host])
+        ]
 
     twisted.internet._resolver.GAIResolver.__init__.__defaults__ = (None, resolve)
 
 
+def public(address):
+    """One address of this machine stands for the public ones."""
+    real = llm.data.egress.private_kind
+    llm.data.egress.private_kind = lambda ip: None if ip == address else real(ip)
+
+
 def raise_on(path):
     """A page that our own code cannot process."""
-    import llm.data.spider
+    import llm.data.answers
 
-    original = llm.data.spider.page_links
+    original = llm.data.answers.read_markup
 
-    def page_links(url, body, scope):
+    def read_markup(url, *args):
         if url.endswith(path):
             raise RuntimeError("unlucky")
-        return original(url, body, scope)
+        return original(url, *args)
 
-    llm.data.spider.page_links = page_links
+    llm.data.answers.read_markup = read_markup
 
 
 oddities = json.loads(sys.argv.pop(1))
@@ -89,8 +96,12 @@ if "everywhere" in oddities:
     llm.data.links.Scope.contains = lambda self, url: True
 if "unguarded" in oddities:
     llm.data.egress.EgressPolicy.objection = lambda self, host, address, port: None
+if "no_resolver" in oddities:
+    llm.data.egress.GuardedResolver.install_on_reactor = lambda self: None
 if "fake_dns" in oddities:
-    fake_dns()
+    fake_dns(oddities["fake_dns"])
+if "public" in oddities:
+    public(oddities["public"])
 if "raise_on" in oddities:
     raise_on(oddities["raise_on"])
 run_job(job)

@@ -2,18 +2,23 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from llm.counts import Counts
-from llm.data.clean import CleanConfig, Dropped, clean_page, clean_partition
+from llm.data.clean import CleanConfig, clean_partition, clean_record, outside
 from llm.data.documents import Document, document_id, is_held_out
+from llm.data.drops import Dropped
 from llm.data.extract import extract
+from llm.data.filters import C4, Filters, GopherQuality
 from llm.data.language import detect_language
+from llm.data.records import TEXT_SCHEMA, TextRecord, record_slices
+from llm.data.url_filter import BlockList
 from llm.data.warc import JournalPage, WebPage, encode_record, n_pages, page_slices, write_crawl
-from llm.files import read_table, sha256_file
+from llm.files import read_table, sha256_file, write_table
 
 SITE = Path(__file__).parents[2] / "site" / "html"
 CONFIG = CleanConfig(held_out_fraction=0.2)
@@ -63,30 +68,65 @@ def clean(
 # ---------------------------------------------------------------- one page
 
 
+def clean_page(record: WebPage | TextRecord, config: CleanConfig, blocked: tuple[str, ...] = ()) -> Document | Dropped:
+    return clean_record(record, config, BlockList.of(blocked)).result
+
+
 def test_a_good_page_is_a_document() -> None:
-    found = clean_page(page(f"<title>Yeast</title><p>{ENGLISH}</p>"), CONFIG)
+    found = clean_page(replace(page(f"<title>Yeast</title><p>{ENGLISH}</p>"), source="site"), CONFIG)
     text = ENGLISH.strip()
     id = document_id("https://site/a.html", text)
-    assert found == Document(id, "https://site/a.html", "Yeast", text, "en", len(text), is_held_out(id, 0.2))
+    assert found == Document(id, "https://site/a.html", "Yeast", text, "en", len(text), is_held_out(id, 0.2), "site")
+
+
+def test_a_text_is_a_document_as_it_is() -> None:
+    text = ENGLISH + "\n\n  def f():\n    return '<b>'\x00"
+    record = TextRecord("file.txt#3", " Yeast\n& flour ", f"\n{text}\r\n", "books")
+    kept = text.replace("\x00", "").strip()
+    id = document_id(record.url, kept)
+    expected = Document(id, record.url, "Yeast & flour", kept, "en", len(kept), is_held_out(id, 0.2), "books")
+    assert clean_page(record, CONFIG) == expected
 
 
 @pytest.mark.parametrize(
     ("body", "reason", "detail"),
     [
-        ("", "empty", "empty"),
-        ("<p> \n&nbsp;</p><script>x()</script>", "empty", "empty"),
-        ("<p>Closed on Monday.</p>", "too short", "too short"),
-        (f"<p>{GERMAN}</p>", "language", "language de"),
-        ("<p>" + "12 34 56, " * 40 + "</p>", "language", "language unknown"),
+        ("", "empty", "no text is left"),
+        ("<p> \n&nbsp;</p><script>x()</script>", "empty", "no text is left"),
+        ("<p>Closed on Monday.</p>", "too short", "17 characters, allowed 200 or more"),
+        (f"<p>{GERMAN}</p>", "language", "de, score "),
+        ("<p>" + "12 34 56, " * 40 + "</p>", "language", "unknown: perhaps none, score 0.00"),
         (b"<p>" + bytes(range(256)) * 20 + b"</p>", "not text", "not text"),
-        ("<div>" * 100_000 + ENGLISH, "nested too deep", "nested too deep"),
+        (b"%PDF-1.7\n" + ENGLISH.encode() * 9, "not text", "not text: PDF"),
+        (b"\x89PNG\r\n\x1a\n" + ENGLISH.encode() * 9, "not text", "not text: PNG image"),
+        (b"PK\x03\x04" + ENGLISH.encode() * 9, "not text", "not text: zip archive"),
+        ("<div>" * 200_000 + ENGLISH, "nested too deep", "nested too deep"),
+        (f"<p>{ENGLISH * 4} {chr(0xFFFD) * 9}</p>", "mojibake", "share of spoilt characters 0.00"),
     ],
 )
 def test_a_bad_page_is_dropped_with_its_reason(body: str | bytes, reason: str, detail: str) -> None:
     found = clean_page(page(body), CONFIG)
     assert isinstance(found, Dropped)
-    assert (found.reason, found.detail) == (reason, detail)
+    assert found.reason == reason
+    assert found.detail.startswith(detail)
     assert (found.id == "") == (reason in ("empty", "not text", "nested too deep"))
+    assert (found.excerpt == "") == (found.id == "")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "empty"),
+        (" \n ", "empty"),
+        ("Closed.", "too short"),
+        (GERMAN, "language"),
+        ("\x00\x01" * 200 + ENGLISH, "not text"),
+    ],
+)
+def test_a_bad_text_is_dropped_with_its_reason(text: str, reason: str) -> None:
+    found = clean_page(TextRecord("a.txt", "", text, "books"), CONFIG)
+    assert isinstance(found, Dropped)
+    assert found.reason == reason
 
 
 def test_the_length_limit_is_inclusive() -> None:
@@ -103,12 +143,72 @@ def test_no_languages_keeps_all_of_them() -> None:
 
 
 def test_an_uncertain_language_is_dropped() -> None:
-    code_like = "<p>" + "os.path.join(path, *paths) sys.argv[1:] " * 10 + "</p>"
-    score = detect_language("os.path.join(path, *paths) sys.argv[1:] " * 10)[1]
-    assert score < 0.99
-    found = clean_page(page(code_like), replace(CONFIG, min_language_score=0.99))
+    code_like = "os.path.join(path, *paths) sys.argv[1:] " * 10
+    assert detect_language(code_like)[1] < 0.99
+    found = clean_page(page(f"<p>{code_like}</p>"), replace(CONFIG, min_language_score=0.99))
     assert isinstance(found, Dropped)
-    assert found.detail == "language unknown"
+    assert found.reason == "language"
+    assert found.detail.startswith("unknown: perhaps ")
+    assert found.detail.endswith("allowed 0.99 or more")
+
+
+def test_a_blocked_address_is_not_read() -> None:
+    found = clean_page(page(f"<p>{ENGLISH}</p>", "https://www.casino.com/a"), CONFIG, ("casino.com",))
+    assert found == Dropped("", "https://www.casino.com/a", "blocked url", "'casino.com' is on the block list", "")
+    assert isinstance(clean_page(page(f"<p>{ENGLISH}</p>"), CONFIG, ("casino.com",)), Document)
+
+
+def test_mojibake_is_repaired_in_pages_texts_and_titles() -> None:
+    text = "L\u2019été, le caf\u00e9: \u201cmais non\u201d. " + ENGLISH.strip()
+    spoilt = "".join(bytes([byte]).decode("cp1252", errors="ignore") or chr(byte) for byte in text.encode())
+    entities = "".join(f"&#{byte};" if byte > 127 else chr(byte) for byte in text.encode())
+    for record in (
+        page(f"<title>CafÃ©</title><p>{spoilt}</p>"),
+        page(f"<title>CafÃ©</title><p>{entities}</p>"),
+        TextRecord("a.txt", "CafÃ©", spoilt, "books"),
+    ):
+        verdict = clean_record(record, CONFIG, BlockList.of(()))
+        assert isinstance(verdict.result, Document)
+        assert verdict.result.title == "Café"
+        assert verdict.result.text == text
+        assert verdict.figures == {"n_repaired_mojibake": 1}
+    correct = clean_record(page(f"<p>{text}</p>"), CONFIG, BlockList.of(()))
+    assert isinstance(correct.result, Document)
+    assert correct.result.text == text
+    assert correct.figures == {}
+
+
+def test_personal_data_are_masked_in_text_title_and_excerpt() -> None:
+    private = "Write to a.kovacs@mailhost.org or +44 20 7946 0958."
+    body = f"<title>a.kovacs@mailhost.org</title><p>{private} {ENGLISH}</p>"
+    verdict = clean_record(page(body), CONFIG, BlockList.of(()))
+    assert isinstance(verdict.result, Document)
+    assert verdict.result.title == "email@example.com"
+    assert verdict.result.text.startswith("Write to email@example.com or 555-0100.")
+    assert verdict.result.id == document_id("https://site/a.html", verdict.result.text)
+    assert verdict.figures == {"n_masked e-mail": 2, "n_masked phone number": 1}
+    dropped = clean_page(page(f"<p>{private}</p>"), CONFIG)
+    assert isinstance(dropped, Dropped)
+    assert dropped.excerpt == "Write to email@example.com or 555-0100."
+    plain = clean_record(page(body), replace(CONFIG, mask_pii=False), BlockList.of(()))
+    assert isinstance(plain.result, Document)
+    assert private in plain.result.text
+    assert plain.figures == {}
+
+
+def test_quality_filters_drop_and_change_texts() -> None:
+    strict = replace(CONFIG, filters=Filters(gopher_quality=GopherQuality(min_words=1_000)))
+    found = clean_page(page(f"<p>{ENGLISH}</p>"), strict)
+    assert isinstance(found, Dropped)
+    assert (found.reason, found.detail) == ("Gopher quality: words", "words 68, allowed 1000 to 100000")
+    assert found.excerpt.startswith("Yeast in a jar")
+    lines = replace(CONFIG, filters=Filters(c4=C4(min_sentences=2)))
+    kept = clean_page(TextRecord("a", "", f"Menu\n{ENGLISH}\nHome | Shop", ""), lines)
+    assert isinstance(kept, Document)
+    assert kept.text == ENGLISH.strip()
+    short = clean_page(TextRecord("a", "", "It is so. It is. " + " and so on" * 30 + "\nIt is so. It is.", ""), lines)
+    assert isinstance(short, Dropped)
+    assert short.reason == "too short"
 
 
 @pytest.mark.parametrize("field", ["min_chars", "held_out_fraction", "min_language_score", "pages_per_partition"])
@@ -117,26 +217,13 @@ def test_a_bad_setting_is_refused_by_name(field: str) -> None:
         CleanConfig(**{field: -1})
 
 
-# ---------------------------------------------------------------- language
-
-
-@pytest.mark.parametrize(
-    ("text", "language"),
-    [
-        (ENGLISH, "en"),
-        (ENGLISH.upper(), "en"),
-        (GERMAN, "de"),
-        ("Le levain est un mélange de farine et d'eau, fermenté pendant une semaine.", "fr"),
-        ("面粉和水在罐子里发酵一个星期以后就成了酵头。", "zh"),
-        ("", ""),
-        ("1 + 1 = 2 😀", ""),
-    ],
-)
-def test_language(text: str, language: str) -> None:
-    code, score = detect_language(text)
-    assert code == language
-    assert 0 <= score <= 1
-    assert (code, score) == detect_language(text.replace(" ", "\n  "))
+def test_the_block_list_file_is_part_of_what_the_stage_reads(tmp_path: Path) -> None:
+    assert outside(CONFIG) == {}
+    path = tmp_path / "blocked.txt"
+    config = replace(CONFIG, blocked_urls_file=str(path))
+    assert outside(config) == {str(path): "absent"}
+    path.write_text("casino.com")
+    assert outside(config) == {str(path): hashlib.sha256(b"casino.com").hexdigest()}
 
 
 # ---------------------------------------------------------------- partitions
@@ -146,7 +233,7 @@ def test_the_site_gives_its_known_answers(tmp_path: Path) -> None:
     crawl_dir = site_crawl(tmp_path)
     counts, documents, dropped = clean(crawl_dir, tmp_path / "out", CONFIG)
     reasons = {row["url"].removeprefix("https://site/"): row["reason"] for row in dropped}
-    assert reasons.pop("de/sauerteig.html") == "language de"
+    assert reasons.pop("de/sauerteig.html") == "language"
     assert {"news/index.html", "news/closed.html", "news/oven.html"} <= reasons.keys()
     assert set(reasons.values()) == {"too short", "mostly links"}
     assert counts.n_in == n_pages(crawl_dir)
@@ -196,3 +283,30 @@ def test_a_page_of_links_is_dropped_and_a_text_with_links_is_not() -> None:
         reasons[name] = verdict.reason if isinstance(verdict, Dropped) else ""
     assert reasons == {"index": "mostly links", "text": ""}
     assert extract(b"<p>a <a href='x'>bc d</a> ef</p>").link_share == 0.5
+
+
+def test_an_artifact_may_hold_pages_and_texts(tmp_path: Path) -> None:
+    crawl_dir = make_crawl(tmp_path, [page(f"<p>{ENGLISH}</p>"), page("<p>no</p>", "https://site/b.html")])
+    texts = [TextRecord(f"book#{number}", "", f"Chapter {number}. {ENGLISH}", "books") for number in range(3)]
+    write_table(crawl_dir / "texts-00000.parquet", pa.Table.from_pylist([*map(asdict, texts)], schema=TEXT_SCHEMA))
+    parts = record_slices(crawl_dir, 2)
+    counts = []
+    for number, part in enumerate(parts):
+        (tmp_path / str(number)).mkdir()
+        counts.append(clean_partition(part, tmp_path / str(number), CONFIG))
+    total = Counts.total(counts)
+    assert (total.n_in, total.n_out, total.dropped) == (5, 4, {"too short": 1})
+    rows = read_table(tmp_path / "1" / "documents.parquet").to_pylist()
+    assert [(row["url"], row["source"]) for row in rows] == [("book#0", "books"), ("book#1", "books")]
+
+
+def test_figures_are_summed_over_pages(tmp_path: Path) -> None:
+    pages = [page(f"<p>{ENGLISH} a{n}@mailhost.org b@mailhost.org</p>", f"https://site/{n}.html") for n in range(5)]
+    counts = clean(make_crawl(tmp_path, pages), tmp_path / "out", replace(CONFIG, pages_per_partition=2))[0]
+    assert counts.figures["n_masked e-mail"] == 10
+
+
+def test_a_block_list_that_is_not_there_stops_the_stage(tmp_path: Path) -> None:
+    crawl_dir = make_crawl(tmp_path, [page(f"<p>{ENGLISH}</p>")])
+    with pytest.raises(ValueError, match=r"blocked_urls_file is 'nowhere\.txt'"):
+        clean(crawl_dir, tmp_path / "out", replace(CONFIG, blocked_urls_file="nowhere.txt"))

@@ -7,6 +7,9 @@ from itertools import pairwise
 import pyarrow.parquet as pq
 import pytest
 from crawling import crawl, html, site
+from protego import Protego
+
+from llm.data.robots import MAX_CRAWL_DELAY_S, crawl_delay_s, product_token
 
 PAGES = 40
 
@@ -106,5 +109,47 @@ def test_no_rules_allow_everything(crawled, name):
 def test_the_crawl_delay_is_kept(crawled):
     sites, _ = crawled
     times = [when for when, path in sites["slow"].requests if path != "/robots.txt"]
-    assert len(times) == 3
+    assert len(times) == 4, "three pages and a look for a sitemap"
     assert all(later - earlier > 0.25 for earlier, later in pairwise(times))
+
+
+def test_a_host_that_asks_for_an_endless_delay_holds_up_no_other(tmp_path):
+    with (
+        page_site(text(b"User-agent: *\nCrawl-delay: 1e12\n")) as slow,
+        page_site(text(b"User-agent: *\nCrawl-delay: 0.2\n")) as quick,
+    ):
+        config = {
+            "seeds": [f"{running.url}page{n}" for running in (slow, quick) for n in range(6)],
+            "allow_private": [slow.place, quick.place],
+            "sitemaps": False,
+            "n_connections": 2,
+            "max_seconds": 4,
+        }
+        done = crawl(tmp_path / "c", config)
+        assert done.counts["dropped"] == {"time limit": 5}
+        assert (len(slow.paths()), len(quick.paths())) == (1, 6)
+        times = [when for when, path in quick.requests if path != "/robots.txt"]
+        assert times[-1] - times[0] < 3
+
+
+@pytest.mark.parametrize(
+    ("line", "delay_s"),
+    [
+        ("5", 5.0),
+        ("0.5", 0.5),
+        ("1e12", MAX_CRAWL_DELAY_S),
+        ("-3", 0.0),
+        ("nan", 0.0),
+        ("inf", 0.0),
+        ("x", 0.0),
+    ],
+)
+def test_crawl_delays_are_clamped(line, delay_s):
+    assert crawl_delay_s(Protego.parse(f"User-agent: *\nCrawl-delay: {line}\n"), "sourdough") == delay_s
+
+
+@pytest.mark.parametrize(
+    "agent", ["sourdough/0.1", "sourdough/0.1 (+https://a.example/)", "sourdough", " sourdough (me@a.example)"]
+)
+def test_robots_txt_knows_the_crawler_by_its_name(agent):
+    assert product_token(agent) == "sourdough"

@@ -3,6 +3,7 @@
 import io
 import random
 import re
+from urllib.parse import urlsplit
 
 import pyarrow.parquet as pq
 import pytest
@@ -83,7 +84,8 @@ def test_a_record_keeps_no_header_that_changes_from_fetch_to_fetch():
 
 def test_pages_come_back_in_order_of_url(tmp_path, bodies):
     out_dir = export(tmp_path, bodies)
-    assert list(read_pages(out_dir, 0, 99)) == [WebPage(url, 200, HEADERS[0][1], bodies[url]) for url in sorted(bodies)]
+    expected = [WebPage(url, 200, HEADERS[0][1], bodies[url], urlsplit(url).hostname) for url in sorted(bodies)]
+    assert list(read_pages(out_dir, 0, 99)) == expected
     assert [page.url for page in read_pages(out_dir, 3, 5)] == sorted(bodies)[3:5]
 
 

@@ -13,7 +13,8 @@ import scipy.stats
 import torch
 
 from llm.data.documents import Document, document_id, documents_table
-from llm.evaluate.evaluate import EvaluateConfig, evaluate_models
+from llm.evaluate.config import EvaluateConfig
+from llm.evaluate.evaluate import evaluate_models
 from llm.files import write_table
 from llm.model.files import load_model, save_model
 from llm.model.gpt import GPT, GPTConfig
@@ -80,8 +81,17 @@ def run_dir(tmp_path_factory, tokenizer) -> Path:
 
 def evaluate(root: Path, out_dir: Path, config: EvaluateConfig = CONFIG, progress=lambda done, total: None):
     out_dir.mkdir()
-    inputs = [root / name for name in ("base", "chat", "documents", "examples")]
-    return evaluate_models(*inputs, out_dir, config, progress)
+    models = {name: root / name for name in ("base", "chat")}
+    return evaluate_models(models, root / "documents", root / "examples", out_dir, config, progress)
+
+
+def test_a_base_model_alone_is_scored_on_documents(run_dir, tmp_path):
+    counts = evaluate_models({"base": run_dir / "base"}, run_dir / "documents", None, tmp_path, CONFIG, lambda *_: None)
+    assert counts.n_out == N_HELD_OUT
+    assert set(scores_of(tmp_path)) == {("xz -9", "bits per byte"), ("base", "bits per byte")}
+    evaluate(run_dir, tmp_path / "both")
+    both = scores_of(tmp_path / "both")
+    assert scores_of(tmp_path)["base", "bits per byte"] == both["base", "bits per byte"]
 
 
 def scores_of(out_dir: Path) -> dict[tuple[str, str], dict]:

@@ -5,6 +5,17 @@ import torch
 
 from llm.model.gpt import GPT, GPTConfig
 
+TINY = {"vocab_size": 31, "context_length": 12, "n_layers": 2, "n_heads": 3, "d_model": 24}
+SHAPES = {
+    "gpt2": GPTConfig(**TINY),
+    "gpt2-untied": GPTConfig(**TINY, tied_head=False, d_mlp=40),
+    "modern": GPTConfig(**TINY, architecture="modern"),
+    "modern-grouped": GPTConfig(
+        **TINY | {"n_heads": 4}, architecture="modern", n_kv_heads=2, head_dim=10, tied_head=False, rope_theta=50.0
+    ),
+}
+"""Both architectures, with their defaults and with all that may differ from them."""
+
 
 @pytest.fixture(autouse=True)
 def one_thread():
@@ -12,11 +23,21 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-@pytest.fixture
-def tiny_model() -> GPT:
+@pytest.fixture(params=SHAPES)
+def tiny_model(request: pytest.FixtureRequest) -> GPT:
     """Two layers, in evaluation mode, with weights large enough for its logits to differ clearly."""
+    return random_model(SHAPES[request.param])
+
+
+@pytest.fixture
+def random_model_of():
+    """Makes a model of a config as `tiny_model` is made."""
+    return random_model
+
+
+def random_model(config: GPTConfig) -> GPT:
     torch.manual_seed(0)
-    model = GPT(GPTConfig(vocab_size=31, context_length=12, n_layers=2, n_heads=3, d_model=24)).eval()
+    model = GPT(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))

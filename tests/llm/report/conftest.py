@@ -12,6 +12,7 @@ import torch
 
 from llm.counts import Counts
 from llm.data.documents import Document, document_id, documents_table
+from llm.data.drops import Dropped, write_dropped
 from llm.evaluate.evaluate import SCORE_SCHEMA
 from llm.files import write_json, write_table
 from llm.model.files import save_model
@@ -50,7 +51,7 @@ def score_row(model: str, benchmark: str, metric: str, score: float, chance: flo
 def _counts(text: str) -> dict[str, Counts]:
     return {
         "crawl": Counts("pages", 1300, 1234, {text: 60, "robots.txt": 6}, {text: 1.5}),
-        "clean": Counts("pages", 1234, 1000, {"too short": 200, "empty": 34}),
+        "clean": Counts("pages", 1234, 1000, {"too short": 200, text: 34}),
         "dedup": Counts("documents", 1000, 900, {"near duplicate": 100}),
         "tokenizer": Counts("documents", 900, 880, {"held out": 20}, {"vocab_size": 290}),
         "shard": Counts("documents", 900, 900),
@@ -95,8 +96,13 @@ def make_run(tiny_tokenizer) -> MakeRun:
 def _write_pages(path: dict[str, Path], text: str) -> None:
     refused = [{"url": f"http://docs/{text}/{i}", "reason": text if i else "robots.txt"} for i in range(5)]
     write_table(path["crawl"] / "refused.parquet", pa.Table.from_pylist(refused))
-    dropped = [{"id": "", "url": f"http://docs/{text}/dropped", "reason": text}]
-    write_table(path["clean"] / "dropped-00000.parquet", pa.Table.from_pylist(dropped))
+    write_dropped(
+        path["clean"] / "dropped-00000.parquet",
+        [
+            Dropped.of("", f"http://docs/{text}/dropped", text, text, text),
+            Dropped("", "http://docs/short", "too short"),
+        ],
+    )
 
 
 def _write_documents(path: dict[str, Path], text: str) -> None:
@@ -107,12 +113,6 @@ def _write_documents(path: dict[str, Path], text: str) -> None:
         documents.append(Document(document_id(url, body), url, text, body, "en", len(body), index % 2 == 0))
     for stage in ("clean", "dedup"):
         write_table(path[stage] / "documents-00000.parquet", documents_table(documents))
-    first, second = documents[0].id, documents[1].id
-    clusters = [
-        {"id": first, "cluster": first, "kept": True, "jaccard": 1.0, "reason": None},
-        {"id": second, "cluster": first, "kept": False, "jaccard": 0.875, "reason": text},
-    ]
-    write_table(path["dedup"] / "clusters.parquet", pa.Table.from_pylist(clusters))
 
 
 def _write_model(directory: Path, tokenizer: Tokenizer, text: str, speed: float) -> None:

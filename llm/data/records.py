@@ -1,0 +1,85 @@
+"""What the clean stage reads: web pages in WARC files, or texts in Parquet files, cut into partitions of equal size.
+
+A crawl artifact holds pages; an ingest artifact holds pages (`pages-*.warc.gz` with `pages.parquet`), texts
+(`texts-*.parquet`), or both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .warc import PageSlice, page_slices
+
+TEXT_SCHEMA = pa.schema([(name, pa.string()) for name in ("url", "title", "text", "source")])
+
+
+@dataclass(frozen=True)
+class TextRecord:
+    """A text that needs no extraction. `source` see `Document`; `title` may be ""; `url` names the record's origin."""
+
+    url: str
+    title: str
+    text: str
+    source: str
+
+
+@dataclass(frozen=True)
+class TextSlice:
+    """Some rows of an artifact's text files: the input of one partition.
+
+    `pieces` are (file name, first row, row after the last) in the order of reading.
+    """
+
+    dir: Path
+    pieces: tuple[tuple[str, int, int], ...]
+
+    def read(self) -> Iterator[TextRecord]:
+        """The texts of the slice in order, one row group in memory at a time; raises OSError for a damaged file."""
+        for name, start, stop in self.pieces:
+            yield from _read_rows(self.dir / name, start, stop)
+
+
+def _read_rows(path: Path, start: int, stop: int) -> Iterator[TextRecord]:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        first = 0
+        for number in range(file.num_row_groups):
+            after = first + file.metadata.row_group(number).num_rows
+            if start < after and stop > first:
+                begin = max(start, first)
+                rows = file.read_row_group(number).slice(begin - first, min(stop, after) - begin)
+                yield from (TextRecord(**row) for row in rows.to_pylist())
+            first = after
+
+
+def record_slices(artifact_dir: Path, n_per_partition: int) -> list[PageSlice | TextSlice]:
+    """All records of a crawl or ingest artifact, cut into partitions of `n_per_partition`: first pages, then texts.
+
+    The last partition of either form may be smaller. The cut depends on the artifact and the number alone.
+    """
+    has_pages = (artifact_dir / "pages.parquet").exists()
+    slices: list[PageSlice | TextSlice] = [*page_slices(artifact_dir, n_per_partition)] if has_pages else []
+    return slices + list(text_slices(artifact_dir, n_per_partition))
+
+
+def text_slices(artifact_dir: Path, n_per_partition: int) -> Iterator[TextSlice]:
+    """The rows of an artifact's `texts-*.parquet`, in order of file and row, cut into partitions."""
+    pieces: list[tuple[str, int, int]] = []
+    missing = n_per_partition
+    for path in sorted(artifact_dir.glob("texts-*.parquet")):
+        n_rows = pq.read_metadata(path).num_rows
+        start = 0
+        while start < n_rows:
+            stop = min(start + missing, n_rows)
+            pieces.append((path.name, start, stop))
+            missing -= stop - start
+            start = stop
+            if missing == 0:
+                yield TextSlice(artifact_dir, tuple(pieces))
+                pieces, missing = [], n_per_partition
+    if pieces:
+        yield TextSlice(artifact_dir, tuple(pieces))

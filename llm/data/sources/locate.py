@@ -1,0 +1,140 @@
+"""Where the files of a source lie: folders and patterns are resolved, what is elsewhere is fetched."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...files import atomic_path
+from ..download import download, file_name
+from .config import LOCAL_BUILDERS, SourceConfig
+
+SUFFIXES = {
+    "warc": (".warc", ".warc.gz"),
+    "wet": (".wet", ".wet.gz"),
+    "parquet": (".parquet",),
+    "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".ndjson.gz", ".ndjson.zst"),
+    "text": (".txt", ".txt.gz", ".txt.zst"),
+    "dataset": ("",),
+}
+"""Which files of a folder are read."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file of a source, or some records of it.
+
+    `label` names it in the artifact, without anything of this machine; `location` is a path or an address; `n_bytes` is
+    None where only fetching tells. `spans` are (first byte, byte after the last) of single records; () is all of it.
+    """
+
+    label: str
+    location: str
+    n_bytes: int | None = None
+    spans: tuple[tuple[int, int], ...] = ()
+
+
+def is_remote(location: str) -> bool:
+    """Whether a location is an address rather than a path of this machine."""
+    return "://" in location
+
+
+def source_files(source: SourceConfig) -> list[SourceFile]:
+    """The files that the paths of a source name: those here in order of their labels, then the addresses."""
+    return [*local_files(source), *(SourceFile(path, path) for path in sorted(source.paths) if is_remote(path))]
+
+
+def local_files(source: SourceConfig) -> list[SourceFile]:
+    """The files on this machine that the paths of a source name, in order of their labels."""
+    found: dict[str, Path] = {}
+    for pattern in source.paths:
+        if is_remote(pattern):
+            continue
+        for label, path in _matches(pattern, source):
+            if found.setdefault(label, path) != path:
+                raise ValueError(
+                    f"{source.name}: paths has two files called {label}: {found[label]} and {path}; "
+                    "make two sources of them"
+                )
+    return [SourceFile(label, str(found[label]), found[label].stat().st_size) for label in sorted(found)]
+
+
+def _matches(pattern: str, source: SourceConfig) -> Iterator[tuple[str, Path]]:
+    """The files that one path, folder or pattern stands for, each with its label."""
+    path = Path(pattern)
+    suffixes = SUFFIXES[source.kind]
+    if path.is_file():
+        files = [path]
+    elif path.is_dir():
+        files = [file for file in path.rglob("*") if file.is_file() and file.name.lower().endswith(suffixes)]
+        files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+    else:
+        files = [Path(name) for name in glob.glob(pattern, recursive=True) if Path(name).is_file()]
+    if not files:
+        what = f"no file that ends in {', '.join(suffixes)} in" if path.is_dir() else "nothing at"
+        raise ValueError(f"{source.name}: paths names {pattern!r}, but there is {what} {path.absolute()}")
+    for file in files:
+        yield _label(file, path), file
+
+
+def _label(file: Path, pattern: Path) -> str:
+    """The name of a file as its source's reader knows it; of an absolute path only what the pattern leaves open."""
+    if not file.is_absolute():
+        return file.as_posix()
+    fixed = pattern
+    while glob.has_magic(str(fixed)):
+        fixed = fixed.parent
+    return file.relative_to(fixed.parent).as_posix()
+
+
+def local_path(location: str, downloads: Path) -> Path:
+    """The file at a location on this machine, fetched into `downloads` if it is elsewhere.
+
+    Raises ValueError if there is none, ConnectionError and OSError as `download` does.
+    """
+    if location.startswith(("http://", "https://")):
+        return download(location, downloads).path
+    if is_remote(location):
+        return _copied(location, downloads)
+    if not Path(location).is_file():
+        raise ValueError(f"there is no file {location}")
+    return Path(location)
+
+
+def _copied(location: str, downloads: Path) -> Path:
+    """A file of another file system that fsspec knows (`s3://`, `gs://`), copied unless it is there already."""
+    import fsspec
+
+    path = downloads / file_name(location)
+    try:
+        system, inner = fsspec.core.url_to_fs(location)
+        n_bytes = system.size(inner)
+        if not (path.exists() and path.stat().st_size == n_bytes):
+            downloads.mkdir(parents=True, exist_ok=True)
+            with atomic_path(path) as temporary:
+                system.get_file(inner, str(temporary))
+                if temporary.stat().st_size != n_bytes:
+                    raise ConnectionError(f"{location}: the transfer ended before {n_bytes:,} bytes had come")
+    except (ImportError, ValueError, FileNotFoundError) as error:
+        raise ValueError(f"{location}: {error}") from error
+    return path
+
+
+def outside_files(sources: Iterable[SourceConfig]) -> dict[str, str]:
+    """All files on this machine that the sources read, by location, each with size and time of its last change."""
+    found = {}
+    for source in sources:
+        named = [file.location for file in local_files(source)]
+        named += [path for path in (source.path_list, source.index) if path and not is_remote(path)]
+        if source.dataset and source.dataset not in LOCAL_BUILDERS and not source.is_on_hub:
+            named += [str(path) for path in Path(source.dataset).rglob("*") if path.is_file()]
+        if source.kind == "common-crawl" and not is_remote(source.base_url):
+            named += [str(path) for path in Path(source.base_url).rglob("*") if path.is_file()]
+        for name in sorted(named):
+            if not Path(name).is_file():
+                raise ValueError(f"{source.name}: there is no file {name}")
+            state = Path(name).stat()
+            found[name] = f"{state.st_size} {state.st_mtime_ns}"
+    return found

@@ -1,0 +1,208 @@
+"""Our models for other programs: as folders of Hugging Face's transformers, and as GGUF files (llama.cpp, Ollama).
+
+The numbers stay as they are, under other names. What is written is whole or absent, and never takes the place of what
+is there already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..files import atomic_path, fsync_directory, read_json, remove, write_json
+from .files import save_tensors
+from .gpt import GPT, GPTConfig
+from .names import GGUF, HUGGING_FACE, to_theirs
+
+if TYPE_CHECKING:
+    from ..tokenizer import Tokenizer
+
+WEIGHTS_FILE = "model.safetensors"
+
+GGUF_SPLIT_PATTERN = "dbrx"
+"""llama.cpp's name for the split pattern of our tokenizer, cl100k's (its `llama-bpe` skips the merges as well)."""
+
+
+def to_hf(model: GPT, out_dir: Path, tokenizer: Tokenizer | None = None) -> None:
+    """Writes the folder of a `GPT2LMHeadModel` or `Qwen3ForCausalLM`, which transformers loads without our code.
+
+    With a tokenizer its files are in it, and the configs name its special tokens. Raises ValueError when `out_dir`
+    exists or the tokenizer has more tokens than the model.
+    """
+    _require_fit(model, tokenizer)
+    with _new_directory(out_dir) as folder:
+        if tokenizer is not None:
+            tokenizer.save(folder)
+        special = _special_tokens(tokenizer)
+        write_json(folder / "config.json", hf_config(model.config) | special)
+        # both end a text: a chat model's turn, a base model's document
+        stops = None if tokenizer is None else [tokenizer.end_token, tokenizer.document_token]
+        write_json(folder / "generation_config.json", special | {"eos_token_id": stops})
+        weights = to_theirs(model.state_dict(), HUGGING_FACE[model.config.architecture], model.config.n_layers)
+        save_tensors(weights, folder / WEIGHTS_FILE)
+
+
+def hf_config(config: GPTConfig) -> dict[str, Any]:
+    """The content of transformers' `config.json`, without special tokens."""
+    common = {
+        "vocab_size": config.vocab_size,
+        "initializer_range": config.init_std,
+        "tie_word_embeddings": config.tied_head,
+        "dtype": "float32",
+    }
+    return common | (_qwen3_config(config) if config.is_modern else _gpt2_config(config))
+
+
+def _gpt2_config(config: GPTConfig) -> dict[str, Any]:
+    return {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "activation_function": "gelu_new",
+        "n_positions": config.context_length,
+        "n_ctx": config.context_length,
+        "n_layer": config.n_layers,
+        "n_head": config.n_heads,
+        "n_embd": config.d_model,
+        "n_inner": config.d_mlp,
+        "layer_norm_epsilon": config.norm_eps,
+        "embd_pdrop": config.dropout,
+        "attn_pdrop": config.dropout,
+        "resid_pdrop": config.dropout,
+    }
+
+
+def _qwen3_config(config: GPTConfig) -> dict[str, Any]:
+    return {
+        "model_type": "qwen3",
+        "architectures": ["Qwen3ForCausalLM"],
+        "hidden_act": "silu",
+        "max_position_embeddings": config.context_length,
+        "num_hidden_layers": config.n_layers,
+        "num_attention_heads": config.n_heads,
+        "num_key_value_heads": config.n_kv_heads,
+        "hidden_size": config.d_model,
+        "head_dim": config.head_dim,
+        "intermediate_size": config.d_mlp,
+        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        "rope_theta": config.rope_theta,  # where transformers before 5 looks for it
+        "rms_norm_eps": config.norm_eps,
+        "attention_bias": False,
+        "attention_dropout": config.dropout,
+        "use_sliding_window": False,
+    }
+
+
+def to_gguf(model: GPT, path: Path, tokenizer: Tokenizer | None = None) -> None:
+    """Writes a GGUF file of a `gpt2` or `qwen3` model in float32, with the tokenizer in it if there is one.
+
+    Raises ValueError when `path` exists, the tokenizer has more tokens than the model, or the package gguf is absent.
+    """
+    gguf = _import_gguf()
+    _require_fit(model, tokenizer)
+    _require_absent(path)
+    config = model.config
+    with atomic_path(path) as temporary:
+        writer = gguf.GGUFWriter(temporary, "qwen3" if config.is_modern else "gpt2")
+        with contextlib.closing(writer):
+            _add_shape(writer, config)
+            if tokenizer is not None:
+                _add_tokenizer(writer, gguf.TokenType, tokenizer, config.vocab_size)
+            for name, tensor in to_theirs(model.state_dict(), GGUF[config.architecture], config.n_layers).items():
+                writer.add_tensor(name, tensor.float().cpu().contiguous().numpy())
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+
+
+def _import_gguf() -> Any:
+    try:
+        return importlib.import_module("gguf")
+    except ImportError as error:
+        raise ValueError("a GGUF file is written by the package gguf, which is absent: pip install gguf") from error
+
+
+def _add_shape(writer: Any, config: GPTConfig) -> None:
+    writer.add_file_type(0)  # all float32
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_context_length(config.context_length)
+    writer.add_block_count(config.n_layers)
+    writer.add_embedding_length(config.d_model)
+    writer.add_feed_forward_length(config.d_mlp)
+    writer.add_head_count(config.n_heads)
+    if not config.is_modern:
+        writer.add_layer_norm_eps(config.norm_eps)
+        return
+    writer.add_head_count_kv(config.n_kv_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_freq_base(config.rope_theta)
+    writer.add_layer_norm_rms_eps(config.norm_eps)
+
+
+def _add_tokenizer(writer: Any, kinds: Any, tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Tokens, merges and chat template; rows of the model beyond the tokenizer's tokens get names that no text has."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save(Path(folder))
+        content = read_json(Path(folder) / "tokenizer.json")
+        template = read_json(Path(folder) / "tokenizer_config.json")["chat_template"]
+    tokens = [f"[UNUSED{i}]" for i in range(vocab_size)]
+    types = [kinds.UNUSED] * vocab_size
+    for token, i in content["model"]["vocab"].items():
+        tokens[i], types[i] = token, kinds.NORMAL
+    for special in content["added_tokens"]:
+        tokens[special["id"]], types[special["id"]] = special["content"], kinds.CONTROL
+    writer.add_tokenizer_model("gpt2")  # byte-level BPE
+    writer.add_tokenizer_pre(GGUF_SPLIT_PATTERN)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_token_merges([" ".join(pair) for pair in content["model"]["merges"]])
+    writer.add_bos_token_id(tokenizer.document_token)
+    writer.add_add_bos_token(True)
+    writer.add_eos_token_id(tokenizer.document_token)  # a document ends where the next one starts
+    writer.add_eot_token_id(tokenizer.end_token)
+    writer.add_pad_token_id(tokenizer.pad_token)
+    for tag in ("{%- generation -%}", "{%- endgeneration -%}"):  # marks of transformers for training masks
+        template = template.replace(tag, "")
+    writer.add_chat_template(template)
+
+
+def _special_tokens(tokenizer: Tokenizer | None) -> dict[str, int | None]:
+    """Ids for the configs; null, where there is no tokenizer, keeps GPT-2's 50256 from being the default."""
+    return {
+        "bos_token_id": None if tokenizer is None else tokenizer.document_token,
+        "eos_token_id": None if tokenizer is None else tokenizer.end_token,
+        "pad_token_id": None if tokenizer is None else tokenizer.pad_token,
+    }
+
+
+def _require_fit(model: GPT, tokenizer: Tokenizer | None) -> None:
+    if tokenizer is not None and tokenizer.vocab_size > model.config.vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model {model.config.vocab_size}: "
+            "export a model with the tokenizer that it was trained with"
+        )
+
+
+def _require_absent(path: Path) -> None:
+    if path.exists() or path.is_symlink():
+        raise ValueError(f"{path} exists and is not overwritten: give another name, or remove it")
+
+
+@contextlib.contextmanager
+def _new_directory(path: Path) -> Iterator[Path]:
+    """Yields a temporary directory that gets the name `path` when the block ends well, and else is removed."""
+    _require_absent(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        fsync_directory(temporary)
+        temporary.rename(path)
+        fsync_directory(path.parent)
+    finally:
+        remove(temporary)

@@ -1,0 +1,17 @@
+"""The ingest stage."""
+
+from llm.counts import Counts
+from llm.data.ingest import IngestConfig, ingest_partition, outside, plan, put_together
+
+from . import session
+from .build import Build, place
+from .stage import stage
+
+
+@stage(version=1, outside=outside)
+def ingest(build: Build, *, config: IngestConfig) -> Counts:
+    """Pages and texts out of archives, data sets and files; what cannot be used is counted and named."""
+    downloads = session.current().downloads
+    folders, counts = build.each(ingest_partition, plan(config, downloads), downloads, config=config)
+    put_together(folders, build.out_dir, config, place)
+    return counts
