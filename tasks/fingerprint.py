@@ -62,8 +62,9 @@ def code_closure(modules: Iterable[str]) -> dict[str, str]:
         path = module_path(name)
         if name in found or path is None:
             continue
-        found[name] = code_hash(path)
-        waiting.extend(package for module in reached_modules(name, path) for package in with_packages(module))
+        source = current_source(name, path)
+        found[name] = source.hash_with(path.parent)
+        waiting.extend(package for module in source.imports for package in with_packages(module))
     return dict(sorted(found.items()))
 
 
@@ -79,37 +80,54 @@ def module_path(module: str) -> Path | None:
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
 
-def code_hash(path: Path) -> str:
-    """16 hexadecimal digits over a module's syntax tree and the files beside it that it names."""
-    tree = current_syntax_tree(path)
-    hasher = hashlib.sha256(ast.unparse(tree).encode())
-    for name in sorted({node.value for node in ast.walk(tree) if is_file_name(node, path.parent)}):  # type: ignore[attr-defined]
-        hasher.update(path.with_name(name).read_bytes())
-    return hasher.hexdigest()[:16]
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a module's source says, without docstrings and other bare strings."""
+
+    tree_hash: str
+    strings: tuple[str, ...]
+    """Its strings that may be names of files, sorted."""
+    imports: tuple[str, ...]
+    """Names of the modules of `llm` that it imports, anywhere in its code; some may be attributes instead."""
+
+    def hash_with(self, folder: Path) -> str:
+        """16 hexadecimal digits over the syntax tree and the files in `folder` that the module names."""
+        hasher = hashlib.sha256(self.tree_hash.encode())
+        for name in self.strings:
+            if (folder / name).is_file():
+                hasher.update((folder / name).read_bytes())
+        return hasher.hexdigest()[:16]
 
 
-def is_file_name(node: ast.AST, folder: Path) -> bool:
-    """Whether a syntax node is a string that names a file in `folder`."""
-    if not (isinstance(node, ast.Constant) and isinstance(node.value, str) and 0 < len(node.value) < 100):
-        return False
-    return node.value.isprintable() and "/" not in node.value and (folder / node.value).is_file()
-
-
-def current_syntax_tree(path: Path) -> ast.Module:
-    """The syntax tree of a file without docstrings and other bare strings."""
+def current_source(module: str, path: Path) -> Source:
+    """The source of a module as it stands in its file now."""
     state = path.stat()
-    return syntax_tree(path, state.st_mtime_ns, state.st_size)
+    return read_source(module, path, state.st_mtime_ns, state.st_size)
 
 
 @functools.lru_cache(maxsize=1000)
-def syntax_tree(path: Path, modified_ns: int, n_bytes: int) -> ast.Module:
-    """`current_syntax_tree` of a file that had this time and size."""
+def read_source(module: str, path: Path, modified_ns: int, n_bytes: int) -> Source:
+    """The source of a module whose file had this time and size."""
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [statement for statement in body if not is_bare_string(statement)]  # type: ignore[attr-defined]
-    return tree
+    nodes = list(ast.walk(tree))
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    imports = [name for node in nodes for name in imported_names(node, package)]
+    return Source(
+        hashlib.sha256(ast.unparse(tree).encode()).hexdigest(),
+        tuple(sorted({node.value for node in nodes if may_name_a_file(node)})),  # type: ignore[attr-defined]
+        tuple(dict.fromkeys(name for name in imports if name.split(".")[0] == CODE_PACKAGE)),
+    )
+
+
+def may_name_a_file(node: ast.AST) -> bool:
+    """Whether a syntax node is a string such as `report.css`."""
+    if not (isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) < 100):
+        return False
+    return "." in node.value and node.value.isprintable() and not set(node.value) & {"/", " "}
 
 
 def is_bare_string(node: ast.AST) -> bool:
@@ -117,19 +135,12 @@ def is_bare_string(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def reached_modules(module: str, path: Path) -> list[str]:
-    """Names of the modules of `llm` that a module imports, anywhere in its code; some may be attributes instead."""
-    return [name for name in imported_names(module, path) if name.split(".")[0] == CODE_PACKAGE]
-
-
-def imported_names(module: str, path: Path) -> Iterator[str]:
-    """Dotted names of everything that a module imports."""
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(current_syntax_tree(path)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            parts = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            source = ".".join([*parts, *([node.module] if node.module else [])])
-            yield source
-            yield from (f"{source}.{alias.name}" for alias in node.names)
+def imported_names(node: ast.AST, package: str) -> Iterator[str]:
+    """Dotted names of everything that a syntax node imports, in a module of `package`."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        parts = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+        source = ".".join([*parts, *([node.module] if node.module else [])])
+        yield source
+        yield from (f"{source}.{alias.name}" for alias in node.names)

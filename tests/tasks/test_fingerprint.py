@@ -10,7 +10,7 @@ import pytest
 
 from llm.config import Config, identity, setting
 from tasks import fingerprint
-from tasks.fingerprint import Key, code_closure, code_hash
+from tasks.fingerprint import Key, code_closure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,16 +66,15 @@ def test_closure_follows_imports_of_llm_only(repository: Path) -> None:
 )
 def test_comments_docstrings_and_layout_do_not_count(repository: Path, text: str, same: bool) -> None:
     path = repository / "llm/sub/b.py"
-    before = code_hash(path)
+    before = code_closure(["llm.sub.b"])["llm.sub.b"]
     path.write_text(text)
-    assert (code_hash(path) == before) is same
+    assert (code_closure(["llm.sub.b"])["llm.sub.b"] == before) is same
 
 
 def test_a_template_beside_a_module_counts(repository: Path) -> None:
-    path = repository / "llm/sub/b.py"
-    before = code_hash(path)
+    before = code_closure(["llm.sub.b"])["llm.sub.b"]
     (repository / "llm/sub/page.html").write_text("<div>")
-    assert code_hash(path) != before
+    assert code_closure(["llm.sub.b"])["llm.sub.b"] != before
 
 
 def test_fingerprint_changes_with_everything_that_counts() -> None:
