@@ -30,8 +30,8 @@ from llm.data.filters.c4 import C4, c4
 from llm.data.filters.fineweb import FineWeb, fineweb
 from llm.data.filters.gopher import GopherQuality, GopherRepetition, gopher_quality, gopher_repetition
 from llm.data.filters.parts import Failure, TextParts
+from llm.data.html.mojibake import repair_mojibake
 from llm.data.language import detect_language
-from llm.data.mojibake import repair_mojibake
 from llm.data.pii import mask_pii
 from llm.data.url_filter import BlockList
 from llm.data.warc import WebPage

@@ -71,7 +71,7 @@ def crawl(places: list[str]) -> None:
             (Path(folder) / name).mkdir()
         job = {"config": config, "work_dir": f"{folder}/work", "out_dir": f"{folder}/out"}
         (Path(folder) / "job.json").write_text(json.dumps(job))
-        command = [sys.executable, "-m", "llm.data.crawl", f"{folder}/job.json"]
+        command = [sys.executable, "-m", "llm.data.web.crawl", f"{folder}/job.json"]
         subprocess.run(command, check=True, cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL)
 
 

@@ -65,7 +65,7 @@ process.start()
 SERVER = """
 import sys, time
 from pathlib import Path
-from llm.data.site import serve
+from llm.data.web.site import serve
 with serve(Path(sys.argv[1]), 0) as url:
     print(url, flush=True)
     time.sleep(10**6)
@@ -96,7 +96,7 @@ def ours(url: str, folder: Path) -> tuple[int, float, float]:
         (folder / name).mkdir()
     job = {"config": config, "work_dir": str(folder / "work"), "out_dir": str(folder / "out")}
     (folder / "job.json").write_text(json.dumps(job))
-    wall, cpu, _ = timed([sys.executable, "-m", "llm.data.crawl", str(folder / "job.json")])
+    wall, cpu, _ = timed([sys.executable, "-m", "llm.data.web.crawl", str(folder / "job.json")])
     return json.loads((folder / "work/counts.json").read_text())["n_out"], wall, cpu
 
 

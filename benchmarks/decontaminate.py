@@ -22,8 +22,8 @@ import numpy as np
 from benchmarks.dedup import fresh_documents
 from llm.data.benchmark_items import BenchmarkItem
 from llm.data.decontaminate import DecontaminateConfig, build_index, put_into, read_benchmarks
+from llm.data.near.ngrams import split_words
 from llm.data.ngram_index import NgramIndex, find_ngrams
-from llm.data.ngrams import split_words
 
 Pairs = set[tuple[int, int]]
 

@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 from fastwarc.warc import ArchiveIterator as FastIterator
 from warcio.archiveiterator import ArchiveIterator as WarcioIterator
 
-from llm.data.ingest import IngestConfig, ingest_partition, plan, put_together
 from llm.data.sources.config import SourceConfig
+from llm.data.sources.ingest import IngestConfig, ingest_partition, plan, put_together
 from llm.data.sources.warc_files import read_warc
 
 MIB = 2**20

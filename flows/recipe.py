@@ -17,12 +17,12 @@ from yaml import YAMLError
 
 from llm.config import Config
 from llm.data.clean import CleanConfig
-from llm.data.crawl import CrawlConfig
 from llm.data.decontaminate import DecontaminateConfig
 from llm.data.dedup import DedupConfig
-from llm.data.ingest import IngestConfig
 from llm.data.instruct import InstructConfig
 from llm.data.pack import ShardConfig
+from llm.data.sources.ingest import IngestConfig
+from llm.data.web.crawl import CrawlConfig
 from llm.evaluate.config import EvaluateConfig
 from llm.report.report import ReportConfig
 from llm.tokenizer import TokenizerConfig

@@ -6,8 +6,8 @@ import contextlib
 import dataclasses
 
 from llm.counts import Counts
-from llm.data.crawl import CrawlConfig
-from llm.data.site import resolve_site, serve
+from llm.data.web.crawl import CrawlConfig
+from llm.data.web.site import resolve_site, serve
 
 from . import session
 from .build import Build
@@ -15,7 +15,7 @@ from .stage import stage
 from .store import Artifact
 
 
-@stage(version=1, process="llm.data.crawl", undigested=("fetched.parquet",))
+@stage(version=1, process="llm.data.web.crawl", undigested=("fetched.parquet",))
 def crawl(build: Build, config: CrawlConfig) -> Counts:
     """Pages of the seeds' sites; every address that was not kept has a reason."""
     earlier = newest_crawl(config) if config.reuse_unchanged else None
@@ -24,7 +24,7 @@ def crawl(build: Build, config: CrawlConfig) -> Counts:
             folder = resolve_site(config.site, session.current().downloads)
             stack.enter_context(serve(folder, config.site.port))
         place = str(earlier.path) if earlier else None
-        return build.process("llm.data.crawl", config=dataclasses.asdict(config), earlier=place)
+        return build.process("llm.data.web.crawl", config=dataclasses.asdict(config), earlier=place)
 
 
 def newest_crawl(config: CrawlConfig) -> Artifact | None:

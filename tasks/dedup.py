@@ -9,7 +9,9 @@ from typing import Any
 
 from llm.counts import Counts
 from llm.data.dedup import DedupConfig
-from llm.data.dedup_select import (
+from llm.data.documents import document_files
+from llm.data.drops import sample_dropped
+from llm.data.near.dedup_select import (
     check_planted,
     find_clusters,
     gather_paragraphs,
@@ -17,12 +19,10 @@ from llm.data.dedup_select import (
     select_part,
     write_clusters,
 )
-from llm.data.dedup_steps import band_ranges, count_range, key_ranges, pair_band, scan_part, sign_part, verify_part
-from llm.data.documents import document_files
-from llm.data.drops import sample_dropped
+from llm.data.near.dedup_steps import band_ranges, count_range, key_ranges, pair_band, scan_part, sign_part, verify_part
+from llm.data.near.planted import N_PLANTED
+from llm.data.near.signed import StoredTexts, join_signed
 from llm.data.parts import document_parts, finished_folders, spread_numbers
-from llm.data.planted import N_PLANTED
-from llm.data.signed import StoredTexts, join_signed
 from llm.data.tripwire import require_found, require_shares
 
 from .build import Build

@@ -1,7 +1,7 @@
 """The ingest stage."""
 
 from llm.counts import Counts
-from llm.data.ingest import IngestConfig, ingest_partition, outside, plan, put_together
+from llm.data.sources.ingest import IngestConfig, ingest_partition, outside, plan, put_together
 
 from . import session
 from .build import Build, place

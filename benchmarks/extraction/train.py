@@ -1,4 +1,4 @@
-"""Trains the model of the extractor on the labelled pages of WCXB and writes llm/data/block_model.json.
+"""Trains the model of the extractor on the labelled pages of WCXB and writes llm/data/html/block_model.json.
 
     python -m benchmarks.extraction.train --data DIR
 
@@ -21,11 +21,11 @@ from typing import Any
 import lightgbm
 import numpy as np
 
-from llm.data.block_columns import MAX_NAMES, WordScores, block_columns, name_keys, text_keys
-from llm.data.block_model import MODEL_FILE
-from llm.data.blocks import Blocks
-from llm.data.charset import decode_html
 from llm.data.extract import page_blocks
+from llm.data.html.block_columns import MAX_NAMES, WordScores, block_columns, name_keys, text_keys
+from llm.data.html.block_model import MODEL_FILE
+from llm.data.html.blocks import Blocks
+from llm.data.html.charset import decode_html
 
 from .labels import block_labels
 from .pages import LabelledPage, fold_of_domain, read_pages
@@ -118,7 +118,7 @@ def _odds_of_names(example: Example) -> Odds:
     weights = np.sqrt(np.minimum([len(text.split()) for text in example.blocks.texts], 60))
     main, other = (np.concatenate([[0], np.cumsum(weights * part / (weights @ part))]) for part in (is_main, ~is_main))
     found: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
-    first = example.blocks.elements[1]
+    first = example.blocks.elements.first
     for start, end, names in zip(first, example.blocks.ends, example.blocks.names, strict=True):
         for key in {key for name in names.split()[:MAX_NAMES] for key in name_keys(name)}:
             found[key] = (found[key][0] + main[end] - main[start], found[key][1] + other[end] - other[start])
@@ -209,7 +209,7 @@ def _by_score(scores: dict[str, int]) -> list[tuple[int, list[str]]]:
 # ---------------------------------------------------------------- the file
 
 ABOUT = {
-    "what": "Which blocks of a web page are its main text: see llm/data/block_model.py.",
+    "what": "Which blocks of a web page are its main text: see llm/data/html/block_model.py.",
     "trained on": "WCXB development split (Murrough Foley, 2026, CC-BY-4.0); holds statistics, no text of it",
     "command": "python -m benchmarks.extraction.train --data DIR",
     "scores": "log odds in tenths, of class and id names (~: a word in one) and of a block's first words (=: all)",

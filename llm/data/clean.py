@@ -15,15 +15,15 @@ from pathlib import Path
 from ..config import Config, setting
 from ..counts import Counts
 from ..files import sha256_file, write_table
-from .binary import binary_kind
-from .charset import decode_html
 from .documents import Document, document_id, documents_table, is_held_out
 from .drops import EXCERPT_CHARS, Dropped, write_dropped
 from .extract import Page, extract
 from .filters import Filters, apply_filters
 from .filters.parts import Failure
+from .html.binary import binary_kind
+from .html.charset import decode_html
+from .html.mojibake import SUSPECT_BYTES, mojibake_share, repair_mojibake
 from .language import detect_language
-from .mojibake import SUSPECT_BYTES, mojibake_share, repair_mojibake
 from .pii import mask_pii
 from .records import TextRecord, TextSlice
 from .tripwire import TripWire

@@ -25,9 +25,9 @@ from ..counts import Counts
 from ..files import read_table, write_table
 from .benchmark_items import BenchmarkItem, benchmark_files, read_items
 from .drops import Dropped, write_dropped
-from .keyed import Numbers, runs
+from .near.keyed import Numbers, runs
+from .near.ngrams import split_words
 from .ngram_index import NgramIndex, find_ngrams
-from .ngrams import split_words
 from .parts import DocumentPart, spread_numbers
 from .tripwire import SelfCheck, TripWire
 

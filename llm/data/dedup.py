@@ -14,11 +14,11 @@ from typing import Literal
 import numpy as np
 
 from ..config import Config, setting
-from .candidates import band_keys, bucket_pairs, components, group_equal, unique_pairs
-from .keyed import Numbers, sorted_entries
-from .minhash import Signatures
-from .ngrams import Hashes
-from .signed import Signed, sign_texts, similarities
+from .near.candidates import band_keys, bucket_pairs, components, group_equal, unique_pairs
+from .near.keyed import Numbers, sorted_entries
+from .near.minhash import Signatures
+from .near.ngrams import Hashes
+from .near.signed import Signed, sign_texts, similarities
 from .tripwire import TripWire
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import numpy as np
 from selectolax.lexbor import LexborHTMLParser
 
-from .block_choice import chosen_blocks, main_range
-from .block_model import BlockModel, block_model
-from .block_text import text_of
-from .blocks import FLAGS, Blocks, blocks_of
-from .charset import decode_html
-from .depth import is_too_deep
-from .discourse import topic_html
+from .html.block_choice import SIDE_FLAGS, chosen_blocks, main_range
+from .html.block_model import BlockModel, block_model
+from .html.block_text import text_of
+from .html.blocks import FLAGS, Blocks, blocks_of
+from .html.charset import decode_html
+from .html.depth import is_too_deep
+from .html.discourse import topic_html
 
 MIN_WORDS = 50
 """Of fewer words there is doubt whether they are the main text, and a gentler choice is tried."""
@@ -48,7 +49,7 @@ def extract(html: bytes, *, url: str = "", content_type: str = "") -> Page:
 def extract_with(model: BlockModel, html: bytes, content_type: str = "") -> Page:
     """As `extract`, by a model of your own."""
     source = decode_html(html, content_type)
-    if len(html) > len(html.translate(None, _CONTROL_BYTES)) or REPLACEMENT in source:
+    if NUL in source or REPLACEMENT in source:
         source, noise = _without_control_characters(source)
         if noise > MAX_NOISE:
             return Page("", "", NOT_TEXT)
@@ -68,7 +69,7 @@ def page_blocks(source: str) -> Blocks:
 # ---------------------------------------------------------------- what is refused
 
 _CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
-_CONTROL_BYTES = bytes([*range(9), 11, *range(14, 32), 127])  # without them it is not worth while to look for others
+NUL = "\x00"  # where it is not, other control characters are few, and left to the writer of the text
 REPLACEMENT = "\ufffd"  # what decoding puts for bytes that mean nothing
 
 
@@ -89,15 +90,18 @@ def _blocks_of_tree(source: str, tree: LexborHTMLParser) -> Blocks:
 
 
 def _main_text(page: Blocks, main: tuple[int, int] | None, tree: LexborHTMLParser, model: BlockModel) -> str:
-    """The text of the blocks that the model chooses; of a page that has little of it, all there is."""
+    """The text of the blocks that the model chooses; of a page that has little of it, all that may be main text."""
     text = text_of(page, chosen_blocks(page, main, *model.probabilities(page)))
     if _n_words(text) >= MIN_WORDS:
         return text
-    if whole := _text_with_site(tree, model):
+    flags = page.elements.flags[page.blocks.element]
+    in_main = flags & (FLAGS["main"] | FLAGS["article"]) != 0
+    if in_main.any():
+        everything = text_of(page, np.flatnonzero(in_main & (flags & SIDE_FLAGS == 0)).tolist())
+    elif whole := _text_with_site(tree, model):
         return whole
-    flags = page.elements[4][page.blocks[0]]
-    outside = FLAGS["hidden"] | FLAGS["aside"] | FLAGS["form"] | FLAGS["dialog"]
-    everything = text_of(page, [block for block in range(*_range(page, main)) if not flags[block] & outside])
+    else:
+        everything = text_of(page, np.flatnonzero(flags & SIDE_FLAGS == 0).tolist())
     return max(text, everything, key=_n_words) if _n_words(everything) < MIN_WORDS else text or everything
 
 
@@ -106,7 +110,7 @@ def _text_with_site(tree: LexborHTMLParser, model: BlockModel) -> str:
     page = blocks_of(tree.body, with_site=True)
     chosen = chosen_blocks(page, main_range(page), *model.probabilities(page))
     text = text_of(page, chosen)
-    n_link_chars = page.blocks[3][chosen].sum()
+    n_link_chars = page.blocks.n_link_chars[chosen].sum()
     return text if _n_words(text) >= MIN_WORDS and n_link_chars < 0.5 * len(text) else ""
 
 
@@ -124,9 +128,8 @@ def _range(page: Blocks, main: tuple[int, int] | None) -> tuple[int, int]:
 def _link_share(page: Blocks, main: tuple[int, int] | None) -> float:
     """Share of the main element's visible characters that stand in links; one never closed does not count."""
     inside = slice(*_range(page, main))
-    _, n_chars, n_words, _, n_link_chars = page.blocks[:, inside].sum(axis=1).tolist()
-    n_visible = n_chars - n_words + page.blocks[:, inside].shape[1]
-    return min(1.0, n_link_chars / n_visible) if n_visible else 0.0
+    n_visible = int((page.blocks.n_chars - page.blocks.n_words + 1)[inside].sum())
+    return min(1.0, int(page.blocks.n_short_link_chars[inside].sum()) / n_visible) if n_visible else 0.0
 
 
 def _title(tree: LexborHTMLParser) -> str:

@@ -24,9 +24,9 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 from ..config import Config, setting
 from ..counts import Counts
 from ..files import read_table, write_table, write_text
-from .charset import decode_html
-from .depth import is_too_deep
 from .documents import document_files
+from .html.charset import decode_html
+from .html.depth import is_too_deep
 from .warc import PageSlice, WebPage, read_pages
 
 N_CHOICES = 4

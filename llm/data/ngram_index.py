@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .keyed import Numbers, runs
-from .ngrams import Hashes, Words, batches, hash_ngrams_of, hash_words
+from .near.keyed import Numbers, runs
+from .near.ngrams import Hashes, Words, batches, hash_ngrams_of, hash_words
 
 FILTER_BITS_PER_KEY = 64
 """A table of bits says quickly that an n-gram is not in the index, and is wrong about one of so many."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..files import read_table
-from .keyed import Numbers
+from .near.keyed import Numbers
 
 
 @dataclass(frozen=True)

@@ -229,7 +229,7 @@ def test_a_comment_in_llm_reruns_nothing_and_a_changed_line_names_its_module(
     for package in ("llm", "tasks"):
         shutil.copytree(package, repository / package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(fingerprint, "REPOSITORY", repository)
-    module = repository / "llm" / "data" / "candidates.py"
+    module = repository / "llm" / "data" / "near" / "candidates.py"
     module.write_text(
         "# a comment\n" + module.read_text().replace("MAX_NEIGHBOURS = 16", "MAX_NEIGHBOURS = (16)  # why")
     )
@@ -237,7 +237,10 @@ def test_a_comment_in_llm_reruns_nothing_and_a_changed_line_names_its_module(
     module.write_text(module.read_text().replace("MAX_NEIGHBOURS = (16)", "MAX_NEIGHBOURS = 17"))
     outcomes = explain(tiny.workspace)
     assert outcomes["clean"].action == "hit"
-    assert (outcomes["dedup"].action, outcomes["dedup"].reasons) == ("run", ["code of llm.data.candidates has changed"])
+    assert (outcomes["dedup"].action, outcomes["dedup"].reasons) == (
+        "run",
+        ["code of llm.data.near.candidates has changed"],
+    )
     assert outcomes["tokenizer"].reasons == ["runs if the output of dedup changes"]
 
 

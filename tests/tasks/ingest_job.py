@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from llm.data import ingest
-from llm.data.ingest import IngestConfig, ingest_partition, plan, put_together
+from llm.data.sources import ingest
 from llm.data.sources.config import SourceConfig
+from llm.data.sources.ingest import IngestConfig, ingest_partition, plan, put_together
 from tasks.build import Build, place
 from tasks.engine import EngineConfig
 

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from llm.data import dedup_steps, keyed
 from llm.data.dedup import DedupConfig
 from llm.data.documents import Document, document_id, documents_table
+from llm.data.near import dedup_steps, keyed
 from llm.files import write_table
 from tasks.build import Build
 from tasks.dedup import dedup

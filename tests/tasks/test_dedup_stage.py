@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from llm.counts import Counts
-from llm.data import dedup_steps, keyed
 from llm.data.dedup import DedupConfig
 from llm.data.documents import Document, document_id, documents_table
+from llm.data.near import dedup_steps, keyed
 from llm.files import read_table, sha256_file, write_table
 from tasks.build import Build
 from tasks.dedup import dedup

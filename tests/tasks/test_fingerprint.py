@@ -97,7 +97,7 @@ def test_every_stage_reaches_the_code_that_it_runs() -> None:
 
     closures = {name: code_closure(STAGES[name].modules) for name in get_args(StageName)}
     assert set(closures) == set(STAGES)
-    assert "llm.data.frontier" in closures["crawl"]
+    assert "llm.data.web.frontier" in closures["crawl"]
     assert "llm.data.extract" in closures["clean"]
     assert {"llm.train.loop", "llm.model.gpt", "llm.train.__main__"} <= set(closures["pretrain"])
-    assert "llm.data.crawl" not in closures["pretrain"]
+    assert "llm.data.web.crawl" not in closures["pretrain"]

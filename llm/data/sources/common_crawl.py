@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ...files import read_table
-from ..download import download
 from .config import SourceConfig
+from .download import download
 from .locate import SourceFile, is_remote, local_path
 from .members import MAGIC
 

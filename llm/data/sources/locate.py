@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...files import atomic_path
-from ..download import download, file_name
 from .config import LOCAL_BUILDERS, SourceConfig
+from .download import download, file_name
 
 SUFFIXES = {
     "warc": (".warc", ".warc.gz"),

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from llm.data.benchmark_items import BenchmarkItem, benchmark_files, item_text, read_items
 from llm.data.decontaminate import DecontaminateConfig, build_index, half_replaced, made_up_items, outside, put_into
+from llm.data.near.ngrams import split_words
 from llm.data.ngram_index import NgramIndex, find_ngrams
-from llm.data.ngrams import split_words
 
 few_words = st.lists(st.sampled_from("abc"), max_size=12).map(" ".join)
 
@@ -59,7 +59,7 @@ def test_hits_in_many_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = brute_force(texts, items, 13, 8)
     assert len(expected) >= len(items)
     assert items_in(texts, index) == expected
-    monkeypatch.setattr("llm.data.ngrams.BATCH_CHARS", 500)
+    monkeypatch.setattr("llm.data.near.ngrams.BATCH_CHARS", 500)
     assert items_in(texts, index) == expected
     other = NgramIndex.build(list(enumerate(items)), 13, 8, max_items=100)
     np.testing.assert_array_equal(other.keys, index.keys)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llm.data import signed as module
-from llm.data.candidates import band_keys, band_shape, bucket_pairs, components, group_equal
 from llm.data.dedup import DedupConfig, candidate_pairs, duplicate_clusters, sign
-from llm.data.dedup_steps import preference
-from llm.data.signed import similarities
+from llm.data.near import signed as module
+from llm.data.near.candidates import band_keys, band_shape, bucket_pairs, components, group_equal
+from llm.data.near.dedup_steps import preference
+from llm.data.near.signed import similarities
 
 CONFIG = DedupConfig()
 ODD_TEXTS = ["", "", "one", "One ", "two", "😀 🍞", "😀  🍞", "a b c d", "a b c d e", "A b\nc d e", "a b c d e f"]

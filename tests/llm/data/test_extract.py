@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import random
+import re
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,9 @@ from bs4 import BeautifulSoup
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.data.charset import decode_html
-from llm.data.depth import MAX_DEPTH
 from llm.data.extract import NOT_TEXT, TOO_DEEP, extract
+from llm.data.html.charset import decode_html
+from llm.data.html.depth import MAX_DEPTH
 
 SITE = Path(__file__).parents[2] / "site" / "html"
 PROSE = "Flour and water stand in a warm place until wild yeast wakes up and the jar smells of sour apples. " * 6
@@ -280,6 +282,62 @@ def test_no_markup_breaks_it(fragments: list[str]) -> None:
 @given(st.binary(max_size=300), st.text(max_size=40))
 def test_no_bytes_break_it(html: bytes, content_type: str) -> None:
     assert isinstance(extract(html, content_type=content_type).text, str)
+
+
+def mutated(html: bytes, dice: random.Random) -> bytes:
+    """A page damaged in one of the ways that networks, disks and people damage pages."""
+    match dice.randrange(7):
+        case 0:  # cut off
+            return html[: dice.randrange(len(html))]
+        case 1:  # flipped bytes
+            damaged = bytearray(html)
+            for _ in range(dice.randrange(1, 400)):
+                damaged[dice.randrange(len(damaged))] = dice.randrange(256)
+            return bytes(damaged)
+        case 2:  # tags in another order
+            parts = re.split(rb"(<[^>]*>)", html)
+            tags = parts[1::2]
+            dice.shuffle(tags)
+            parts[1::2] = tags
+            return b"".join(parts)
+        case 3:  # tags lost
+            return re.sub(rb"<[^>]*>", lambda tag: tag[0] if dice.random() < 0.7 else b"", html)
+        case 4:  # NULs, and something without an end
+            place = dice.randrange(len(html))
+            return (
+                html[:place]
+                + b"\x00" * 50
+                + dice.choice([b"<!--", b"<script>", b"<a href='", b"<title>"])
+                + html[place:]
+            )
+        case 5:  # two pages in one
+            return html[: dice.randrange(len(html))] + html[dice.randrange(len(html)) :]
+    return html + dice.choice([b"<div>", b"<b>", b"<table><tr><td>", b"<ul><li>"]) * 60_000  # never closed
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_broken_pages_are_read_or_say_why_not(seed: int) -> None:
+    dice = random.Random(seed)
+    pages = [path.read_bytes() for path in sorted(SITE.rglob("*.html"))[seed::10]]
+    outcomes = Counter()
+    for _ in range(32):
+        page = extract(mutated(dice.choice(pages), dice))
+        assert page.problem in ("", NOT_TEXT, TOO_DEEP)
+        assert not (page.problem and page.text)
+        assert 0 <= page.link_share <= 1
+        outcomes["read" if page.text else page.problem or "empty"] += 1
+    assert outcomes.total() == 32
+    assert outcomes["read"] > 10
+
+
+def test_the_same_page_gives_the_same_text() -> None:
+    html = (SITE / "guide" / "starter.html").read_bytes()
+    assert extract(html) == extract(html)
+
+
+@pytest.mark.parametrize("fragment", ["<li>x", "x", "<td>x", "<p>x", "</div>x<div>", "<dd>x", "<body>x"])
+def test_fragments_are_read(fragment: str) -> None:
+    assert extract(fragment.encode()).text.removeprefix("- ") == "x"
 
 
 # ---------------------------------------------------------------- the site with known answers
