@@ -147,7 +147,7 @@ def blocks_of(root: LexborNode | None, *, with_site: bool = False) -> Blocks:
     opened: list[tuple[LexborNode, int]] = []
     node = root
     while node is not None:
-        tag = node.tag
+        tag = node.tag or "-"
         if tag == "-text":
             text = node.text_content or ""
             if pieces or walk.in_pre or not text.isspace():

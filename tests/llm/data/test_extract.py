@@ -56,6 +56,7 @@ def main_text(inner: str) -> str:
         ("<dl><dt>f(<dl><dd>x,</dd><dd>y</dd></dl>)</dt><dd>text</dd></dl>", "f( x, y )\ntext"),
         ("<p>a</p><!-- no --><script>no()</script><style>no</style><svg><text>no</text></svg><p>b</p>", "a\n\nb"),
         ("<blockquote>a<p>b</blockquote>", "a\n\nb"),
+        ("<p>a<?dl ?>b</p>", "ab"),
         ("<p>a</p><p>&#8203;</p><ul><li>&shy;</ul><pre>\ufeff\n</pre><p>b</p>", "a\n\nb"),
         ("<p></p><ul><li></li></ul><table><tr><td></td></tr></table><pre>\n\n</pre>", ""),
     ],
@@ -262,6 +263,7 @@ FRAGMENTS = [
 FRAGMENTS += ["<li>", "<ul>", "</ul>", "<a href=x>", "</a>", "<h1>", "<main>", "<article>", "<svg>", "<!--", "-->", "<"]
 FRAGMENTS += [
     "<template>",
+    "<?dl ?>",
     "<select>",
     "<frameset>",
     "<plaintext>",
