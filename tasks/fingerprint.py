@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -108,7 +109,7 @@ def current_source(module: str, path: Path) -> Source:
 @functools.lru_cache(maxsize=1000)
 def read_source(module: str, path: Path, modified_ns: int, n_bytes: int) -> Source:
     """The source of a module whose file had this time and size."""
-    tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    tree = parsed(path)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
@@ -121,6 +122,19 @@ def read_source(module: str, path: Path, modified_ns: int, n_bytes: int) -> Sour
         tuple(sorted({node.value for node in nodes if may_name_a_file(node)})),  # type: ignore[attr-defined]
         tuple(dict.fromkeys(name for name in imports if name.split(".")[0] == CODE_PACKAGE)),
     )
+
+
+def parsed(path: Path) -> ast.Module:
+    """The syntax tree of a file.
+
+    CPython up to 3.11 keeps one count of its depth for all threads, so that a parse in another thread can make this
+    one fail (SystemError, "recursion depth mismatch", CPython issue 106905): then it is tried again.
+    """
+    text = path.read_text(encoding="utf-8")
+    for _ in range(20):
+        with contextlib.suppress(SystemError):
+            return ast.parse(text, filename=str(path))
+    return ast.parse(text, filename=str(path))
 
 
 def may_name_a_file(node: ast.AST) -> bool:

@@ -38,12 +38,17 @@ def shares_kept(html: bytes) -> dict[str, float]:
     kept = Counter(word_list(extract(html).text))
     shares = {}
     for name, selector in PARTS.items():
-        words = Counter(
-            word_list(" ".join(_text(element) for element in ([root] if not selector else root.css(selector))))
-        )
+        elements = _outermost(root, selector) if selector else [root]
+        words = Counter(word_list(" ".join(_text(element) for element in elements)))
         if words.total() >= MIN_WORDS:
             shares[name] = (words & kept).total() / words.total()
     return shares
+
+
+def _outermost(root: LexborNode, tag: str) -> list[LexborNode]:
+    """The elements of a tag that lie in no other one (mdBook puts a `pre` into a `pre`)."""
+    found = {element.mem_id: element for element in root.css(tag)}
+    return [element for element in found.values() if element.parent is None or element.parent.mem_id not in found]
 
 
 def _text(element: LexborNode) -> str:
