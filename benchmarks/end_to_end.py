@@ -26,13 +26,13 @@ import pyarrow as pa
 from llm.data.warc import PAGE_SCHEMA, encode_record
 from llm.files import read_table, write_table
 
-OURS = ("clean", "dedup")
-
 
 def write_pages(data: Path, n_pages: int, out_dir: Path) -> int:
     """The first pages of the data set as a crawl artifact; returns the bytes of HTML."""
     with gzip.open(data / "ground-truth.jsonl.gz", "rt") as file:
         truths = [json.loads(line) for line in file][:n_pages]
+    for truth in truths:
+        truth["url"] = truth["url"] or f"https://{truth['domain'] or 'unknown.example'}/{truth['id']}"
     rows, offset = [], 0
     with open(out_dir / "pages-00000.warc.gz", "wb") as warc:
         for truth in sorted(truths, key=lambda truth: truth["url"]):
@@ -66,19 +66,21 @@ def run_ours(pages: Path, work: Path) -> None:
     """Runs our stages as the pipeline does, without Prefect; prints one line of JSON as the peer does."""
     from flows.recipe import load_recipe
     from tasks.build import Build
+    from tasks.clean import clean
+    from tasks.dedup import dedup
     from tasks.engine import EngineConfig
-    from tasks.stage import STAGES
     from tasks.store import Artifact
 
     recipe = load_recipe("conf/commoncrawl.yaml")
     cpu, wall, counts = {}, {}, {}
     source = Artifact("ingest", "", "", pages)
-    for name in OURS:
+    for stage in (clean, dedup):
+        name = stage.name
         started, before = time.perf_counter(), cpu_seconds()
         out_dir = work / name
         out_dir.mkdir()
         build = Build(out_dir, work / f".{name}", EngineConfig(n_workers=1), lambda *_: None)
-        made = STAGES[name].__wrapped__(build, source, config=getattr(recipe, name))
+        made = stage.__wrapped__(build, source, config=getattr(recipe, name))
         cpu[name], wall[name] = cpu_seconds() - before, time.perf_counter() - started
         counts[name] = made.to_dict()
         source = Artifact(name, "", "", out_dir)
