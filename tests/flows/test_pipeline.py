@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from flows.pipeline import build_model, new_session
+from flows.pipeline import build_model, new_session, pipeline
 from flows.recipe import load_recipe
 from llm.files import read_table
 from llm.model.files import load_model
@@ -269,3 +270,31 @@ def test_overrides_of_other_sections_count_when_a_single_stage_runs(tiny: Run) -
         patch.setenv("MLFLOW_TRACKING_URI", "")
         with pytest.raises(ValueError, match=r"pretrain: there is no artifact for this recipe"):
             stage_flows(load_recipe(TINY))["evaluate"](load_recipe(TINY).evaluate, TINY, ("pretrain.n_steps=13",))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_texts_become_an_evaluated_base_model_and_a_changed_file_is_noticed(tmp_path: Path) -> None:
+    lines = [json.dumps({"text": f"Loaf {i} rises slowly and is baked well. " * (4 + i % 7)}) for i in range(120)]
+    notes = tmp_path / "notes.jsonl"
+    notes.write_text("\n".join(lines) + "\n{broken\n")
+    tiny = yaml.safe_load(Path("tests/flows/tiny.yaml").read_text())
+    sources = {"sources": [{"name": "notes", "kind": "jsonl", "paths": [str(notes)]}]}
+    changed = {"name": "notes", "ingest": sources, "instruct": None, "finetune": None}
+    clean = {"min_chars": 50, "held_out_fraction": 0.2, "trip_wire": {"max_reason_share": 1, "min_recall": 0}}
+    recipe = {key: value for key, value in tiny.items() if key not in {"crawl", "clean"}} | changed | {"clean": clean}
+    recipe["tokenizer"], recipe["dedup"] = {"vocab_size": 270}, {"trip_wire": clean["trip_wire"]}
+    path = tmp_path / "notes.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOURDOUGH_WORKSPACE", str(tmp_path / "workspace"))
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        made = pipeline(load_recipe(path))
+        scores = read_table(Path(made["evaluate"]) / "scores.parquet").to_pylist()
+        assert {row["model"] for row in scores} == {"xz -9", "base"}
+        assert "notes.jsonl" in (Path(made["report"]) / "report.html").read_text()
+        notes.write_text(notes.read_text() + lines[0])
+        session = new_session(load_recipe(path), execute=False)
+        with running(session):
+            build_model(load_recipe(path))
+    assert [reason for reason in session.outcomes[0].reasons if "notes.jsonl has changed" in reason]
