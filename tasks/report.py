@@ -11,9 +11,9 @@ from .store import Artifact
 
 
 @stage(version=1, reads_counts=True)
-def report(build: Build, *artifacts: Artifact, config: ReportConfig) -> Counts:
+def report(build: Build, *artifacts: Artifact | None, config: ReportConfig) -> Counts:
     """A self-contained `report.html`: the pipeline with its counts, curves, scores and sampled answers."""
-    return write_report([summary(artifact) for artifact in artifacts], build.out_dir, config)
+    return write_report([summary(artifact) for artifact in artifacts if artifact], build.out_dir, config)
 
 
 def summary(artifact: Artifact) -> StageSummary:
