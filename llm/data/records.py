@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..files import read_rows
 from .warc import PageSlice, page_slices
 
 TEXT_SCHEMA = pa.schema([(name, pa.string()) for name in ("url", "title", "text", "source")])
@@ -41,19 +42,7 @@ class TextSlice:
     def read(self) -> Iterator[TextRecord]:
         """The texts of the slice in order, one row group in memory at a time; raises OSError for a damaged file."""
         for name, start, stop in self.pieces:
-            yield from _read_rows(self.dir / name, start, stop)
-
-
-def _read_rows(path: Path, start: int, stop: int) -> Iterator[TextRecord]:
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        first = 0
-        for number in range(file.num_row_groups):
-            after = first + file.metadata.row_group(number).num_rows
-            if start < after and stop > first:
-                begin = max(start, first)
-                rows = file.read_row_group(number).slice(begin - first, min(stop, after) - begin)
-                yield from (TextRecord(**row) for row in rows.to_pylist())
-            first = after
+            yield from (TextRecord(**row) for row in read_rows(self.dir / name, start, stop))
 
 
 def record_slices(artifact_dir: Path, n_per_partition: int) -> list[PageSlice | TextSlice]:

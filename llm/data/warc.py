@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 
-from ..files import atomic_path, read_table, sha256_file, write_table
+from ..files import atomic_path, read_rows, sha256_file, write_table
 
 GZIP_LEVEL = 5
 """On the 51 MB of Python's documentation, digests included: level 6 takes 1.02 s and 7.50 MB, 5 takes 0.68 s and
@@ -234,7 +234,7 @@ def read_pages(crawl_dir: Path, start: int, stop: int) -> Iterator[WebPage]:
 
     Every body is compared with its SHA-256; a damaged or missing record raises OSError naming file and URL.
     """
-    for row in read_table(crawl_dir / "pages.parquet").slice(start, stop - start).to_pylist():
+    for row in read_rows(crawl_dir / "pages.parquet", start, stop):
         _, body = read_record(crawl_dir, row)
         yield WebPage(row["url"], row["status"], row["content_type"], body, row["source"])
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from llm.config import Config, from_dict, setting
 from llm.counts import Counts
-from llm.files import atomic_path, exclusive_lock, read_table, sha256_file, write_json, write_table
+from llm.files import atomic_path, exclusive_lock, read_rows, read_table, sha256_file, write_json, write_table
 from llm.process import MetricsLog, read_metrics
 
 
@@ -90,6 +91,20 @@ def test_the_same_table_gives_the_same_bytes_and_a_flipped_bit_is_found(tmp_path
     first.write_bytes(data)
     with pytest.raises(OSError, match=r"(?i)crc|checksum|corrupt"):
         read_table(first)
+
+
+def test_rows_come_from_the_row_groups_that_hold_them(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    write_table(path, pa.table({"x": range(20)}), row_group_size=6)
+    for start, stop in [(0, 20), (5, 7), (6, 12), (13, 99), (20, 30), (4, 4)]:
+        assert [row["x"] for row in read_rows(path, start, stop)] == list(range(20))[start:stop]
+    data = bytearray(path.read_bytes())
+    first = pq.read_metadata(path).row_group(0).column(0)
+    data[first.data_page_offset + first.total_compressed_size // 2] ^= 1  # what is damaged is not looked at
+    path.write_bytes(data)
+    assert len(list(read_rows(path, 6, 20))) == 14
+    with pytest.raises(OSError, match=r"\S"):
+        list(read_rows(path, 0, 20))
 
 
 def hold(path: Path, ready: Path) -> None:

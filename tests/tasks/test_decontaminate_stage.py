@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
-from llm.counts import Counts
 from llm.data import decontaminate as science
 from llm.data.decontaminate import DecontaminateConfig
-from llm.data.documents import Document, document_id, documents_table
-from llm.files import read_table, sha256_file, write_table
-from tasks.build import Build
+from llm.data.documents import Document, document_id
+from llm.files import sha256_file
 from tasks.decontaminate import decontaminate
-from tasks.engine import EngineConfig
+from tests.tasks.document_stage import StageRun, prose
 
 REASON = "benchmark item"
 QUESTION = "Question: which of these breads is raised by wild yeast and bacteria in flour and water?"
-
-
-def prose(n_words: int, seed: object) -> str:
-    rng = random.Random(str(seed))
-    return " ".join(f"w{rng.randrange(3_000)}" for _ in range(n_words))
 
 
 def make_documents(texts: Sequence[str]) -> list[Document]:
@@ -60,33 +50,11 @@ def corpus() -> list[Document]:
     return make_documents(texts)
 
 
-class Run:
-    """One build of the stage: its counts and what is in its files."""
-
-    def __init__(
-        self, documents: Sequence[Document], root: Path, config: DecontaminateConfig, n_files: int = 2, **engine: Any
-    ) -> None:
-        (root / "in").mkdir(parents=True)
-        (root / "out").mkdir()
-        for i, rows in enumerate(np.array_split(np.arange(len(documents)), n_files)):
-            table = documents_table([documents[row] for row in rows])
-            write_table(root / "in" / f"documents-{i:05d}.parquet", table)
-        build = Build(root / "out", root / "work", EngineConfig(**{"n_workers": 1, **engine}), lambda *_: None)
-        self.counts: Counts = decontaminate.__wrapped__(build, SimpleNamespace(path=root / "in"), config=config)
-        self.out = root / "out"
-
-    def rows(self, pattern: str) -> list[dict[str, Any]]:
-        return [row for path in sorted(self.out.glob(pattern)) for row in read_table(path).to_pylist()]
-
-    def hashes(self) -> dict[str, str]:
-        return {path.name: sha256_file(path) for path in self.out.iterdir()}
-
-
 def test_documents_with_items_are_dropped_and_every_hit_is_named(
     tmp_path: Path, benchmarks: DecontaminateConfig
 ) -> None:
     documents = corpus()
-    run = Run(documents, tmp_path / "run", benchmarks)
+    run = StageRun(decontaminate, documents, tmp_path / "run", benchmarks)
     gone = {2, 6, 9}
     assert [Document(**row) for row in run.rows("documents-*")] == [d for i, d in enumerate(documents) if i not in gone]
     assert run.counts.dropped == {REASON: 3}
@@ -112,7 +80,7 @@ def test_documents_with_items_are_dropped_and_every_hit_is_named(
 
 
 def test_documents_can_be_marked_only(tmp_path: Path, benchmarks: DecontaminateConfig) -> None:
-    run = Run(corpus(), tmp_path / "run", replace(benchmarks, action="mark"))
+    run = StageRun(decontaminate, corpus(), tmp_path / "run", replace(benchmarks, action="mark"))
     assert [Document(**row) for row in run.rows("documents-*")] == corpus()
     assert run.counts.dropped == {}
     assert run.rows("dropped-*") == []
@@ -123,14 +91,14 @@ def test_what_many_documents_say_is_no_hit(tmp_path: Path, benchmarks: Decontami
     line = prose(20, ("quiz", 4))
     documents = make_documents([f"{prose(30, i)} {line if i < 4 else ''} {prose(30, -i)}" for i in range(20)])
     loose = replace(benchmarks, max_documents=4)
-    assert Run(documents, tmp_path / "4", loose).counts.dropped == {REASON: 4}
-    strict = Run(documents, tmp_path / "3", replace(benchmarks, max_documents=3))
+    assert StageRun(decontaminate, documents, tmp_path / "4", loose).counts.dropped == {REASON: 4}
+    strict = StageRun(decontaminate, documents, tmp_path / "3", replace(benchmarks, max_documents=3))
     assert strict.counts.dropped == {}
     assert strict.rows("hits.parquet") == []
 
 
 def test_without_benchmarks_every_document_passes_as_it_is(tmp_path: Path) -> None:
-    run = Run(corpus(), tmp_path, DecontaminateConfig(), 3)
+    run = StageRun(decontaminate, corpus(), tmp_path, DecontaminateConfig(), 3)
     for path in sorted((tmp_path / "in").iterdir()):
         assert sha256_file(path) == run.hashes()[path.name]
     assert run.counts.n_out == 12
@@ -141,14 +109,14 @@ def test_without_benchmarks_every_document_passes_as_it_is(tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_workers_write_the_same_bytes(tmp_path: Path, benchmarks: DecontaminateConfig) -> None:
-    expected = Run(corpus(), tmp_path / "a", benchmarks, 3).hashes()
-    assert Run(corpus(), tmp_path / "b", benchmarks, 3, n_workers=2).hashes() == expected
+    expected = StageRun(decontaminate, corpus(), tmp_path / "a", benchmarks, 3).hashes()
+    assert StageRun(decontaminate, corpus(), tmp_path / "b", benchmarks, 3, n_workers=2).hashes() == expected
 
 
 def test_the_files_do_not_change_the_result(tmp_path: Path, benchmarks: DecontaminateConfig) -> None:
-    expected = Run(corpus(), tmp_path / "a", benchmarks, 3)
+    expected = StageRun(decontaminate, corpus(), tmp_path / "a", benchmarks, 3)
     for n_files in (1, 7):
-        run = Run(corpus(), tmp_path / str(n_files), benchmarks, n_files)
+        run = StageRun(decontaminate, corpus(), tmp_path / str(n_files), benchmarks, n_files)
         assert run.counts == expected.counts
         for pattern in ("documents-*", "dropped-*", "hits.parquet"):
             assert run.rows(pattern) == expected.rows(pattern)
@@ -158,7 +126,7 @@ def test_the_files_do_not_change_the_result(tmp_path: Path, benchmarks: Decontam
 
 
 def test_planted_items_never_get_out(tmp_path: Path, benchmarks: DecontaminateConfig) -> None:
-    run = Run(corpus(), tmp_path / "run", benchmarks)
+    run = StageRun(decontaminate, corpus(), tmp_path / "run", benchmarks)
     figures = {name: value for name, value in run.counts.figures.items() if name.startswith("planted")}
     kind = "planted benchmark item"
     assert figures == {f"{kind}: n": 20, f"{kind}: recall": 1, f"{kind}: precision": 1}
@@ -172,16 +140,16 @@ def test_the_run_stops_when_items_are_missed(
     with pytest.raises(
         ValueError, match=r"recall of the planted cases of 'benchmark item' is 0.00[\s\S]*item 0 of bread"
     ):
-        Run(corpus(), tmp_path / "run", benchmarks)
+        StageRun(decontaminate, corpus(), tmp_path / "run", benchmarks)
 
 
 def test_the_run_stops_when_look_alikes_are_taken_for_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(science, "half_replaced", lambda text: text)
     with pytest.raises(ValueError, match=r"precision of the planted cases .*20 of 20 look-alikes"):
-        Run(corpus(), tmp_path, DecontaminateConfig())
+        StageRun(decontaminate, corpus(), tmp_path, DecontaminateConfig())
 
 
 def test_the_run_stops_when_most_of_the_corpus_is_a_benchmark(tmp_path: Path, benchmarks: DecontaminateConfig) -> None:
     texts = [f"{prose(30, i)} {prose(20, ('quiz', i % 30))}" if i < 40 else prose(50, i) for i in range(60)]
     with pytest.raises(ValueError, match=r"'benchmark item' dropped 40 of 60 documents[\s\S]*quiz \d+: 'w"):
-        Run(make_documents(texts), tmp_path / "run", benchmarks)
+        StageRun(decontaminate, make_documents(texts), tmp_path / "run", benchmarks)

@@ -8,20 +8,16 @@ import resource
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from llm.counts import Counts
 from llm.data.dedup import DedupConfig
-from llm.data.documents import Document, document_id, documents_table
+from llm.data.documents import Document, document_id
 from llm.data.near import dedup_steps, keyed
-from llm.files import read_table, sha256_file, write_table
-from tasks.build import Build
 from tasks.dedup import dedup
-from tasks.engine import EngineConfig
+from tests.tasks.document_stage import StageRun, prose
 
 EXACT, NEAR, REPEATED = "exact duplicate", "near duplicate", "repeated paragraphs"
 CONFIG = DedupConfig()
@@ -30,11 +26,6 @@ CONFIG = DedupConfig()
 def make_document(text: str, url: str) -> Document:
     held_out = random.Random(url).random() < 0.3
     return Document(document_id(url, text), url, "", text, "en", len(text), held_out, "site")
-
-
-def prose(n_words: int, seed: object) -> str:
-    rng = random.Random(str(seed))
-    return " ".join(f"w{rng.randrange(3_000)}" for _ in range(n_words))
 
 
 def edited(text: str, n_words: int, seed: object) -> str:
@@ -58,26 +49,10 @@ def make_corpus(seed: int) -> list[Document]:
     return sorted(documents, key=lambda document: document.url)
 
 
-class Run:
-    """One build of the stage: its counts and what is in its files."""
-
-    def __init__(
-        self, documents: Sequence[Document], root: Path, n_files: int = 2, config: DedupConfig = CONFIG, **engine: Any
-    ) -> None:
-        (root / "in").mkdir(parents=True)
-        (root / "out").mkdir()
-        for i, rows in enumerate(np.array_split(np.arange(len(documents)), n_files)):
-            table = documents_table([documents[row] for row in rows])
-            write_table(root / "in" / f"documents-{i:05d}.parquet", table)
-        build = Build(root / "out", root / "work", EngineConfig(**{"n_workers": 1, **engine}), lambda *_: None)
-        self.counts: Counts = dedup.__wrapped__(build, SimpleNamespace(path=root / "in"), config=config)
-        self.out = root / "out"
-
-    def rows(self, pattern: str) -> list[dict[str, Any]]:
-        return [row for path in sorted(self.out.glob(pattern)) for row in read_table(path).to_pylist()]
-
-    def hashes(self) -> dict[str, str]:
-        return {path.name: sha256_file(path) for path in self.out.iterdir()}
+def build_stage(
+    documents: Sequence[Document], root: Path, n_files: int = 2, config: DedupConfig = CONFIG, **engine: Any
+) -> StageRun:
+    return StageRun(dedup, documents, root, config, n_files, **engine)
 
 
 def shingle_set(text: str) -> set[tuple[str, ...]]:
@@ -110,7 +85,7 @@ def test_the_shortest_url_of_each_cluster_stays(tmp_path: Path) -> None:
     by_id = {document.id: document for document in documents}
     clusters = brute_force_clusters(documents)
     kept = {min(cluster, key=lambda id: (len(by_id[id].url), by_id[id].url)) for cluster in clusters}
-    run = Run(documents, tmp_path, 3)
+    run = build_stage(documents, tmp_path, 3)
     rows = run.rows("documents-*")
     assert [row["id"] for row in rows] == [document.id for document in documents if document.id in kept]
     assert all(Document(**row) == by_id[row["id"]] for row in rows)
@@ -126,7 +101,7 @@ def test_the_shortest_url_of_each_cluster_stays(tmp_path: Path) -> None:
 def test_clusters_agree_with_the_texts(tmp_path: Path) -> None:
     documents = make_corpus(seed=6)
     text_of = {document.id: document.text for document in documents}
-    rows = Run(documents, tmp_path).rows("clusters.parquet")
+    rows = build_stage(documents, tmp_path).rows("clusters.parquet")
     for row in rows:
         ours, kept = text_of[row["id"]], text_of[row["cluster"]]
         assert row["jaccard"] == pytest.approx(exact_jaccard(ours, kept), abs=1e-6)
@@ -144,10 +119,10 @@ def test_neither_files_nor_ranges_change_the_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_files: int, range_entries: int
 ) -> None:
     documents = [*make_corpus(seed=7), *boilerplate_documents(15)]
-    expected = Run(documents, tmp_path / "a", 2)
+    expected = build_stage(documents, tmp_path / "a", 2)
     monkeypatch.setattr(keyed, "RANGE_ENTRIES", range_entries)
     monkeypatch.setattr(dedup_steps, "RANGE_ENTRIES", range_entries)
-    run = Run(documents, tmp_path / "b", n_files)
+    run = build_stage(documents, tmp_path / "b", n_files)
     assert run.counts == expected.counts
     for pattern in ("documents-*", "dropped-*", "clusters.parquet", "paragraphs.parquet"):
         assert run.rows(pattern) == expected.rows(pattern)
@@ -156,28 +131,28 @@ def test_neither_files_nor_ranges_change_the_result(
 @pytest.mark.slow
 def test_workers_write_the_same_bytes(tmp_path: Path) -> None:
     documents = [*make_corpus(seed=8), *boilerplate_documents(15)]
-    expected = Run(documents, tmp_path / "one", 3).hashes()
-    assert Run(documents, tmp_path / "two", 3, n_workers=2).hashes() == expected
+    expected = build_stage(documents, tmp_path / "one", 3).hashes()
+    assert build_stage(documents, tmp_path / "two", 3, n_workers=2).hashes() == expected
 
 
 def test_a_dask_cluster_writes_the_same_bytes(tmp_path: Path) -> None:
     from distributed import LocalCluster
 
     documents = [*make_corpus(seed=8), *boilerplate_documents(15)]
-    expected = Run(documents, tmp_path / "one", 3)
+    expected = build_stage(documents, tmp_path / "one", 3)
     with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
         address = cluster.scheduler_address
-        assert Run(documents, tmp_path / "dask", 3, kind="dask", address=address).hashes() == expected.hashes()
+        assert build_stage(documents, tmp_path / "dask", 3, kind="dask", address=address).hashes() == expected.hashes()
 
 
 def test_no_text_is_left_on_both_sides_of_the_split(tmp_path: Path) -> None:
-    rows = Run(make_corpus(seed=8), tmp_path).rows("documents-*")
+    rows = build_stage(make_corpus(seed=8), tmp_path).rows("documents-*")
     assert {row["held_out"] for row in rows} == {True, False}
     assert all(len(cluster) == 1 for cluster in brute_force_clusters([Document(**row) for row in rows]))
 
 
 def test_empty_files_and_a_corpus_without_duplicates(tmp_path: Path) -> None:
-    run = Run([make_document("a b c", "https://site/a")], tmp_path, 3)
+    run = build_stage([make_document("a b c", "https://site/a")], tmp_path, 3)
     assert (run.counts.n_in, run.counts.n_out, dict(run.counts.dropped)) == (1, 1, {})
     assert len(run.rows("documents-*")) == 1
     assert run.rows("clusters.parquet") == run.rows("paragraphs.parquet") == []
@@ -187,7 +162,7 @@ def test_a_hundred_copies_of_one_page(tmp_path: Path) -> None:
     text = "\n\n".join(prose(40, i) for i in range(4))
     documents = [make_document(text, f"https://site/{i:03d}") for i in range(50)]
     documents += [make_document(edited(text, 2, i), f"https://site/{i}") for i in range(100, 150)]
-    run = Run(documents, tmp_path, 4, replace(CONFIG, trip_wire=replace(CONFIG.trip_wire, max_reason_share=1)))
+    run = build_stage(documents, tmp_path, 4, replace(CONFIG, trip_wire=replace(CONFIG.trip_wire, max_reason_share=1)))
     assert [row["text"] for row in run.rows("documents-*")] == [text]
     assert run.counts.dropped == {EXACT: 49, NEAR: 50}
 
@@ -196,7 +171,7 @@ def test_more_files_than_may_be_open(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 25, hard))
     try:
-        run = Run(make_corpus(seed=3)[:40], tmp_path, 30)
+        run = build_stage(make_corpus(seed=3)[:40], tmp_path, 30)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert run.counts.n_in == 40
@@ -215,7 +190,7 @@ def boilerplate_documents(n: int, site: str = "notice") -> list[Document]:
 
 def test_a_paragraph_of_many_documents_stays_in_the_first_only(tmp_path: Path) -> None:
     documents = boilerplate_documents(12)
-    run = Run(documents, tmp_path, 3)
+    run = build_stage(documents, tmp_path, 3)
     rows = run.rows("documents-*")
     assert [row["id"] for row in rows] == [document.id for document in documents]
     assert rows[0]["text"] == documents[0].text
@@ -230,7 +205,7 @@ def test_a_paragraph_of_many_documents_stays_in_the_first_only(tmp_path: Path) -
 @pytest.mark.parametrize("fields", [{"max_paragraph_documents": 12}, {"max_paragraph_documents": None}])
 def test_a_paragraph_of_few_documents_stays(tmp_path: Path, fields: dict[str, Any]) -> None:
     documents = boilerplate_documents(12)
-    run = Run(documents, tmp_path, 1, replace(CONFIG, **fields))
+    run = build_stage(documents, tmp_path, 1, replace(CONFIG, **fields))
     assert [row["text"] for row in run.rows("documents-*")] == [document.text for document in documents]
 
 
@@ -238,7 +213,7 @@ def test_documents_that_are_dropped_do_not_count(tmp_path: Path) -> None:
     # Ten documents have the notice, and the first of them five copies: the notice is in more than ten texts.
     documents = boilerplate_documents(10)
     documents += [make_document(documents[0].text, f"https://notice/copy-{i}") for i in range(5)]
-    run = Run(documents, tmp_path)
+    run = build_stage(documents, tmp_path)
     assert [row["text"] for row in run.rows("documents-*")] == [document.text for document in documents[:10]]
     assert run.counts.dropped == {EXACT: 5}
 
@@ -246,7 +221,7 @@ def test_documents_that_are_dropped_do_not_count(tmp_path: Path) -> None:
 def test_a_removed_paragraph_is_left_once_though_its_first_document_is_dropped(tmp_path: Path) -> None:
     documents = boilerplate_documents(12)
     documents.append(make_document(edited(documents[0].text, 3, "near"), "https://n/1"))  # the shorter address stays
-    run = Run(documents, tmp_path)
+    run = build_stage(documents, tmp_path)
     texts = [row["text"] for row in run.rows("documents-*")]
     assert documents[0].id not in {row["id"] for row in run.rows("documents-*")}
     assert sum(NOTICE in text for text in texts) == 1
@@ -261,14 +236,14 @@ def test_boilerplate_around_hides_no_copy(tmp_path: Path) -> None:
             make_document(f"{top}\n\n{text}\n\n{bottom}", f"https://{site}/{i}") for i, text in enumerate(main)
         ]
     assert exact_jaccard(documents[0].text, documents[13].text) < 0.5
-    run = Run(documents, tmp_path)
+    run = build_stage(documents, tmp_path)
     assert run.counts.dropped == {NEAR: 1}
     assert [row["id"] for row in run.rows("dropped-*")] == [documents[13].id]
 
 
 def test_a_document_of_nothing_but_repeated_paragraphs_is_dropped(tmp_path: Path) -> None:
     documents = [*boilerplate_documents(12), make_document(f"Licence\n\n{NOTICE}", "https://z/licence")]
-    run = Run(documents, tmp_path)
+    run = build_stage(documents, tmp_path)
     drop = run.rows("dropped-*")[0]
     assert (drop["url"], drop["reason"]) == ("https://z/licence", REPEATED)
     assert drop["detail"].startswith("7 of ")
@@ -280,7 +255,7 @@ def test_a_document_of_nothing_but_repeated_paragraphs_is_dropped(tmp_path: Path
 
 def test_planted_copies_are_found_and_never_get_out(tmp_path: Path) -> None:
     documents = make_corpus(seed=9)
-    run = Run(documents, tmp_path)
+    run = build_stage(documents, tmp_path)
     names = {name: value for name, value in run.counts.figures.items() if name.startswith("planted")}
     kind = "planted near duplicate"
     assert names == {f"{kind}: n": 20, f"{kind}: recall": 1, f"{kind}: precision": 1}
@@ -292,7 +267,7 @@ def test_copies_planted_among_hundreds_of_like_pages_are_found(tmp_path: Path) -
     template = prose(300, "template")
     documents = [make_document(edited(template, 2, i), f"https://site/{i:03d}") for i in range(250)]
     config = replace(CONFIG, trip_wire=replace(CONFIG.trip_wire, max_reason_share=1))
-    run = Run(documents, tmp_path, config=config)
+    run = build_stage(documents, tmp_path, config=config)
     assert run.counts.dropped == {NEAR: 249}
     assert run.counts.figures["planted near duplicate: n"] == 20
     assert run.counts.figures["planted near duplicate: recall"] == 1
@@ -306,23 +281,23 @@ def test_the_run_stops_when_copies_are_missed(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(
         ValueError, match=r"recall of the planted cases of 'near duplicate' is 0.00[\s\S]*https://site/"
     ):
-        Run(make_corpus(seed=9), tmp_path)
+        build_stage(make_corpus(seed=9), tmp_path)
 
 
 def test_the_run_stops_when_look_alikes_are_taken_for_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dedup_steps, "similarities", lambda pairs, *rest: np.ones(len(pairs)))
     with pytest.raises(ValueError, match="precision of the planted cases of 'near duplicate'"):
-        Run(make_corpus(seed=9), tmp_path, config=replace(CONFIG, n_permutations=512, threshold=0.5))
+        build_stage(make_corpus(seed=9), tmp_path, config=replace(CONFIG, n_permutations=512, threshold=0.5))
 
 
 def test_the_run_stops_when_most_of_the_corpus_is_copies(tmp_path: Path) -> None:
     documents = [make_document(prose(50, i % 20), f"https://site/{i:02d}") for i in range(60)]
     with pytest.raises(ValueError, match=r"'exact duplicate' dropped 40 of 60 documents[\s\S]*Jaccard 1.00 with"):
-        Run(documents, tmp_path)
+        build_stage(documents, tmp_path)
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.5, 1.0])
 def test_the_self_check_fits_every_threshold(tmp_path: Path, threshold: float) -> None:
     documents = [make_document(prose(150, i), f"https://site/{i:02d}") for i in range(30)]
-    figures = Run(documents, tmp_path, config=replace(CONFIG, threshold=threshold)).counts.figures
+    figures = build_stage(documents, tmp_path, config=replace(CONFIG, threshold=threshold)).counts.figures
     assert figures["planted near duplicate: n"] > 10

@@ -3,11 +3,11 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from ingesting import ingested
 
 from llm.data.records import TEXT_SCHEMA, TextRecord, TextSlice, record_slices
 from llm.data.sources.config import SourceConfig
 from llm.data.warc import PageSlice, encode_record
+from tests.llm.data.sources.ingesting import ingested
 
 
 def write_texts(folder, sizes, group=3):

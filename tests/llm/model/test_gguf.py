@@ -13,7 +13,9 @@ from llm.tokenizer import Tokenizer
 
 @pytest.fixture
 def gguf():
-    return pytest.importorskip("gguf", reason="the package gguf, which writes GGUF files, is not installed")
+    import gguf
+
+    return gguf
 
 
 def value(reader, name):

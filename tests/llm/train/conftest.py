@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from train_materials import Materials, make_materials
+
+from tests.llm.train.train_materials import Materials, make_materials
 
 
 @pytest.fixture(autouse=True)

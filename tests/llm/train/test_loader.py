@@ -3,7 +3,6 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from train_materials import chat, write_chats
 
 from llm.data.pack import Shard, read_shard, write_shard
 from llm.tokenizer import Tokenizer
@@ -17,6 +16,7 @@ from llm.train.loader import (
     read_shards,
     step_rows,
 )
+from tests.llm.train.train_materials import chat, write_chats
 
 
 def ragged(*rows, masks=None):

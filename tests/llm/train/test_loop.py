@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from train_materials import artifact, tiny_job
 
 from llm.model.files import load_model
 from llm.model.gpt import GPT, GPTConfig
@@ -16,6 +15,7 @@ from llm.train.config import LoopConfig, OptimizerConfig
 from llm.train.loader import read_examples, read_shards, step_rows
 from llm.train.loop import Course, Trainer
 from llm.train.optimizer import learning_rate
+from tests.llm.train.train_materials import artifact, tiny_job
 
 SHAPE = GPTConfig(vocab_size=310, context_length=16, n_layers=2, n_heads=2, d_model=16)
 

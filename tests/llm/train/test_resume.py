@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from killed_job import run_until_call
-from train_materials import artifact, tiny_job
 
 from llm.files import write_json
 from llm.train.__main__ import train
+from tests.llm.train.killed_job import run_until_call
+from tests.llm.train.train_materials import artifact, tiny_job
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser
-from visible_text import visible_blocks
 
 from llm.data.extract import extract
 from llm.data.html.block_text import data_tables, text_of
 from llm.data.html.blocks import FLAGS, Blocks, blocks_of
+from tests.llm.data.html.visible_text import visible_blocks
 
 SITE = Path(__file__).parents[3] / "site" / "html"
 
@@ -45,11 +45,13 @@ def test_blocks_are_those_of_the_reference(parts: list[str]) -> None:
     assert walked(html).lines == visible_blocks(html)
 
 
-@pytest.mark.parametrize("path", sorted(SITE.rglob("*.html"))[::7], ids=lambda path: path.stem)
+# html.parser, on which the reference stands, repairs broken markup in another way
+SOUND_PAGES = [path for path in sorted(SITE.rglob("*.html"))[::7] if path.parent.name != "broken"]
+
+
+@pytest.mark.parametrize("path", SOUND_PAGES, ids=lambda path: path.stem)
 def test_blocks_of_pages_are_those_of_the_reference(path: Path) -> None:
     html = path.read_text()
-    if path.parent.name == "broken":
-        pytest.skip("html.parser repairs broken markup in another way")
     marks = [" ¶", "¶", " [source]", "[source]"]
     expected = visible_blocks(html)
     for mark in marks:

@@ -4,10 +4,10 @@ import hashlib
 import random
 
 import pytest
-from file_server import serving
 
 from llm.data.sources import download as downloads
 from llm.data.sources.download import Download, download
+from tests.llm.data.sources.file_server import serving
 
 CONTENT = random.Random(5).randbytes(700_000)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from ingesting import content_of, ingested, pages_of, records_of, skipped_of, texts_of
 from omegaconf import OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
@@ -22,6 +21,7 @@ from llm.data.sources import ingested as artifacts
 from llm.data.sources.config import SourceConfig
 from llm.data.sources.ingest import IngestConfig, outside, plan
 from llm.data.warc import encode_record
+from tests.llm.data.sources.ingesting import content_of, ingested, pages_of, records_of, skipped_of, texts_of
 
 REPOSITORY = Path(__file__).parents[4]
 HTML = [("Content-Type", "text/html")]

@@ -9,14 +9,14 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from file_server import serving
-from ingesting import ingested, pages_of, skipped_of, texts_of
 
 from llm.data.sources import download as downloads
 from llm.data.sources.common_crawl import MERGED_BYTES, MERGED_GAP_BYTES, merged
 from llm.data.sources.config import SourceConfig
 from llm.data.sources.ingest import IngestConfig, plan
 from llm.data.warc import encode_record
+from tests.llm.data.sources.file_server import serving
+from tests.llm.data.sources.ingesting import ingested, pages_of, skipped_of, texts_of
 
 HTML = [("Content-Type", "text/html")]
 NAMES = [f"crawl-data/CC-MAIN-2026-43/segments/1/warc/{number}.warc.gz" for number in range(3)]

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 
 import pyarrow.parquet as pq
 import pytest
-from crawling import TEST_SITE, crawl, html, site, start
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -19,6 +18,7 @@ from cryptography.x509.oid import NameOID
 from llm.data.warc import read_pages
 from llm.data.web.crawl import CrawlConfig
 from llm.data.web.site import serve
+from tests.llm.data.web.crawling import TEST_SITE, crawl, html, site, start
 
 PAGES = {path.relative_to(TEST_SITE).as_posix() for path in TEST_SITE.rglob("*.html")} - {"private/ledger.html"}
 

@@ -19,9 +19,9 @@ import time
 from contextlib import ExitStack
 
 import pytest
-from crawling import REPOSITORY, Crawl, crawl, html, site, start
 
 from llm.data.web.frontier import BATCH_ROWS
+from tests.llm.data.web.crawling import REPOSITORY, Crawl, crawl, html, site, start
 
 CONNECTIONS = 8
 CRASHES = ["wave", "before_fsync", "after_rename", "in_transaction", "before_commit", "round"]

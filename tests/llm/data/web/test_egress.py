@@ -6,9 +6,9 @@ import threading
 
 import pyarrow.parquet as pq
 import pytest
-from crawling import crawl, html, site
 
 from llm.data.web.egress import EgressPolicy, private_kind
+from tests.llm.data.web.crawling import crawl, html, site
 
 PRIVATE = [
     "127.0.0.1", "127.8.8.8", "0.0.0.0", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1",
@@ -57,16 +57,22 @@ def test_a_name_is_no_address():
         EgressPolicy().objection("localhost", "localhost", 80)
 
 
+DECOY = "127.0.0.77"
+"""Stands for a public address."""
+
+LISTENING = ("127.0.0.1", "127.0.0.2", DECOY, "127.255.255.254", "::1")
+"""Where the victim listens: every address of this machine that a form below leads to (0.0.0.0 and :: lead to the first
+and the last), and none that another machine could reach."""
+
+
 @contextlib.contextmanager
 def victim():
-    """A service on all addresses of this machine; yields its port, and its callers as (address called, first line)."""
+    """A service on addresses of this machine; yields its port, and its callers as (address called, first line)."""
     callers, sockets = [], []
-    for family, address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
-        with contextlib.suppress(OSError):  # a machine without IPv6
-            listener = socket.socket(family)
+    for address in LISTENING:
+        with contextlib.suppress(OSError):  # a machine without IPv6, or with 127.0.0.1 alone
+            listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
             sockets.append(listener)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             port = sockets[0].getsockname()[1] if len(sockets) > 1 else 0
             listener.bind((address, port))
             listener.listen(50)
@@ -123,9 +129,6 @@ def forms(port):
         "data:text/html,x",
     ]
 
-
-DECOY = "127.0.0.77"
-"""Stands for a public address."""
 
 ADDRESSES = [
     "127.0.0.1", "127.0.0.2", "127.255.255.254", "0.0.0.0", "::1", "::", "::ffff:127.0.0.1", "64:ff9b::7f00:1",

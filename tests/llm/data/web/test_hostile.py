@@ -10,9 +10,9 @@ import zlib
 
 import pyarrow.parquet as pq
 import pytest
-from crawling import html, site, start
 
 from llm.data.warc import read_pages
+from tests.llm.data.web.crawling import html, site, start
 
 HTML = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
 BROTLI_BOMB = bytes.fromhex(

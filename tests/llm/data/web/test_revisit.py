@@ -4,11 +4,11 @@ import shutil
 
 import pyarrow.parquet as pq
 import pytest
-from crawling import TEST_SITE, crawl, html, site
 
 from llm.data.web.crawl import earlier_crawl
 from llm.data.web.revisit import EarlierCrawl
 from llm.data.web.site import serve
+from tests.llm.data.web.crawling import TEST_SITE, crawl, html, site
 
 
 class Web:

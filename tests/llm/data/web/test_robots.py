@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import pyarrow.parquet as pq
 import pytest
-from crawling import crawl, html, site
 from protego import Protego
 
 from llm.data.web.robots import MAX_CRAWL_DELAY_S, crawl_delay_s, product_token
+from tests.llm.data.web.crawling import crawl, html, site
 
 PAGES = 40
 

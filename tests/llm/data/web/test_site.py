@@ -8,10 +8,10 @@ import urllib.request
 import zipfile
 
 import pytest
-from crawling import TEST_SITE
 
 from llm.data.web import site
 from llm.data.web.site import SiteConfig, find_python_docs, resolve_site, serve
+from tests.llm.data.web.crawling import TEST_SITE
 
 
 def ask(url, path, headers=None):

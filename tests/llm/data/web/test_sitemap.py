@@ -6,10 +6,10 @@ from contextlib import ExitStack
 
 import pyarrow.parquet as pq
 import pytest
-from crawling import crawl, html, site
 
 from llm.data.warc import read_pages
 from llm.data.web.sitemap import MAX_ENTRIES, Sitemap, guessed_sitemap, looks_like_sitemap, parse_sitemap
+from tests.llm.data.web.crawling import crawl, html, site
 
 XML = '<?xml version="1.0"?><urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">{}</urlset>'
 
