@@ -28,8 +28,9 @@ from ..tokenizer import Tokenizer
 from .checkpoint import load_newest_checkpoint, restore, save_checkpoint
 from .config import LoopConfig, OptimizerConfig
 from .loader import Batch, Sequences, evenly_spaced, step_rows
-from .loss import summed_nll
+from .loss import Objective
 from .optimizer import learning_rate, make_optimizer, set_learning_rate
+from .parallel import World, accumulate, clip_gradients, distribute
 
 log = logging.getLogger(__name__)
 
@@ -84,13 +85,17 @@ class Progress:
 class Trainer:
     """Trains a model along a course, keeping checkpoints and `metrics.jsonl` in a work directory."""
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer, course: Course, work_dir: Path) -> None:
+    def __init__(
+        self, model: GPT, tokenizer: Tokenizer, course: Course, work_dir: Path, world: World | None = None
+    ) -> None:
         """Takes over the newest checkpoint in `work_dir`, if there is one.
 
         Raises ValueError when that checkpoint belongs to a run with another identity.
         """
         self.model, self.tokenizer, self.course = model, tokenizer, course
         self.device = model.token_embedding.weight.device
+        self.world = world or World(self.device)
+        self.objective = distribute(Objective(model, course.dtype), self.world)
         self.token_n_bytes = torch.from_numpy(tokenizer.token_n_bytes())  # (V,) int32
         self.optimizer = make_optimizer(model, course.optimizer)
         self.work_dir, self.checkpoints = work_dir, work_dir / "checkpoints"
@@ -146,14 +151,16 @@ class Trainer:
         rate = learning_rate(progress.step, course.n_steps, course.optimizer)
         set_learning_rate(self.optimizer, rate)
         rows = step_rows(len(course.train), course.batch_size, progress.step, course.loop.seed)
-        batches = list(course.train.batches(rows, course.loop.micro_batch_size))
-        n_tokens = sum(batch.n_learned for batch in batches)
+        batches = list(course.train.batches(self.world.share(rows), course.loop.micro_batch_size))
+        n_tokens = int(self.world.total(torch.tensor(sum(batch.n_learned for batch in batches))))
         loss = torch.zeros((), device=self.device)
-        for batch in batches:
-            part = self.nll(batch) / n_tokens
-            part.backward()  # type: ignore[no-untyped-call]
+        for number, batch in enumerate(batches, start=1):
+            with accumulate(self.objective, is_last=number == len(batches)):
+                part = self.nll(batch) / n_tokens
+                part.backward()  # type: ignore[no-untyped-call]
             loss += part.detach()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), course.optimizer.max_grad_norm or math.inf)
+        loss = self.world.total(loss)
+        norm = clip_gradients(self.model.parameters(), course.optimizer.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         progress.step += 1
@@ -164,11 +171,9 @@ class Trainer:
     def nll(self, batch: Batch) -> Tensor:
         """Sum of -log p over the targets to learn, in nats; float32 scalar."""
         positions, targets = batch.learned()
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.course.dtype == torch.bfloat16):
-            features = self.model.features(batch.inputs.to(self.device)).flatten(0, 1)  # (B * T, C)
-        if len(positions) < len(features):
-            features = features.index_select(0, positions.to(self.device))  # (N, C)
-        return summed_nll(features, self.model.head_weight, targets.to(self.device), self.course.dtype)
+        is_all = len(positions) == batch.targets.numel()
+        places = None if is_all else positions.to(self.device)
+        return self.objective(batch.inputs.to(self.device), places, targets.to(self.device))
 
     def write_lines(self) -> None:
         """Writes a line for each step since the last call: the only place where the loop waits for the device."""

@@ -1,6 +1,6 @@
-"""The loss at the head, without ever holding all logits.
+"""What training makes smaller: the loss of a model's predictions, without ever holding all logits.
 
-Letters in shapes: N tokens, C d_model, V vocabulary.
+Letters in shapes: B batch, T time, N tokens learned from, C d_model, V vocabulary.
 """
 
 from __future__ import annotations
@@ -8,9 +8,31 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..model.gpt import GPT
 from ..model.size import HEAD_ROWS
+
+
+class Objective(nn.Module):
+    """A model with its loss: what is differentiated, compiled and distributed."""
+
+    def __init__(self, model: GPT, dtype: torch.dtype) -> None:
+        """Matrix products are in `dtype`, float32 or bfloat16; weights and gradients stay float32."""
+        super().__init__()
+        self.model, self.dtype = model, dtype
+
+    def forward(self, inputs: Tensor, positions: Tensor | None, targets: Tensor) -> Tensor:
+        """Sum of -log p over the targets, in nats; float32 scalar.
+
+        `inputs` is (B, T). `targets` (N,) are the tokens to learn and `positions` (N,) their places among the B * T
+        positions; None: all of them, in order.
+        """
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            features = self.model.features(inputs).flatten(0, 1)  # (B * T, C)
+        if positions is not None:
+            features = features.index_select(0, positions)  # (N, C)
+        return summed_nll(features, self.model.head_weight, targets, self.dtype)
 
 
 def summed_nll(features: Tensor, head: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:

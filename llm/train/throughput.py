@@ -10,7 +10,7 @@ from ..model.gpt import GPT, GPTConfig
 from ..model.size import flops_per_token
 from .config import LoopConfig
 from .device import choose_device, choose_dtype
-from .loss import summed_nll
+from .loss import Objective
 
 N_WARM_UP = 2
 
@@ -22,16 +22,13 @@ def flops_per_second(config: GPTConfig, loop: LoopConfig, seconds: float = 1.0) 
     """
     device = choose_device(loop)
     dtype = choose_dtype(loop, device)
-    model = GPT(config).to(device)
+    objective = Objective(GPT(config).to(device), dtype)
     shape = (loop.micro_batch_size, config.context_length)
     tokens = torch.zeros(shape, dtype=torch.int64, device=device)  # (B, T)
 
     def one_pass() -> None:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype != torch.float32):
-            features = model.features(tokens).flatten(0, 1)  # (B * T, C)
-        loss = summed_nll(features, model.head_weight, tokens.flatten(), dtype)
-        loss.backward()  # type: ignore[no-untyped-call]
-        model.zero_grad(set_to_none=True)
+        objective(tokens, None, tokens.flatten()).backward()
+        objective.zero_grad(set_to_none=True)
         if device.type == "cuda":
             torch.cuda.synchronize()
 
