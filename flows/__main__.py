@@ -33,6 +33,14 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as 
 From = Annotated[str | None, typer.Option("--from", help="Stages before this one do not run; what is there is taken.")]
 Until = Annotated[str | None, typer.Option("--until", help="Stages after this one do not run.")]
 ModelFormat = Literal["hf", "gguf"]
+BudgetDevice = Literal["cpu", "a100", "h100", "h200"]
+ModelName = Annotated[
+    str | None,
+    typer.Argument(help="A directory, a stage, or a fingerprint in the store; without one, the newest chat model."),
+]
+Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.", min=0.0)]
+TopK = Annotated[int, typer.Option(help="Draw among so many of the likeliest tokens; 0 draws among all.", min=0)]
+TopP = Annotated[float, typer.Option(help="Draw among the likeliest with this probability.", min=0.0, max=1.0)]
 Force = Annotated[list[str] | None, typer.Option("--force", help="Build this stage again; may be given several times.")]
 
 
@@ -85,13 +93,42 @@ def explain(recipe: RecipePath, overrides: Overrides = None, from_: From = None,
 
 
 @app.command()
-def plan(recipe: RecipePath, overrides: Overrides = None) -> None:
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    hours: Annotated[float | None, typer.Option(help="Propose size and tokens for so many hours instead.")] = None,
+    device: Annotated[BudgetDevice, typer.Option(help="Where these hours are spent.")] = "cpu",
+) -> None:
     """Parameters, tokens, FLOPs, memory and estimated time per stage, before anything runs."""
-    from .plan import plan_table
     from .recipe import load_recipe
 
+    asked, session = load_recipe(recipe, overrides or ()), explained(recipe, overrides)
+    if hours is not None:
+        from .budget import budget_lines
+
+        for line in budget_lines(asked, session, hours, device):
+            console.print(escape(line))
+        return
+    from .plan import dial_lines, plan_table
+
+    console.print(plan_table(asked, session))
+    for line in dial_lines(asked, session):
+        console.print(escape(line))
+
+
+@app.command()
+def scaling(recipe: RecipePath, overrides: Overrides = None) -> None:
+    """Train a recipe's sweep of small models, and fit how the loss falls with size, tokens and compute."""
+    from .recipe import load_recipe
+    from .scaling import scaling as sweep
+    from .scaling_tables import result_tables
+
     asked = load_recipe(recipe, overrides or ())
-    console.print(plan_table(asked, explained(recipe, overrides)))
+    made = shown(lambda: sweep(asked)).artifacts["scaling"]
+    for table in result_tables(made):
+        console.print()
+        console.print(table)
+    console.print(f"\nplot  {made.path / 'scaling.png'}\nfit   {made.path / 'fit.json'}")
 
 
 @app.command()
@@ -105,15 +142,72 @@ def fields(section: Annotated[str | None, typer.Argument(help="One section, such
 
 @app.command()
 def chat(
-    model: Annotated[Path | None, typer.Argument(help="A model directory; without one, the newest chat model.")] = None,
-    question: Annotated[str | None, typer.Option(help="Ask one question and leave.")] = None,
-    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.", min=0.0)] = 0.7,
+    model: ModelName = None,
+    question: Annotated[str | None, typer.Option("--question", "-q", help="Ask one question and leave.")] = None,
+    system: Annotated[str | None, typer.Option(help="A message that says how to answer.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Length limit of an answer, in tokens.", min=1)] = None,
+    temperature: Temperature = 0.7,
+    top_k: TopK = 50,
+    top_p: TopP = 1.0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = 0,
 ) -> None:
-    """Talk with a trained model."""
-    from .chat import talk
+    """Talk with a trained model; a base model continues a text instead."""
+    from llm.model.generate import Sampling
 
-    talk(console, model, question=question, temperature=temperature, seed=seed)
+    from .chat import ChatSettings, talk
+
+    sampling = Sampling(temperature=temperature, top_k=top_k or None, top_p=top_p, seed=seed)
+    talk(console, model, question, ChatSettings(sampling, system, max_tokens))
+
+
+@app.command()
+def serve(
+    model: ModelName = None,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 8000,
+    name: Annotated[str | None, typer.Option(help="What clients call the model.")] = None,
+    temperature: Temperature = 0.7,
+    top_k: TopK = 50,
+    top_p: TopP = 1.0,
+) -> None:
+    """Serve a trained model on this machine: OpenAI's API and a chat page, until Ctrl-C.
+
+    The options say how tokens are drawn where a request does not.
+    """
+    from llm.model.generate import Sampling
+    from llm.serve.server import HOST, listen, run
+
+    from .models import find_model, load_found
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    found = find_model(model)
+    with listen(port) as listener:
+        loaded = load_found(found, name)
+        address = f"http://{HOST}:{listener.getsockname()[1]}"
+        console.print(f"model {escape(loaded.name)}\nchat  {address}\nAPI   {address}/v1\nCtrl-C stops the server.")
+        run(loaded, listener, Sampling(temperature=temperature, top_k=top_k or None, top_p=top_p))
+    console.print("stopped")
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="A model, named as for chat.")],
+    second: Annotated[str, typer.Argument(help="Another one.")],
+    prompt: Annotated[list[str] | None, typer.Option(help="Ask both this; may be given several times.")] = None,
+    temperature: Temperature = 0.7,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of tables.")] = False,
+) -> None:
+    """Two models side by side: cost, scores with intervals, answers to the same prompts."""
+    from llm.model.generate import Sampling
+
+    from . import compare as side_by_side
+
+    sampling = Sampling(temperature=temperature, seed=seed)
+    comparison = side_by_side.compare(first, second, prompt or [], sampling)
+    if as_json:
+        print(comparison.as_json())
+    else:
+        side_by_side.show(console, comparison)
 
 
 @app.command()

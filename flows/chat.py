@@ -2,75 +2,121 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.markup import escape
 
-from llm.model.files import load_model
-from llm.model.generate import generate
-from llm.model.gpt import GPT
-from llm.tokenizer import Tokenizer
-from tasks.store import Store
-from tasks.workspace import workspace
+from llm.model.generate import Sampling
+from llm.serve.answer import Answer, ContextOverflow, LoadedModel
 
-MAX_ANSWER_TOKENS = 200
+from .models import find_model, load_found
+
+Messages = list[dict[str, str]]
+
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Control characters other than tab and newline."""
 
 
-def talk(console: Console, directory: Path | None, *, question: str | None, temperature: float, seed: int) -> None:
-    """Answers one question, or asks for questions until the input ends."""
-    directory = directory or newest_model()
-    if not (directory / "model.safetensors").is_file():
-        raise ValueError(
-            f"{directory} is not a model directory: it has no model.safetensors; `python -m flows list` shows models"
-        )
-    model, tokenizer = load_model(directory), Tokenizer.load(directory)
-    messages: list[dict[str, str]] = []
+@dataclass(frozen=True)
+class ChatSettings:
+    """How the model answers."""
+
+    sampling: Sampling
+    system: str | None = None
+    """A message before the conversation that says how to answer; it stays when old turns go."""
+    max_tokens: int | None = None
+    """Length limit of an answer in tokens; None: until the context is full."""
+
+
+def talk(console: Console, model: str | None, question: str | None, settings: ChatSettings) -> None:
+    """Answers one question, or asks for questions until the input ends.
+
+    Raises ValueError for a model that does not exist and for a single question that is longer than the context.
+    """
+    found = find_model(model)
+    chat = Conversation(console, load_found(found), settings)
+    if not chat.loaded.is_chat:
+        notes = Console(stderr=True, soft_wrap=True)
+        notes.print(f"[dim]{escape(found.name)} is a base model: it continues a text instead of answering.[/]")
+    if question is not None:
+        chat.say(question)
+        return
+    console.print(f"[dim]{escape(found.name)}; Ctrl-C stops an answer, Ctrl-D ends the conversation[/]")
+    for text in questions(console):
+        try:
+            chat.say(text)
+        except ContextOverflow as error:
+            console.print(f"[red]{escape(str(error))}[/]")
+        except KeyboardInterrupt:
+            console.print("[dim](stopped)[/]")
+
+
+def printable(text: str) -> str:
+    """The text without control characters: a model's bytes can spell them, and a terminal would obey."""
+    return UNPRINTABLE.sub("\ufffd", text)
+
+
+def questions(console: Console) -> Iterator[str]:
+    """What the person types, line by line, without empty lines; ends at Ctrl-C or the end of the input."""
     while True:
         try:
-            text = question or console.input("[bold]you[/]  ")
+            text = console.input("[bold]you[/]  ")
         except (EOFError, KeyboardInterrupt):
+            console.print()
             return
-        messages = recent([*messages, {"role": "user", "content": text}], model, tokenizer)
-        messages.append(
-            {"role": "assistant", "content": answer(console, model, tokenizer, messages, temperature, seed)}
-        )
-        if question:
-            return
+        if text.strip():
+            yield text.encode(errors="replace").decode()  # what a terminal sends is not always UTF-8
 
 
-def answer(
-    console: Console, model: GPT, tokenizer: Tokenizer, messages: list[dict[str, str]], temperature: float, seed: int
-) -> str:
-    """Prints an answer while it is made, and returns it."""
-    prompt, _ = tokenizer.render_chat(messages, add_generation_prompt=True)
-    tokens: list[int] = []
-    n_shown = 0
-    for token in generate(
-        model, prompt, max_new_tokens=MAX_ANSWER_TOKENS, temperature=temperature, stop=[tokenizer.end_token], seed=seed
-    ):
-        tokens.append(token)
-        text = tokenizer.decode(tokens, skip_special=True)
-        if not text.endswith("\ufffd"):  # half of a character; the next token brings the rest
-            console.print(escape(text[n_shown:]), end="")
-            n_shown = len(text)
-    console.print()
-    return tokenizer.decode(tokens, skip_special=True)
+class Conversation:
+    """The turns so far, and the model that answers them."""
 
+    def __init__(self, console: Console, loaded: LoadedModel, settings: ChatSettings) -> None:
+        self.console, self.loaded, self.settings = console, loaded, settings
+        self.messages: Messages = []
+        self._has_forgotten = False
 
-def recent(messages: list[dict[str, str]], model: GPT, tokenizer: Tokenizer) -> list[dict[str, str]]:
-    """The newest messages that leave half of the context for the answer; always the last one."""
-    while len(messages) > 1:
-        tokens, _ = tokenizer.render_chat(messages, add_generation_prompt=True)
-        if len(tokens) <= model.config.context_length // 2:
-            break
-        messages = messages[1:]
-    return messages
+    def say(self, text: str) -> None:
+        """Prints the model's answer to `text` while it is made; both become part of the conversation.
 
+        An answer that is interrupted counts as far as it got. Raises ContextOverflow when the text alone is too long.
+        """
+        messages: Messages = [*self.messages, {"role": "user", "content": text}]
+        if self.loaded.is_chat:
+            messages = self.shortened(messages)
+            prompt = self.loaded.chat_prompt(self.with_system(messages))
+        else:
+            prompt = self.loaded.text_prompt(text)
+        settings = self.settings
+        answer = Answer(self.loaded, prompt, sampling=settings.sampling, max_tokens=settings.max_tokens)
+        pieces: list[str] = []
+        try:
+            for piece in answer.pieces():
+                pieces.append(piece)
+                self.console.out(printable(piece), end="", highlight=False)
+        finally:
+            self.console.print()
+            self.messages = [*messages, {"role": "assistant", "content": "".join(pieces)}]
 
-def newest_model() -> Path:
-    """The chat model that was built last; raises ValueError when there is none."""
-    artifacts = Store(workspace() / "store").artifacts("finetune")
-    if not artifacts:
-        raise ValueError("there is no chat model in the store yet; `make run` builds one")
-    return artifacts[0].path
+    def with_system(self, messages: Messages) -> Messages:
+        """The messages after the system message, where there is one."""
+        system = self.settings.system
+        return messages if system is None else [{"role": "system", "content": system}, *messages]
+
+    def shortened(self, messages: Messages) -> Messages:
+        """The newest messages that leave room for an answer: half of the context, or what it may take at most.
+
+        Questions go with their answers; the last one always stays. That turns have gone is said once.
+        """
+        half = self.loaded.context_length // 2
+        most = self.loaded.context_length - min(half, self.settings.max_tokens or half)
+        kept = messages
+        while len(kept) > 1 and len(self.loaded.chat_prompt(self.with_system(kept))) > most:
+            kept = kept[2:]
+        if len(kept) < len(messages) and not self._has_forgotten:
+            self._has_forgotten = True
+            self.console.print("[dim](longer than the model's context: the oldest turns are left out from here on)[/]")
+        return kept

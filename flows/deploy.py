@@ -89,12 +89,16 @@ def wait_for(url: str, name: str, log: str) -> None:
 
 
 def deployments(recipe_path: str, cron: str) -> list[Any]:
-    """The pipeline, one deployment per stage, and the scheduled evaluation, with a recipe's values in their forms."""
+    """The pipeline, one deployment per stage, and the scheduled evaluation, with a recipe's values in their forms.
+
+    And the sweep, for a recipe that has one.
+    """
     from prefect.types.entrypoint import EntrypointType
 
     from .evaluation import evaluation
     from .pipeline import pipeline
     from .recipe import load_recipe
+    from .scaling import scaling
     from .stages import stage_flows
 
     recipe = load_recipe(recipe_path)
@@ -107,6 +111,12 @@ def deployments(recipe_path: str, cron: str) -> list[Any]:
             "scheduled", cron=cron, parameters={"recipe": recipe_path}, entrypoint_type=kind, tags=["evaluation"]
         ),
     ]
+    if recipe.scaling:
+        made.append(
+            scaling.to_deployment(
+                "sweep", parameters={"recipe": dataclasses.asdict(recipe)}, entrypoint_type=kind, tags=["scaling"]
+            )
+        )
     for name, flow in stage_flows(recipe).items():
         values = {"config": dataclasses.asdict(getattr(recipe, name)), "recipe": recipe_path}
         made.append(flow.to_deployment("stage", parameters=values, entrypoint_type=kind, tags=["stage"]))

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from rich.table import Table
 
-from llm.model.gpt import GPTConfig
-from llm.model.size import flops_per_token, n_params, training_memory_bytes
+from llm.model.size import flops_per_token, n_params
+from llm.train.config import given
+from llm.train.device import choose_device, choose_dtype
+from llm.train.dial import Dialled, dialled
+from llm.train.memory import needed_bytes, require_memory
+from llm.train.parallel import World
 from llm.train.throughput import flops_per_second
 from tasks.session import Outcome, Session
 
 from .recipe import Recipe
+
+MEASURED_LAYERS = 4
+"""A deeper model works at the same speed, but takes longer to measure."""
 
 
 def plan_table(recipe: Recipe, session: Session) -> Table:
@@ -20,7 +29,7 @@ def plan_table(recipe: Recipe, session: Session) -> Table:
     """
     table = Table("stage", "", "size", "estimated time", box=None, pad_edge=False)
     for outcome in session.outcomes:
-        size, seconds = estimate(recipe, outcome)
+        size, seconds = estimate(recipe, outcome, session)
         if outcome.action == "hit":
             seconds = 0.0
         time = "not built before: unknown" if seconds is None else f"{seconds:.0f} s"
@@ -29,33 +38,49 @@ def plan_table(recipe: Recipe, session: Session) -> Table:
     return table
 
 
-def estimate(recipe: Recipe, outcome: Outcome) -> tuple[str, float | None]:
+def estimate(recipe: Recipe, outcome: Outcome, session: Session) -> tuple[str, float | None]:
     """Size in words and seconds (None: unknown) of one stage."""
     if outcome.stage == "pretrain":
-        return pretrain_estimate(recipe)
+        return pretrain_estimate(pretrain_dial(recipe, session))
     if outcome.artifact is None:
         return "", None
     counts = outcome.artifact.counts
     return f"last time {counts.n_in:,} {counts.unit}", outcome.artifact.provenance.get("seconds")
 
 
-def pretrain_estimate(recipe: Recipe) -> tuple[str, float]:
-    """Parameters, tokens, FLOPs, memory and seconds of pretraining."""
-    shape = recipe.pretrain.model
-    config = GPTConfig(
-        vocab_size=recipe.tokenizer.vocab_size,
-        context_length=recipe.shard.context_length,
-        architecture=shape.architecture,
-        n_layers=shape.n_layers,
-        n_heads=shape.n_heads,
-        d_model=shape.d_model,
-    )
-    n_tokens = recipe.pretrain.n_steps * recipe.pretrain.batch_tokens
-    n_flops = n_tokens * flops_per_token(config)
-    speed = flops_per_second(config, recipe.pretrain.loop)
-    memory = training_memory_bytes(config, recipe.pretrain.loop.micro_batch_size)
+def pretrain_dial(recipe: Recipe, session: Session) -> Dialled:
+    """The recipe's pretraining with all that follows from the model's size.
+
+    Its length depends on the corpus, so it is final once the shards are in the store.
+    """
+    vocab_size, context_length = recipe.tokenizer.vocab_size, recipe.shard.context_length
+    shards = [outcome.artifact for outcome in session.outcomes if outcome.stage == "shard" and outcome.action == "hit"]
+    figures = shards[0].counts.figures if shards and shards[0] else {}
+    n_train = int(figures["n_train_sequences"]) * context_length if "n_train_sequences" in figures else None
+    return dialled(recipe.pretrain, vocab_size, context_length, n_train)
+
+
+def dial_lines(recipe: Recipe, session: Session) -> list[str]:
+    """What follows from `pretrain.model.size`, and where each value comes from: a line for each."""
+    return ["", f"pretrain.model.size {recipe.pretrain.model.size}", *pretrain_dial(recipe, session).lines()]
+
+
+def pretrain_estimate(dial: Dialled) -> tuple[str, float | None]:
+    """Parameters, tokens, FLOPs, memory and seconds of pretraining; None when it does not fit into memory."""
+    config, model = dial.config, dial.model
+    n_tokens = given(config.n_steps) * given(config.batch_tokens)
+    n_flops = n_tokens * flops_per_token(model)
     size = (
-        f"{n_params(config):,} parameters, {n_tokens:,} tokens ({n_tokens / n_params(config):.1f} per parameter), "
-        f"{n_flops:.2e} FLOPs at {speed / 1e9:.0f} GFLOP/s, {memory / 1e6:.0f} MB"
+        f"{n_params(model):,} parameters, {n_tokens:,} tokens ({n_tokens / n_params(model):.1f} per parameter), "
+        f"{n_flops:.2e} FLOPs"
     )
-    return size, n_flops / speed
+    world = World(choose_device(config.loop), config=config.loop.parallel)
+    dtype, muon = choose_dtype(config.loop, world.device), config.optimizer.kind == "muon"
+    n_at_once = min(config.loop.micro_batch_size, given(config.batch_tokens) // model.context_length)
+    try:
+        require_memory(model, n_at_once, world, dtype, muon=muon)
+    except ValueError as error:
+        return f"{size}; {error}", None
+    memory = needed_bytes(model, n_at_once, world, dtype, muon=muon)
+    speed = flops_per_second(dataclasses.replace(model, n_layers=min(model.n_layers, MEASURED_LAYERS)), config.loop)
+    return f"{size} at {speed / 1e9:.0f} GFLOP/s, {memory / 1e6:.0f} MB", n_flops / speed

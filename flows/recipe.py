@@ -25,8 +25,10 @@ from llm.data.sources.ingest import IngestConfig
 from llm.data.web.crawl import CrawlConfig
 from llm.evaluate.config import EvaluateConfig
 from llm.report.report import ReportConfig
+from llm.scaling.config import ScalingConfig
 from llm.tokenizer import TokenizerConfig
-from llm.train.config import FinetuneConfig, PretrainConfig
+from llm.train.config import FinetuneConfig, PretrainConfig, given
+from llm.train.dial import resolved
 from tasks.engine import EngineConfig
 from tasks.session import OnCodeChange
 
@@ -53,6 +55,8 @@ class Recipe(Config):
     """How tokens are packed into sequences."""
     pretrain: PretrainConfig = PretrainConfig()
     """The base model and its training."""
+    scaling: ScalingConfig | None = None
+    """The sweep of small models of `python -m flows scaling`; `run` does without it."""
     instruct: InstructConfig | None = InstructConfig()
     """How instruction examples are made from the corpus; empty, together with finetune, makes no chat model."""
     finetune: FinetuneConfig | None = FinetuneConfig()
@@ -73,11 +77,14 @@ class Recipe(Config):
             raise ValueError(f"a recipe has either a crawl or an ingest section; this one has {found}")
         if (self.instruct is None) != (self.finetune is None):
             raise ValueError("instruct and finetune make the chat model together: give both, or set both to null")
-        if self.pretrain.batch_tokens % self.shard.context_length:
+        pretrain = resolved(self.pretrain, self.tokenizer.vocab_size, self.shard.context_length)
+        if given(pretrain.batch_tokens) % self.shard.context_length:
             raise ValueError(
-                f"pretrain.batch_tokens is {self.pretrain.batch_tokens}; it must be a multiple of "
+                f"pretrain.batch_tokens is {pretrain.batch_tokens}; it must be a multiple of "
                 f"shard.context_length, which is {self.shard.context_length}"
             )
+        if pretrain.mixture and not self.shard.keep_sources_apart:
+            raise ValueError("pretrain.mixture draws sources by weight, so set shard.keep_sources_apart: true as well")
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

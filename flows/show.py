@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -93,9 +94,10 @@ def metrics_note(lines: list[dict[str, Any]]) -> str:
     for line in lines:
         newest.update(line)
     names = [name for name in ("val_bpb", "val_loss", "loss", "tokens_per_s") if name in newest]
-    return "  ".join(
-        f"{name} {newest[name]:,.0f}" if newest[name] >= 1000 else f"{name} {newest[name]:.4g}" for name in names
-    )
+    notes = [f"{name} {newest[name]:,.0f}" if newest[name] >= 1000 else f"{name} {newest[name]:.4g}" for name in names]
+    if "seconds_left" in newest:
+        notes.append(f"{timedelta(seconds=round(newest['seconds_left']))} left")
+    return "  ".join(notes)
 
 
 def counts_line(artifact: Artifact) -> str:

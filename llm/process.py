@@ -7,6 +7,7 @@ the child leaves its counts in `counts.json`, or, if it failed, the failure in `
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import logging
@@ -33,28 +34,46 @@ class Stopped(Exception):
     """Raised by a job that was asked to stop (SIGTERM) and has saved what it needs to go on later."""
 
 
+class ProcessLost(Exception):
+    """What is left as the error of a job of several processes when one of them was killed from outside."""
+
+
 def run_job(job: Callable[[dict[str, Any]], Counts]) -> None:
     """Runs `job` with the values of the job file named on the command line, then exits the process.
 
     Exit status: 0 done, 1 failed (type and message in `error.json`), 3 stopped on request. The work directory
-    (`job["work_dir"]`) is locked, so an orphan of a killed run and its successor never share it.
+    (`job["work_dir"]`) is locked, so an orphan of a killed run and its successor never share it. Of several processes
+    that torchrun has started for one job the first holds the lock and leaves the counts; the error is that of the
+    process that failed first.
     """
     die_with_parent()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    is_first = os.environ.get("RANK", "0") == "0"
+    level = logging.INFO if is_first else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     values = read_json(Path(sys.argv[1]))
     work_dir = Path(values["work_dir"])
-    with exclusive_lock(work_dir / "lock"):
-        for name in (ERROR_FILE, COUNTS_FILE):
-            (work_dir / name).unlink(missing_ok=True)
+    with exclusive_lock(work_dir / "lock") if is_first else contextlib.nullcontext():
+        if is_first:
+            for name in (ERROR_FILE, COUNTS_FILE):
+                (work_dir / name).unlink(missing_ok=True)
         try:
-            write_json(work_dir / COUNTS_FILE, job(values).to_dict())
+            counts = job(values)
+            if is_first:
+                write_json(work_dir / COUNTS_FILE, counts.to_dict())
         except Stopped:
             sys.exit(EXIT_STOPPED)
         except Exception as error:
             traceback.print_exc()
-            kinds = [kind.__name__ for kind in type(error).__mro__]
-            write_json(work_dir / ERROR_FILE, {"kinds": kinds, "message": str(error)})
+            with contextlib.suppress(FileExistsError):
+                write_error(work_dir, error)
             sys.exit(EXIT_FAILED)
+
+
+def write_error(work_dir: Path, error: Exception) -> None:
+    """Leaves the type and message of an error as `error.json`; raises FileExistsError when there is one already."""
+    kinds = [kind.__name__ for kind in type(error).__mro__]
+    with open(work_dir / ERROR_FILE, "x", encoding="utf-8") as file:
+        json.dump({"kinds": kinds, "message": str(error)}, file)
 
 
 def die_with_parent() -> None:
@@ -78,13 +97,20 @@ def _watch_parent(parent: int) -> None:
 class MetricsLog:
     """Appends metric lines to `metrics.jsonl`; each line reaches the disk's cache before `write` returns."""
 
-    def __init__(self, work_dir: Path, *, keep_until_step: int | None = None) -> None:
-        """Opens the log for appending, after cutting off a half-written line and steps after `keep_until_step`."""
+    def __init__(self, work_dir: Path, *, keep: Callable[[dict[str, Any]], bool] = lambda line: True) -> None:
+        """Opens the log for appending, after taking away a half-written line and the lines that are not to `keep`."""
         self.path = work_dir / METRICS_FILE
-        lines = read_metrics(self.path)
-        kept = [line for line in lines if keep_until_step is None or line["step"] <= keep_until_step]
+        self._open(keep)
+
+    def _open(self, keep: Callable[[dict[str, Any]], bool]) -> None:
+        kept = [line for line in read_metrics(self.path) if keep(line)]
         write_text(self.path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 - lives as long as the run
+
+    def cut(self, keep: Callable[[dict[str, Any]], bool]) -> None:
+        """Takes away the lines that are not to `keep`."""
+        self.close()
+        self._open(keep)
 
     def write(self, step: int, **values: float | str) -> None:
         """Appends one line."""

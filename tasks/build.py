@@ -19,10 +19,10 @@ from typing import Any
 
 from llm.counts import Counts
 from llm.files import read_json, write_json
-from llm.process import COUNTS_FILE, ERROR_FILE, EXIT_STOPPED, METRICS_FILE, read_metrics
+from llm.process import COUNTS_FILE, ERROR_FILE, EXIT_STOPPED, METRICS_FILE, ProcessLost, read_metrics
 
 from .engine import EngineConfig, executor, run_partition
-from .workspace import REPOSITORY
+from .workspace import REPOSITORY, workspace
 
 POLL_SECONDS = 0.5
 STOP_SECONDS = 30
@@ -102,12 +102,13 @@ class Build:
     def process(self, module: str, **job: Any) -> Counts:
         """Runs `python -m module job.json` and follows its metrics; returns the counts that it leaves.
 
-        The child gets `work_dir` and `out_dir` with the job. It is asked to stop (SIGTERM) when this process is. Raises
-        what the child raised if it was a ValueError or an OSError, WorkerLost if it was killed, else RuntimeError
-        with the end of its log.
+        The child gets `work_dir`, `out_dir` and `cache_dir` (one for all runs) with the job. It is asked to stop
+        (SIGTERM) when this process is. Raises what the child raised if it was a ValueError or an OSError, WorkerLost if
+        it was killed, else RuntimeError with the end of its log.
         """
         job_path, log_path = self.work_dir / "job.json", self.work_dir / "log.txt"
-        write_json(job_path, {**job, "work_dir": str(self.work_dir), "out_dir": str(self.out_dir)})
+        folders = {"work_dir": self.work_dir, "out_dir": self.out_dir, "cache_dir": workspace() / "compiled"}
+        write_json(job_path, job | {name: str(path) for name, path in folders.items()})
         with open(log_path, "ab") as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", module, str(job_path)], cwd=REPOSITORY, stdout=log, stderr=log
@@ -142,6 +143,8 @@ class Build:
         error_path = self.work_dir / ERROR_FILE
         if error_path.exists():
             error = read_json(error_path)
+            if ProcessLost.__name__ in error["kinds"]:
+                return WorkerLost(f"`python -m {module}`: {error['message']}; a new try goes on where it was")
             for kind in (ConnectionError, OSError, ValueError):
                 if kind.__name__ in error["kinds"]:
                     return kind(error["message"])

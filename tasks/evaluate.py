@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llm.counts import Counts
+from llm.evaluate.benchmarks import outside
 from llm.evaluate.config import EvaluateConfig
 
 from .build import Build
@@ -10,7 +11,7 @@ from .stage import stage
 from .store import Artifact
 
 
-@stage(version=1)
+@stage(version=1, outside=outside)
 def evaluate(
     build: Build,
     documents: Artifact,
@@ -19,7 +20,7 @@ def evaluate(
     examples: Artifact | None,
     config: EvaluateConfig,
 ) -> Counts:
-    """Bits per byte, answer loss and four-choice accuracy, each with its interval; sampled answers."""
+    """Bits per byte, answer loss, benchmark accuracy, each with its interval; answers and texts of the models' own."""
     from llm.evaluate.evaluate import BASE, CHAT, evaluate_models  # PyTorch: two seconds
 
     models = {BASE: base.path} | ({CHAT: chat.path} if chat else {})

@@ -150,10 +150,9 @@ def differences(key: Key, artifact: Artifact) -> list[str]:
     if key.version != manifest["version"]:
         lines.append(f"version {manifest['version']} -> {key.version}")
     lines += config_differences(key.config, manifest["config"])
-    before = {item["stage"]: item["digest"] for item in manifest["inputs"]}
-    lines += [
-        f"input {item['stage']} has changed" for item in key.inputs if before.get(item["stage"]) != item["digest"]
-    ]
+    before = {(item["stage"], item["digest"]) for item in manifest["inputs"]}
+    changed = [item["stage"] for item in key.inputs if (item["stage"], item["digest"]) not in before]
+    lines += [f"input {stage} has changed" for stage in dict.fromkeys(changed)]
     lines += outside_differences(key.outside, manifest["outside"])
     code = manifest["code"]
     lines += [

@@ -13,7 +13,10 @@ from .store import Artifact
 
 @stage(version=1)
 def shard(build: Build, documents: Artifact, vocabulary: Artifact, config: ShardConfig) -> Counts:
-    """Sequences of one length, every token in exactly one, training and held-out documents apart."""
+    """Sequences of one length that begin with a document or a piece of one, every token in exactly one.
+
+    Training and held-out documents are apart.
+    """
     counts = build.map(pack_partition, document_files(documents.path), vocabulary.path, config=config)
     finish_shards(build.out_dir, vocabulary.path, config, counts)
     return counts

@@ -33,6 +33,8 @@ SHOWN_FILES = (
     "answers.jsonl",
     "metrics.jsonl",
     "config.json",
+    "fit.json",
+    "scaling.png",
 )
 MAX_SHOWN_BYTES = 20_000_000
 

@@ -1,4 +1,4 @@
-"""Benchmark files (JSONL) as texts to look for in the corpus.
+"""Benchmark files (JSONL): items to answer, and texts to look for in the corpus.
 
 The forms that are read, those of the CORE set and our own: multiple choice (`query`, `choices`, `gold`), schema
 (`context_options`, `continuation`, `gold`), language modelling (`context`, `continuation`), chat (`messages`).
@@ -12,7 +12,17 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+ItemForm = Literal["multiple choice", "schema", "language modelling", "chat"]
+
+FIELDS: dict[ItemForm, tuple[str, ...]] = {
+    "chat": ("messages",),
+    "multiple choice": ("choices", "query", "gold"),
+    "schema": ("context_options", "continuation", "gold"),
+    "language modelling": ("context", "continuation"),
+}
+"""The fields of each form; a line with the first one is of that form."""
 
 _LABEL = re.compile(r"^\s*[\w &'/-]{1,40}:\s")  # "Question: ", "WORLD HISTORY: "
 
@@ -32,11 +42,21 @@ class BenchmarkItem:
             yield _LABEL.sub("", line)
 
 
+@dataclass(frozen=True)
+class BenchmarkRow:
+    """A line of a benchmark's file: its number from 0, its form, and its fields, which are those of the form."""
+
+    number: int
+    form: ItemForm
+    values: dict[str, Any]
+
+
 def benchmark_files(patterns: Iterable[str]) -> list[Path]:
-    """The files that paths and glob patterns name, in order; raises ValueError for one that names none."""
+    """The files that paths, folders and glob patterns name, in order; raises ValueError for one that names none."""
     files: list[Path] = []
     for pattern in patterns:
-        found = sorted(glob.glob(pattern, recursive=True))
+        is_folder = Path(pattern).is_dir()
+        found = sorted(glob.glob(f"{glob.escape(pattern)}/*.jsonl" if is_folder else pattern, recursive=True))
         if not found:
             raise ValueError(f"benchmarks has {pattern!r}, but there is no such file; give the path of a JSONL file")
         files += [Path(path) for path in found if Path(path) not in files]
@@ -47,19 +67,80 @@ def benchmark_files(patterns: Iterable[str]) -> list[Path]:
     return files
 
 
+def file_states(paths: Iterable[Path]) -> dict[str, str]:
+    """Files outside of the store, each with its size in bytes and the time of its last change, in ns."""
+    states = {path: path.stat() for path in paths}
+    return {str(path): f"{state.st_size} {state.st_mtime_ns}" for path, state in states.items()}
+
+
 def read_items(path: Path) -> list[BenchmarkItem]:
-    """The items of a file; raises ValueError naming the line that is not of a known form."""
-    items = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n")):
+    """The items of a file as texts; raises ValueError as `read_rows` does."""
+    return [BenchmarkItem(path.stem, row.number, item_text(row.values)) for row in read_rows(path)]
+
+
+def read_rows(path: Path) -> list[BenchmarkRow]:
+    """The items of a file; raises ValueError naming the file, the line and the field that is missing or wrong."""
+    rows = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")):
         if line.strip():
             try:
-                items.append(BenchmarkItem(path.stem, number, item_text(json.loads(line))))
-            except (KeyError, IndexError, TypeError, ValueError) as error:
+                values = json.loads(line)
+                rows.append(BenchmarkRow(number, item_form(values), values))
+            except ValueError as error:
                 raise ValueError(
-                    f"{path}, line {number + 1}: not a benchmark item ({error!r}); a line has query, choices and gold, "
+                    f"{path}, line {number + 1}: not a benchmark item ({error}); a line has query, choices and gold, "
                     "or context_options, continuation and gold, or context and continuation, or messages"
                 ) from error
-    return items
+    return rows
+
+
+def item_form(values: Any) -> ItemForm:
+    """The form of an item; raises ValueError naming the field that is missing or wrong."""
+    if not isinstance(values, dict):
+        raise ValueError(f"expected an object, found {values!r:.80}")
+    for form, fields in FIELDS.items():
+        if fields[0] in values:
+            _check_fields(values, fields)
+            return form
+    raise ValueError(f"it has none of the fields {', '.join(fields[0] for fields in FIELDS.values())}")
+
+
+def _check_fields(values: dict[str, Any], fields: tuple[str, ...]) -> None:
+    for field in fields:
+        if field not in values:
+            raise ValueError(f"{field} is missing")
+        value = values[field]
+        if field == "messages":
+            _check_messages(value)
+        elif field == "gold":
+            _check_gold(value, len(values[fields[0]]))
+        elif field in ("choices", "context_options"):
+            _check_options(field, value)
+        elif not isinstance(value, str):
+            raise ValueError(f"{field} is {value!r:.80}; expected text")
+        elif field == "continuation" and not value.strip():
+            raise ValueError("continuation is empty")
+
+
+def _check_options(field: str, value: Any) -> None:
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{field} is {value!r:.80}; expected a list of texts")
+    for place, option in enumerate(value):
+        if not isinstance(option, str) or not option.strip():
+            raise ValueError(f"{field}[{place}] is {option!r:.80}; expected text that is not empty")
+
+
+def _check_gold(value: Any, n_options: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < n_options:
+        raise ValueError(f"gold is {value!r:.80}; allowed: 0 to {n_options - 1}, the place of the right one")
+
+
+def _check_messages(value: Any) -> None:
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"messages is {value!r:.80}; expected a list of messages")
+    for place, message in enumerate(value):
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            raise ValueError(f"messages[{place}] is {message!r:.80}; expected an object with a text content")
 
 
 def item_text(row: dict[str, Any]) -> str:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from ..config import Config, setting
 from ..counts import Counts
 from ..files import read_table, write_table
-from .benchmark_items import BenchmarkItem, benchmark_files, read_items
+from .benchmark_items import BenchmarkItem, benchmark_files, file_states, read_items
 from .drops import Dropped, write_dropped
 from .near.keyed import Numbers, runs
 from .near.ngrams import split_words
@@ -64,7 +64,7 @@ class DecontaminateConfig(Config):
     """Which benchmarks the corpus must not contain."""
 
     benchmarks: tuple[str, ...] = ()
-    """JSONL files of benchmark items: paths, or patterns as "benchmarks/*.jsonl"; none: every document passes."""
+    """JSONL files of benchmark items: paths, folders, or patterns ("bench/*.jsonl"); none: every document passes."""
 
     ngram: int = setting(13, at_least=2)
     """Words in a row that a document has in common with an item of which it gives the text away."""
@@ -92,8 +92,7 @@ class DecontaminateConfig(Config):
 
 def outside(config: DecontaminateConfig) -> dict[str, str]:
     """The benchmark files, each with its size in bytes and the time of its last change, in ns."""
-    states = {path: path.stat() for path in benchmark_files(config.benchmarks)}
-    return {str(path): f"{state.st_size} {state.st_mtime_ns}" for path, state in states.items()}
+    return file_states(benchmark_files(config.benchmarks))
 
 
 def read_benchmarks(config: DecontaminateConfig) -> list[BenchmarkItem]:

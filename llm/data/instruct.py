@@ -7,15 +7,12 @@ so no answer is in both parts; the held-out ones also make a closed-book benchma
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import re
-from bisect import bisect_left
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from bs4 import BeautifulSoup
@@ -25,12 +22,10 @@ from ..config import Config, setting
 from ..counts import Counts
 from ..files import read_table, write_table, write_text
 from .documents import document_files
+from .four_choice import N_CHOICES, benchmark_items
 from .html.charset import decode_html
 from .html.depth import is_too_deep
 from .warc import PageSlice, WebPage, read_pages
-
-N_CHOICES = 4
-"""Choices of a benchmark item."""
 
 DEFINITION_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("id", "symbol", "kind", "question", "answer", "url", "document_id")]
@@ -270,41 +265,6 @@ def _example_table(rows: Sequence[Mapping[str, str]]) -> pa.Table:
         for row in rows
     ]
     return pa.Table.from_pylist(examples, EXAMPLE_SCHEMA)
-
-
-def benchmark_items(rows: Sequence[Mapping[str, str]], seed: int) -> list[dict[str, Any]]:
-    """One four-choice item for each definition, with answers of others of its kind and of about its length.
-
-    The answers of a kind are sorted by length; an item takes four neighbours, among which the right one stands at a
-    drawn place. So neither "the longest" nor "the one of middle length" is right more often than by chance.
-    """
-    pools: dict[str, list[tuple[int, str]]] = defaultdict(list)
-    for row in rows:
-        pools[row["kind"]].append((len(row["answer"]), row["answer"]))
-    everything = sorted(set(itertools.chain.from_iterable(pools.values())))
-    pools = {kind: sorted(set(pool)) for kind, pool in pools.items()}
-    items = []
-    for row in rows:
-        pool = pools[row["kind"]] if len(pools[row["kind"]]) >= N_CHOICES else everything
-        items.append(_item(row, pool, seed))
-    return items
-
-
-def _item(row: Mapping[str, str], pool: Sequence[tuple[int, str]], seed: int) -> dict[str, Any]:
-    """An item whose choices are `N_CHOICES` neighbours in `pool`, the sorted (length, answer) pairs of a kind."""
-    answer = row["answer"]
-    place = int(_hash(str(seed), row["id"]), 16) % N_CHOICES
-    first = bisect_left(pool, (len(answer), answer)) - place
-    first = max(0, min(first, len(pool) - N_CHOICES))
-    choices = [choice for _, choice in pool[first : first + N_CHOICES]]
-    choices.sort(key=lambda choice: _hash(str(seed), row["id"], choice))
-    return {
-        "id": row["id"],
-        "query": row["question"],
-        "choices": choices,
-        "gold": choices.index(answer),
-        "document_id": row["document_id"],
-    }
 
 
 def _hash(*parts: str) -> str:

@@ -1,4 +1,4 @@
-"""The evaluate stage: held-out scores of the base and the chat model, each with its 95 % interval and baseline."""
+"""The evaluate stage: scores of the base and the chat model, each with its 95 % interval, chance level and baseline."""
 
 from __future__ import annotations
 
@@ -8,92 +8,75 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 import torch
 
 from ..counts import Counts
 from ..data.documents import read_documents
 from ..files import write_table, write_text
 from ..model.files import load_model
+from ..model.generate import Sampling
 from ..model.gpt import GPT
 from ..tokenizer import Tokenizer
-from .answers import AnswerLoss, Example, SampledAnswer, answer_loss, read_examples, sample_answers
-from .bits_per_byte import document_tokens, text_bits, text_bytes, xz_bits_per_byte
+from .answers import SampledAnswer, Written, answer_loss, read_examples, sample_answers, write_on
+from .benchmark_scores import ACCURACY, CORE, benchmark_units, centred_rows, outcome
+from .benchmarks import Benchmark, check_benchmarks
+from .bits_per_byte import document_tokens, text_bits
 from .config import EvaluateConfig
+from .contamination import contaminated_items
 from .likelihood import Advance, n_targets
-from .multiple_choice import (
-    HEADLINE,
-    ChoiceItem,
-    ChoicePrompts,
-    ChoiceScores,
-    choice_prompts,
-    read_benchmark,
-    score_choices,
-    word_overlap,
+from .lm_eval_tasks import lm_eval_scores, require_lm_eval
+from .multiple_choice import HEADLINE, ChoicePrompts, choice_prompts, read_benchmark, score_choices
+from .scores import OVER_BASE as OVER_BASE
+from .scores import SCORE_DECIMALS, Score, Units, item_table, score_rows, score_table
+from .scores import SCORE_SCHEMA as SCORE_SCHEMA
+from .units import (
+    ANSWER_LOSS,
+    BITS_PER_BYTE,
+    DOCUMENTS,
+    ENDED,
+    EXACT_MATCH,
+    EXAMPLES,
+    TOKEN_F1,
+    WORD_OVERLAP,
+    HeldOut,
+    answer_units,
+    definition_units,
+    document_units,
+    example_units,
+    word_overlap_units,
+    xz_row,
 )
-from .statistics import Estimate, bootstrap_ratio, paired_difference, wilson
+from .units import BASE as BASE
+from .units import CHAT as CHAT
+from .units import DEFINITIONS as DEFINITIONS
 
 logger = logging.getLogger(__name__)
 
-DOCUMENTS, EXAMPLES, DEFINITIONS = "held-out documents", "held-out examples", "four-choice definitions"
-BITS_PER_BYTE, ANSWER_LOSS, ENDED = "bits per byte", "answer loss", "well-formed ends of turn"
-OVER_BASE = " minus base"
-METRIC_VERSION = 1
-BASE, CHAT, XZ, WORD_OVERLAP = "base", "chat", "xz -9", "word overlap"
-
-SCORE_SCHEMA = pa.schema(
-    [
-        ("model", pa.string()),
-        ("benchmark", pa.string()),
-        ("metric", pa.string()),
-        ("metric_version", pa.int32()),
-        ("score", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("n", pa.int64()),
-        ("chance", pa.float64()),
-    ]
-)
-ITEM_SCHEMA = pa.schema([("model", pa.string()), ("id", pa.string()), ("gold", pa.int32()), ("chosen", pa.int32())])
-_DECIMALS = 5
-"""Digits kept of a score: float sums differ in the seventh between thread counts, and files must not."""
+ITEM_TOKENS = 50
+"""What an item of a benchmark counts in the progress, beside the tokens of all else."""
 
 _FIGURES = {
     (DOCUMENTS, BITS_PER_BYTE): "bits_per_byte",
     (EXAMPLES, ANSWER_LOSS): "answer_loss",
     (EXAMPLES, ENDED): "ended_share",
+    (EXAMPLES, EXACT_MATCH): "exact_match",
+    (EXAMPLES, TOKEN_F1): "token_f1",
     (DEFINITIONS, HEADLINE): "four_choice_accuracy",
 }
 
-
-@dataclass(frozen=True)
-class Score:
-    """One row of scores.parquet; `chance` is the score of blind guessing, where there is one."""
-
-    model: str
-    benchmark: str
-    metric: str
-    estimate: Estimate
-    chance: float | None = None
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """What the models are measured on."""
+class Asked:
+    """A benchmark, the items of it that are asked, and the lines of items that are contaminated, by file."""
 
-    texts: list[str]
-    examples: list[Example]
-    items: list[ChoiceItem]
-    questions: list[Example]
-
-    @property
-    def n_items(self) -> int:
-        """Documents, examples and questions together."""
-        return len(self.texts) + len(self.examples) + len(self.items)
+    benchmark: Benchmark
+    indices: list[int]
+    contaminated: Mapping[str, set[int]]
 
 
 @dataclass(frozen=True)
@@ -109,17 +92,9 @@ class Candidate:
 
     @property
     def n_targets(self) -> int:
-        """How many tokens scoring will predict."""
-        return sum(map(n_targets, (self.documents, [tokens for tokens, _ in self.examples], self.choices.sequences)))
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The per-unit results of one model; units are in the order of `HeldOut`."""
-
-    bits: npt.NDArray[np.float64]
-    answers: AnswerLoss
-    choices: ChoiceScores
+        """How many tokens scoring will predict, without those of benchmarks."""
+        n_choices = self.choices.n_targets(self.model.config.context_length)
+        return n_targets(self.documents) + n_targets([tokens for tokens, _ in self.examples]) + n_choices
 
 
 def evaluate_models(
@@ -130,64 +105,71 @@ def evaluate_models(
     config: EvaluateConfig,
     progress: Callable[[int, int], None],
 ) -> Counts:
-    """Scores the models `BASE` and, where there is one, `CHAT`; writes scores.parquet, items.parquet and answers.jsonl.
+    """Scores the models `BASE` and, where there is one, `CHAT`; writes what they scored and wrote.
 
-    Reads the held-out documents of `documents_dir` and val.parquet and benchmark.jsonl of `examples_dir`, which must be
-    given with a chat model. A part for which there is no held-out material is left out with a warning; ValueError
-    when there is none at all.
+    The files are scores.parquet, items.parquet (what each document, example and item adds to a score), answers.jsonl
+    and samples.jsonl. Reads the held-out documents of `documents_dir`, and val.parquet and benchmark.jsonl of
+    `examples_dir`, which must be given with a chat model. A part for which there is no held-out material is left out
+    with a warning; ValueError when there is none at all.
     """
+    require_lm_eval(config.lm_eval_tasks)
     held_out = read_held_out(documents_dir, examples_dir, config)
+    asked = _asked(documents_dir, config)
+    n_items = held_out.n_items + sum(len(each.indices) for each in asked)
+    if n_items == 0:
+        raise ValueError("nothing is held out, so nothing can be scored: raise clean.held_out_fraction")
     with _threads(config.n_threads):
         candidates = [_candidate(name, path, held_out, config) for name, path in model_dirs.items()]
         n_answer_tokens = len(held_out.questions) * config.max_new_tokens
-        advance = _advance(progress, sum(candidate.n_targets for candidate in candidates) + n_answer_tokens)
-        measured = {candidate.name: _measure(candidate, config, advance) for candidate in candidates}
-        answers = _answers(candidates[-1], held_out.questions, config, advance)
-    scores = _scores(held_out, measured, answers)
-    write_table(out_dir / "scores.parquet", _score_table(scores))
-    write_table(out_dir / "items.parquet", _item_table(held_out.items, measured))
-    write_text(out_dir / "answers.jsonl", "".join(json.dumps(asdict(answer)) + "\n" for answer in answers))
-    return Counts("items", held_out.n_items, held_out.n_items, figures=_figures(scores))
-
-
-def _answers(
-    chat: Candidate, questions: Sequence[Example], config: EvaluateConfig, advance: Advance
-) -> list[SampledAnswer]:
-    return sample_answers(
-        chat.model,
-        chat.tokenizer,
-        questions,
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        seed=config.seed,
-        advance=advance,
-    )
+        n_benchmark_tokens = len(candidates) * ITEM_TOKENS * (n_items - held_out.n_items)
+        total = sum(candidate.n_targets for candidate in candidates) + n_answer_tokens + n_benchmark_tokens
+        advance = _advance(progress, total)
+        measured = {made.name: _by_name(_measure(made, held_out, asked, config, advance)) for made in candidates}
+        answers = _answers(candidates[-1], held_out, config, advance)
+        written = [text for candidate in candidates for text in _written(candidate, config)]
+        scores = []
+        for candidate in candidates:
+            units, bare = _lm_eval(candidate, config)
+            measured[candidate.name] |= _by_name(units)
+            scores += bare
+    if answers:
+        measured[CHAT] |= _by_name(answer_units(held_out.questions, answers))
+    if held_out.items:
+        measured[WORD_OVERLAP] = _by_name([word_overlap_units(held_out.items)])
+    scores += [xz_row(held_out.texts)] if held_out.documents else []
+    scores += score_rows(measured, CHAT, BASE)
+    scores += centred_rows(measured, [each.benchmark for each in asked], CHAT, BASE)
+    write_table(out_dir / "scores.parquet", score_table(scores))
+    write_table(out_dir / "items.parquet", item_table(measured))
+    _write_lines(out_dir / "answers.jsonl", answers)
+    _write_lines(out_dir / "samples.jsonl", written)
+    return Counts("items", n_items, n_items, figures=figures(scores))
 
 
 def read_held_out(documents_dir: Path, examples_dir: Path | None, config: EvaluateConfig) -> HeldOut:
-    """The material, within the limits of `config`; ValueError when there is none at all."""
+    """The material, within the limits of `config`; a part that is empty is left out with a warning."""
+    documents = [document for document in read_documents(documents_dir) if document.held_out and document.text]
     examples = read_examples(examples_dir / "val.parquet") if examples_dir else []
-    items = read_benchmark(examples_dir / "benchmark.jsonl") if examples_dir else []
+    benchmark = examples_dir / "benchmark.jsonl" if examples_dir else None
+    items = read_benchmark(benchmark) if benchmark and benchmark.exists() else []
     held_out = HeldOut(
-        texts=_sample(_held_out_texts(documents_dir), config.max_documents, config.seed),
+        documents=_sample(documents, config.max_documents, config.seed),
         examples=_sample(examples, config.max_examples, config.seed),
         items=_sample(items, config.max_items, config.seed),
         questions=_sample(examples, config.n_answers, config.seed + 1),
     )
-    if held_out.n_items == 0:
-        raise ValueError("nothing is held out, so nothing can be scored: raise clean.held_out_fraction")
-    for name, part in ((DOCUMENTS, held_out.texts), (EXAMPLES, held_out.examples), (DEFINITIONS, held_out.items)):
+    for name, part in ((DOCUMENTS, held_out.documents), (EXAMPLES, held_out.examples), (DEFINITIONS, held_out.items)):
         if not part:
             logger.warning("there are no %s: this part of the evaluation is left out", name)
     return held_out
 
 
-def _held_out_texts(documents_dir: Path) -> list[str]:
-    """The texts of all held-out documents that are not empty, in the order of the files."""
-    return [document.text for document in read_documents(documents_dir) if document.held_out and document.text]
-
-
-T = TypeVar("T")
+def _asked(documents_dir: Path, config: EvaluateConfig) -> list[Asked]:
+    contaminated = contaminated_items(documents_dir)
+    return [
+        Asked(benchmark, _sample(list(range(len(benchmark.rows))), config.max_items, config.seed), contaminated)
+        for benchmark in check_benchmarks(config)
+    ]
 
 
 def _sample(values: list[T], limit: int | None, seed: int) -> list[T]:
@@ -213,103 +195,83 @@ def _candidate(name: str, model_dir: Path, held_out: HeldOut, config: EvaluateCo
     )
 
 
-def _measure(candidate: Candidate, config: EvaluateConfig, advance: Advance) -> Measured:
-    model, size = candidate.model, config.batch_tokens
-    return Measured(
-        text_bits(model, candidate.documents, batch_tokens=size, advance=advance),
-        answer_loss(model, candidate.examples, batch_tokens=size, advance=advance),
-        score_choices(model, candidate.choices, batch_tokens=size, advance=advance),
+def _measure(
+    candidate: Candidate, held_out: HeldOut, asked: Sequence[Asked], config: EvaluateConfig, advance: Advance
+) -> Iterator[Units]:
+    model, tokenizer, size = candidate.model, candidate.tokenizer, config.batch_tokens
+    if held_out.documents:
+        bits = text_bits(model, candidate.documents, batch_tokens=size, advance=advance)
+        yield document_units(held_out.documents, bits)
+    if held_out.examples:
+        loss = answer_loss(model, candidate.examples, batch_tokens=size, advance=advance)
+        yield example_units(held_out.examples, loss)
+    if held_out.items:
+        scores = score_choices(model, candidate.choices, batch_tokens=size, advance=advance)
+        yield from definition_units(held_out.items, scores)
+    for each in asked:
+
+        def advance_items(n: int) -> None:
+            advance(ITEM_TOKENS * n)
+
+        found = outcome(model, tokenizer, each.benchmark, each.indices, batch_tokens=size, advance=advance_items)
+        yield benchmark_units(each.benchmark, each.indices, found, each.contaminated)
+
+
+def _by_name(units: Iterator[Units] | Sequence[Units]) -> dict[tuple[str, str], Units]:
+    return {(each.benchmark, each.metric): each for each in units}
+
+
+def _answers(chat: Candidate, held_out: HeldOut, config: EvaluateConfig, advance: Advance) -> list[SampledAnswer]:
+    return sample_answers(
+        chat.model,
+        chat.tokenizer,
+        held_out.questions,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        seed=config.seed,
+        advance=advance,
     )
 
 
-def _scores(held_out: HeldOut, measured: dict[str, Measured], answers: Sequence[SampledAnswer]) -> list[Score]:
-    scores = []
-    if held_out.texts:
-        scores += _document_scores(held_out.texts, measured)
-    if held_out.examples:
-        scores += _example_scores(measured)
-    if answers:
-        scores.append(Score(CHAT, EXAMPLES, ENDED, wilson([answer.ended for answer in answers])))
-    if held_out.items:
-        scores += _choice_scores(held_out.items, measured)
-    return scores
+def _written(candidate: Candidate, config: EvaluateConfig) -> list[Written]:
+    return write_on(
+        candidate.name,
+        candidate.model,
+        candidate.tokenizer,
+        config.prompts,
+        as_chat=candidate.name == CHAT,
+        max_new_tokens=config.max_new_tokens,
+        sampling=Sampling(temperature=config.temperature, seed=config.seed),
+    )
 
 
-def _document_scores(texts: list[str], measured: dict[str, Measured]) -> list[Score]:
-    sizes = text_bytes(texts)
-    xz = xz_bits_per_byte(texts)  # one number for all documents together: no interval
-    scores = [Score(XZ, DOCUMENTS, BITS_PER_BYTE, Estimate(xz, xz, xz, len(texts)))]
-    for name, results in measured.items():
-        scores.append(Score(name, DOCUMENTS, BITS_PER_BYTE, bootstrap_ratio(results.bits, sizes)))
-    if CHAT in measured:
-        difference = paired_difference(measured[CHAT].bits, measured[BASE].bits, sizes)
-        scores.append(Score(CHAT, DOCUMENTS, BITS_PER_BYTE + OVER_BASE, difference))
-    return scores
+def _lm_eval(candidate: Candidate, config: EvaluateConfig) -> tuple[list[Units], list[Score]]:
+    return lm_eval_scores(
+        candidate.name,
+        candidate.model,
+        candidate.tokenizer,
+        config.lm_eval_tasks,
+        batch_tokens=config.batch_tokens,
+        limit=config.max_items,
+    )
 
 
-def _example_scores(measured: dict[str, Measured]) -> list[Score]:
-    """Nats per supervised token; the base model is asked in the chat form too, so the tokens are the same."""
-    scores = []
-    for name, results in measured.items():
-        estimate = bootstrap_ratio(results.answers.nats, results.answers.n_tokens)
-        scores.append(Score(name, EXAMPLES, ANSWER_LOSS, estimate))
-    chat, base = measured[CHAT].answers, measured[BASE].answers
-    difference = paired_difference(chat.nats, base.nats, chat.n_tokens)
-    return [*scores, Score(CHAT, EXAMPLES, ANSWER_LOSS + OVER_BASE, difference)]
+def _write_lines(path: Path, rows: Sequence[Any]) -> None:
+    write_text(path, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
 
 
-def _choice_scores(items: list[ChoiceItem], measured: dict[str, Measured]) -> list[Score]:
-    chance = 1 / len(items[0].choices)
-    gold = np.array([item.gold for item in items])
-    right = {
-        name: {metric: chosen == gold for metric, chosen in results.choices.chosen().items()}
-        for name, results in measured.items()
-    }
-    scores = [
-        Score(name, DEFINITIONS, metric, wilson(hits), chance)
-        for name, metrics in right.items()
-        for metric, hits in metrics.items()
-    ]
-    scores.append(Score(WORD_OVERLAP, DEFINITIONS, HEADLINE, wilson(word_overlap(items) == gold), chance))
-    difference = paired_difference(right[CHAT][HEADLINE], right[BASE][HEADLINE])
-    return [*scores, Score(CHAT, DEFINITIONS, HEADLINE + OVER_BASE, difference)]
-
-
-def _score_table(scores: list[Score]) -> pa.Table:
-    rows = [
-        {
-            "model": score.model,
-            "benchmark": score.benchmark,
-            "metric": score.metric,
-            "metric_version": METRIC_VERSION,
-            "score": round(score.estimate.score, _DECIMALS),
-            "low": None if score.model == XZ else round(score.estimate.low, _DECIMALS),
-            "high": None if score.model == XZ else round(score.estimate.high, _DECIMALS),
-            "n": score.estimate.n,
-            "chance": score.chance,
-        }
-        for score in scores
-    ]
-    return pa.Table.from_pylist(rows, schema=SCORE_SCHEMA)
-
-
-def _item_table(items: list[ChoiceItem], measured: dict[str, Measured]) -> pa.Table:
-    rows = [
-        {"model": name, "id": item.id, "gold": item.gold, "chosen": int(chosen)}
-        for name, results in measured.items()
-        if items
-        for item, chosen in zip(items, results.choices.chosen()[HEADLINE], strict=True)
-    ]
-    return pa.Table.from_pylist(rows, schema=ITEM_SCHEMA)
-
-
-def _figures(scores: list[Score]) -> dict[str, float]:
-    """The headline scores under flat names: `chat_four_choice_accuracy`, `xz_bits_per_byte`."""
-    return {
-        f"{score.model.split()[0]}_{_FIGURES[score.benchmark, score.metric]}": round(score.estimate.score, _DECIMALS)
-        for score in scores
-        if (score.benchmark, score.metric) in _FIGURES
-    }
+def figures(scores: Sequence[Score]) -> dict[str, float]:
+    """The headline scores under flat names: `chat_four_choice_accuracy`, `xz_bits_per_byte`, `base_core`."""
+    named = {}
+    for score in scores:
+        name = _FIGURES.get((score.benchmark, score.metric))
+        if score.benchmark == CORE and not score.metric.endswith(OVER_BASE):
+            name = "core"
+        elif name is None and score.metric == ACCURACY and ", " not in score.benchmark:
+            name = f"{score.benchmark}_accuracy"
+        if name:
+            named[f"{score.model.split()[0]}_{name}"] = round(score.estimate.score, SCORE_DECIMALS)
+    return named
 
 
 def _advance(progress: Callable[[int, int], None], total: int) -> Advance:

@@ -1,30 +1,48 @@
 """Log-likelihoods of token sequences, in batches: the one measurement under every score here.
 
-Shapes: B windows in a batch, T tokens in the longest of them.
+Shapes: B rows in a batch, T tokens in the longest of them, N tokens that count, C d_model, V vocabulary.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from ..model.gpt import GPT
+from ..model.gpt import GPT, soft_capped
+from .trees import Continuation, Tree, layout, plant, token_rows
+
+logger = logging.getLogger(__name__)
 
 Advance = Callable[[int], None]
-_IGNORED = -100  # target of a padded position: cross_entropy gives it loss 0
+
+HEAD_ROWS = 512
+"""Tokens whose logits exist at once: with 4,096 tokens in the vocabulary 8 MB, which stay in a CPU's cache."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Of a continuation's tokens that count, in order: ln p given all before, and whether each was the likeliest."""
+
+    log_p: npt.NDArray[np.float64]
+    is_greedy: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class _Window:
     sequence: int
     start: int
+    """Place of its first score among those of the sequence."""
     tokens: Sequence[int]
+    n_known: int
+    """Scores at its beginning that an earlier window has given."""
 
 
 def token_log_likelihoods(
@@ -32,19 +50,16 @@ def token_log_likelihoods(
 ) -> list[npt.NDArray[np.float64]]:
     """For each sequence, ln p of every token after its first, given those before it: len(sequence) - 1 numbers.
 
-    Every token is predicted exactly once. A sequence longer than context_length + 1 tokens is read in windows that
-    overlap by one token, so what follows a window's edge has less context. Batches hold windows of like length, at
-    most `batch_tokens` tokens with their padding (on the right, where a causal model does not see it). Arithmetic
-    is the model's own float32, without autocast. `advance` is called after each batch with its number of tokens.
+    Every token is predicted exactly once. A sequence longer than context_length + 1 tokens is read in windows, so what
+    follows a window's edge has less context. Each window begins with the sequence's first token, `<|document|>`, as
+    every row of training does, then repeats the last token before its edge. See `score` for the rest.
     """
     results = [np.zeros(max(len(tokens) - 1, 0)) for tokens in sequences]
     windows = _windows(sequences, model.config.context_length)
-    with _evaluating(model):
-        for batch in _batches(windows, batch_tokens):
-            for window, scores in zip(batch, _score(model, batch), strict=True):
-                n_targets = len(window.tokens) - 1
-                results[window.sequence][window.start : window.start + n_targets] = scores[:n_targets]
-            advance(sum(len(window.tokens) - 1 for window in batch))
+    continuations = [Continuation(window.tokens, 1 + window.n_known) for window in windows]
+    scored = score(model, continuations, batch_tokens=batch_tokens, advance=advance)
+    for window, scores in zip(windows, scored, strict=True):
+        results[window.sequence][window.start : window.start + len(scores.log_p)] = scores.log_p
     return results
 
 
@@ -54,20 +69,50 @@ def n_targets(sequences: Sequence[Sequence[int]]) -> int:
 
 
 def _windows(sequences: Sequence[Sequence[int]], context_length: int) -> list[_Window]:
-    return [
-        _Window(index, start, tokens[start : start + context_length + 1])
-        for index, tokens in enumerate(sequences)
-        for start in range(0, len(tokens) - 1, context_length)
-    ]
+    windows = []
+    for index, tokens in enumerate(sequences):
+        if len(tokens) > 1:
+            windows.append(_Window(index, 0, tokens[: context_length + 1], n_known=0))
+        for start in range(context_length, len(tokens) - 1, context_length - 1):
+            windows.append(_Window(index, start, [tokens[0], *tokens[start : start + context_length]], n_known=1))
+    return windows
 
 
-def _batches(windows: list[_Window], batch_tokens: int) -> Iterator[list[_Window]]:
-    batch: list[_Window] = []
-    for window in sorted(windows, key=lambda window: -len(window.tokens)):  # longest first: it sets the width
-        if batch and (len(batch) + 1) * (len(batch[0].tokens) - 1) > batch_tokens:
+def fitted(continuation: Continuation, context_length: int) -> Continuation:
+    """The continuation without its first tokens, if it has more than context_length + 1; the last ones count still."""
+    n_cut = max(0, len(continuation.tokens) - context_length - 1)
+    return Continuation(continuation.tokens[n_cut:], max(1, continuation.start - n_cut)) if n_cut else continuation
+
+
+def score(
+    model: GPT, continuations: Sequence[Continuation], *, batch_tokens: int, advance: Advance = lambda _: None
+) -> list[Scored]:
+    """The scores of continuations of up to context_length + 1 tokens, in their order.
+
+    What several begin with is read once (trees.py). Batches hold trees of like size, at most `batch_tokens` tokens with
+    their padding; one that the device has no memory for is halved. Arithmetic is the model's own float32, without
+    autocast. `advance` is called after each batch with the number of its tokens that count.
+    """
+    results: list[Scored | None] = [None] * len(continuations)
+    trees = plant(continuations, batch_tokens)
+    with _evaluating(model):
+        for batch in _batches(trees, batch_tokens):
+            asked = [index for tree in batch for index, _ in tree.asked]
+            targets = [continuations[index] for index in asked]
+            for index, scores in zip(asked, _score_in_memory(model, batch, targets), strict=True):
+                results[index] = scores
+            advance(sum(continuation.n_targets for continuation in targets))
+    return [scores for scores in results if scores is not None]
+
+
+def _batches(trees: Sequence[Tree], batch_tokens: int) -> Iterator[list[Tree]]:
+    batch: list[Tree] = []
+    for tree in sorted(trees, key=lambda tree: (tree.is_chain, -len(tree))):  # the longest first: it sets the width
+        is_other = batch and tree.is_chain != batch[0].is_chain
+        if is_other or (batch and (len(batch) + 1) * len(batch[0]) > batch_tokens):
             yield batch
             batch = []
-        batch.append(window)
+        batch.append(tree)
     if batch:
         yield batch
 
@@ -85,16 +130,48 @@ def _evaluating(model: GPT) -> Iterator[None]:
         model.train(was_training)
 
 
-def _score(model: GPT, batch: list[_Window]) -> npt.NDArray[np.float32]:
-    """ln p of the tokens after each window's first, (B, T - 1), zero where padded."""
-    width = len(batch[0].tokens) - 1
-    inputs = np.zeros((len(batch), width), dtype=np.int64)  # (B, T - 1)
-    targets = np.full((len(batch), width), _IGNORED, dtype=np.int64)  # (B, T - 1)
-    for row, window in enumerate(batch):
-        inputs[row, : len(window.tokens) - 1] = window.tokens[:-1]
-        targets[row, : len(window.tokens) - 1] = window.tokens[1:]
+def _score_in_memory(model: GPT, batch: list[Tree], continuations: Sequence[Continuation]) -> list[Scored]:
+    """`_score`, in halves if there is no memory for the whole; raises torch.OutOfMemoryError for a single tree."""
+    try:
+        return _score(model, batch, continuations)
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+    logger.warning("no memory for %d tokens at once: in halves; set a smaller batch_tokens", sum(map(len, batch)))
+    torch.cuda.empty_cache()
+    half = len(batch) // 2
+    n_first = sum(len(tree.asked) for tree in batch[:half])
+    first = _score_in_memory(model, batch[:half], continuations[:n_first])
+    return first + _score_in_memory(model, batch[half:], continuations[n_first:])
+
+
+def _score(model: GPT, batch: Sequence[Tree], continuations: Sequence[Continuation]) -> list[Scored]:
+    """The scores of a batch of trees; `continuations` are those that they hold, in order."""
     device = next(model.parameters()).device
-    logits = model(torch.from_numpy(inputs).to(device))  # (B, T - 1, V)
-    flat_targets = torch.from_numpy(targets).to(device).flatten()
-    losses = F.cross_entropy(logits.flatten(0, 1), flat_targets, ignore_index=_IGNORED, reduction="none")
-    return -losses.view(len(batch), width).cpu().numpy()
+    tokens = token_rows(batch, device)  # (B, T)
+    features = model.features(tokens, layout=layout(batch, device)).flatten(0, 1)  # (B T, C)
+    places = [row * tokens.shape[1] + place for row, tree in enumerate(batch) for _, ps in tree.asked for place in ps]
+    targets = [token for continuation in continuations for token in continuation.tokens[continuation.start :]]
+    log_p, is_greedy = _target_scores(
+        model, features[torch.tensor(places, device=device)], torch.tensor(targets, device=device)
+    )
+    ends = np.cumsum([continuation.n_targets for continuation in continuations])[:-1]
+    return [Scored(*pair) for pair in zip(np.split(log_p, ends), np.split(is_greedy, ends), strict=True)]
+
+
+def _target_scores(
+    model: GPT, features: Tensor, targets: Tensor
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """ln p of the targets (N,) given the features (N, C), and whether each is the likeliest token."""
+    log_p = torch.empty(len(targets), device=features.device)
+    is_greedy = torch.empty(len(targets), dtype=torch.bool, device=features.device)
+    for start in range(0, len(targets), HEAD_ROWS):
+        rows = slice(start, start + HEAD_ROWS)
+        logits = F.linear(features[rows], model.head_weight).float()  # (N, V)
+        logits = soft_capped(logits, model.config.logit_softcap)
+        target = logits.gather(1, targets[rows, None])  # (N, 1)
+        largest = logits.amax(1, keepdim=True)  # (N, 1)
+        log_sum = logits.sub_(largest).exp_().sum(1, keepdim=True).log_().add_(largest)  # (N, 1)
+        log_p[rows] = (target - log_sum)[:, 0]
+        is_greedy[rows] = (target == largest)[:, 0]
+    return log_p.double().cpu().numpy(), is_greedy.cpu().numpy()

@@ -4,10 +4,10 @@ Three ways to pick a choice, all from the same log-likelihoods:
 
 - `accuracy`, the headline: the choice with the largest ln p(choice | question) - ln p(choice | neutral question), the
   domain-conditional PMI of Holtzman et al. (2021). The wrong choices of an item are right answers of other
-  items, that is, draws from p(choice). Then "choice i is the right one" has likelihood
+  items. Were they drawn from p(choice), "choice i is the right one" would have the likelihood
   p(c_i | question) * prod over j != i of p(c_j), proportional to p(c_i | question) / p(c_i): PMI is the Bayes-optimal
-  pick for how the benchmark is made, and no property of the choice alone (length, common words) can win.
-  It was chosen for this reason, before any score was seen.
+  pick, and no property of the choice alone (length, common words) can win. (They are drawn among those that look
+  like the question, llm/data/four_choice.py, so this holds among them.) It was chosen before any score was seen.
 - `accuracy by likelihood`: the largest ln p(choice | question); prefers short and common texts.
 - `accuracy per byte`: the same divided by the choice's UTF-8 bytes; prefers long and predictable texts.
 """
@@ -15,7 +15,6 @@ Three ways to pick a choice, all from the same log-likelihoods:
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from ..data.four_choice import n_shared_words
 from ..model.gpt import GPT
 from ..tokenizer import Tokenizer
-from .likelihood import Advance, n_targets, token_log_likelihoods
+from .likelihood import Advance, fitted, score
+from .trees import Continuation
 
-METRIC_VERSION = 1
+METRIC_VERSION = 2
+"""1: wrong choices were alike in kind and length only."""
+
 HEADLINE = "accuracy"
 
 
@@ -61,20 +64,19 @@ class ChoiceScores:
 
 @dataclass(frozen=True)
 class ChoicePrompts:
-    """The token sequences to score for a benchmark, each with the first token that counts.
+    """What to score for a benchmark.
 
     A choice shared by several items is read once under the neutral question.
     """
 
-    sequences: list[list[int]]
-    starts: list[int]
-    given_question: npt.NDArray[np.int64]  # (n_items, n_choices): index into sequences
-    given_nothing: npt.NDArray[np.int64]  # (n_items, n_choices): index into sequences
+    continuations: list[Continuation]
+    given_question: npt.NDArray[np.int64]  # (n_items, n_choices): index into continuations
+    given_nothing: npt.NDArray[np.int64]  # (n_items, n_choices): index into continuations
     n_bytes: npt.NDArray[np.float64]  # (n_items, n_choices)
 
-    def n_targets(self) -> int:
+    def n_targets(self, context_length: int) -> int:
         """How many tokens scoring will predict."""
-        return n_targets(self.sequences)
+        return sum(fitted(continuation, context_length).n_targets for continuation in self.continuations)
 
 
 def read_benchmark(path: Path) -> list[ChoiceItem]:
@@ -98,8 +100,7 @@ def choice_prompts(
             index.setdefault((neutral_question, choice), len(index))
     rendered = [render(tokenizer, question, choice) for question, choice in index]
     return ChoicePrompts(
-        [tokens for tokens, _ in rendered],
-        [start for _, start in rendered],
+        [Continuation(tokens, start) for tokens, start in rendered],
         np.array([[index[item.query, choice] for choice in item.choices] for item in items], dtype=np.int64),
         np.array([[index[neutral_question, choice] for choice in item.choices] for item in items], dtype=np.int64),
         np.array([[max(1, len(choice.encode())) for choice in item.choices] for item in items], dtype=np.float64),
@@ -110,8 +111,9 @@ def score_choices(
     model: GPT, prompts: ChoicePrompts, *, batch_tokens: int, advance: Advance = lambda _: None
 ) -> ChoiceScores:
     """The log-likelihoods (nats) of all choices; tokens of the question do not count."""
-    scores = token_log_likelihoods(model, prompts.sequences, batch_tokens=batch_tokens, advance=advance)
-    sums = np.array([values[start - 1 :].sum() for values, start in zip(scores, prompts.starts, strict=True)])
+    fitting = [fitted(continuation, model.config.context_length) for continuation in prompts.continuations]
+    scored = score(model, fitting, batch_tokens=batch_tokens, advance=advance)
+    sums = np.array([scores.log_p.sum() for scores in scored])
     return ChoiceScores(sums[prompts.given_question], sums[prompts.given_nothing], prompts.n_bytes)
 
 
@@ -130,17 +132,7 @@ def _plain_prompt(tokenizer: Tokenizer, question: str, choice: str) -> tuple[lis
 def word_overlap(items: Sequence[ChoiceItem]) -> npt.NDArray[np.int64]:
     """The choice of each item that shares most words with its question, (n_items,); the first of equals.
 
-    What can be had without knowing anything: names often say what they do. Names are cut at dots, underscores and
-    capitals, and a word counts as shared if one begins with the other and both have three letters or more.
+    What can be had without knowing anything: names often say what they do.
     """
-    return np.array([np.argmax([_n_shared(item.query, choice) for choice in item.choices]) for item in items])
-
-
-def _n_shared(query: str, choice: str) -> int:
-    words = _words(choice)
-    return sum(any(word.startswith(name) or name.startswith(word) for word in words) for name in _words(query))
-
-
-def _words(text: str) -> set[str]:
-    parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", text)
-    return {part.lower() for part in parts if len(part) >= 3}
+    counts = [[n_shared_words(item.query, choice) for choice in item.choices] for item in items]
+    return np.array([np.argmax(shared) for shared in counts])

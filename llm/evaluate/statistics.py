@@ -57,6 +57,26 @@ def paired_difference(
     return bootstrap_ratio(difference, denominators, seed=seed)
 
 
+def mean_of_means(groups: Sequence[npt.ArrayLike], *, n_resamples: int = 10_000, seed: int = 0) -> Estimate:
+    """The mean over groups of the mean of each; units are resampled inside their group, for the groups are given.
+
+    Meant for groups of few different values (right or wrong), of which the bootstrap draws numbers. `n` is all units.
+    Raises ValueError when there is no group, or an empty one.
+    """
+    values = [np.asarray(group, dtype=np.float64) for group in groups]
+    if not values or not all(map(len, values)):
+        raise ValueError("no score can be computed: a group has no items")
+    random = np.random.default_rng(seed)
+    means = np.zeros(n_resamples)
+    for group in values:
+        distinct, counts = np.unique(group, return_counts=True)
+        means += random.multinomial(len(group), counts / len(group), size=n_resamples) @ distinct / len(group)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(means / len(values), [tail, 1 - tail])
+    score = np.mean([group.mean() for group in values])
+    return Estimate(float(score), float(low), float(high), sum(map(len, values)))
+
+
 def wilson(successes: Sequence[bool] | npt.NDArray[np.bool_]) -> Estimate:
     """The share of successes with its Wilson score interval (Wilson 1927), which stays inside 0 to 1.
 

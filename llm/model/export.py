@@ -32,8 +32,9 @@ def to_hf(model: GPT, out_dir: Path, tokenizer: Tokenizer | None = None) -> None
     """Writes the folder of a `GPT2LMHeadModel` or `Qwen3ForCausalLM`, which transformers loads without our code.
 
     With a tokenizer its files are in it, and the configs name its special tokens. Raises ValueError when `out_dir`
-    exists or the tokenizer has more tokens than the model.
+    exists, the tokenizer has more tokens than the model, or the architecture is `speedrun`.
     """
+    _require_exportable(model.config)
     _require_fit(model, tokenizer)
     with _new_directory(out_dir) as folder:
         if tokenizer is not None:
@@ -100,8 +101,10 @@ def _qwen3_config(config: GPTConfig) -> dict[str, Any]:
 def to_gguf(model: GPT, path: Path, tokenizer: Tokenizer | None = None) -> None:
     """Writes a GGUF file of a `gpt2` or `qwen3` model in float32, with the tokenizer in it if there is one.
 
-    Raises ValueError when `path` exists, the tokenizer has more tokens than the model, or the package gguf is absent.
+    Raises ValueError when `path` exists, the tokenizer has more tokens than the model, the architecture is `speedrun`,
+    or the package gguf is absent.
     """
+    _require_exportable(model.config)
     gguf = _import_gguf()
     _require_fit(model, tokenizer)
     _require_absent(path)
@@ -178,6 +181,14 @@ def _special_tokens(tokenizer: Tokenizer | None) -> dict[str, int | None]:
         "eos_token_id": None if tokenizer is None else tokenizer.end_token,
         "pad_token_id": None if tokenizer is None else tokenizer.pad_token,
     }
+
+
+def _require_exportable(config: GPTConfig) -> None:
+    if config.architecture not in HUGGING_FACE:
+        raise ValueError(
+            f"a model of architecture {config.architecture!r} cannot be exported: it has value embeddings, shortcuts, "
+            "squared ReLU and soft-capped logits, which no other program knows; train one of architecture 'modern'"
+        )
 
 
 def _require_fit(model: GPT, tokenizer: Tokenizer | None) -> None:

@@ -2,44 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..config import Config, setting
 from .gpt import GPT, KeyValueCache
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling(Config):
+    """How a token is drawn from the probabilities of all."""
+
+    temperature: float = setting(0.8, at_least=0)
+    """Logits are divided by it: below 1 likely tokens become likelier. 0 always takes the likeliest."""
+    top_k: int | None = setting(50, at_least=1)
+    """Draw among so many of the likeliest tokens only; empty draws among all."""
+    top_p: float = setting(1.0, at_least=0, at_most=1)
+    """Draw among the fewest likeliest tokens that together have this probability (Holtzman et al. 2019)."""
+    seed: int = setting(0, at_least=-(2**63), at_most=2**63 - 1)
+    """The same seed gives the same tokens."""
 
 
 @torch.inference_mode()
 def generate(
-    model: GPT,
-    tokens: list[int],
-    *,
-    max_new_tokens: int,
-    temperature: float = 0.8,
-    top_k: int | None = 50,
-    stop: Collection[int] = (),
-    seed: int = 0,
+    model: GPT, tokens: list[int], *, max_new_tokens: int, sampling: Sampling = Sampling(), stop: Collection[int] = ()
 ) -> Iterator[int]:
     """Yields up to `max_new_tokens` tokens that continue `tokens`, and ends after yielding one of `stop`.
 
-    `temperature` 0 takes the likeliest token each time; `top_k` (None: all) samples among the k likeliest. The same
-    seed gives the same tokens. A prompt longer than the context is cut at its start. When the context is full, its
-    last half is read again and generation goes on from there, so a token always sees at least half a context.
-    Raises ValueError for an empty prompt. The model must be in evaluation mode.
+    A prompt longer than the context is cut at its start. When the context is full, its last half is read again and
+    generation goes on from there, so a token always sees at least half a context. Raises ValueError for an empty
+    prompt. The model must be in evaluation mode.
     """
     if not tokens:
         raise ValueError("tokens is empty; give at least one token to go on from, such as the document token")
     context_length = model.config.context_length
     device = model.token_embedding.weight.device
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(sampling.seed)
     history = list(tokens)
     cache, unread = KeyValueCache(model), history[-context_length:]
     for _ in range(max_new_tokens):
         if cache.n_tokens + len(unread) > context_length:
             cache, unread = KeyValueCache(model), history[-max(1, context_length // 2) :]
-        logits = model(torch.tensor([unread], device=device), cache)[0, -1]  # (V,)
-        token = choose(logits.float().cpu(), temperature, top_k, generator)
+        features = model.features(torch.tensor([unread], device=device), cache)  # (1, T, C)
+        logits = model.logits(features[0, -1])  # (V,): the head costs as much for every other token, and is not needed
+        token = choose(logits.float().cpu(), sampling, generator)
         yield token
         if token in stop:
             return
@@ -47,10 +56,81 @@ def generate(
         unread = [token]
 
 
-def choose(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> int:
-    """A token drawn from softmax(logits / temperature) among the `top_k` largest; `logits` is (V,) float32."""
-    if temperature == 0:
+def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """A token drawn from softmax(logits / temperature) among the likeliest ones; `logits` is (V,) float32."""
+    if sampling.temperature == 0:
         return int(logits.argmax())
-    largest, tokens = logits.topk(min(top_k or len(logits), len(logits)))  # (k,)
-    probabilities = torch.softmax(largest / temperature, dim=-1)
-    return int(tokens[torch.multinomial(probabilities, 1, generator=generator)])
+    largest, tokens = logits.topk(min(sampling.top_k or len(logits), len(logits)))  # (k,) both, falling
+    probabilities = torch.softmax((largest - largest[0]) / sampling.temperature, dim=-1)  # (k,)
+    before = probabilities.cumsum(dim=-1) - probabilities  # what the likelier ones have together
+    n_kept = max(1, int((before < sampling.top_p).sum()))
+    return int(tokens[torch.multinomial(probabilities[:n_kept], 1, generator=generator)])
+
+
+BATCH_SIZE = 64
+"""Prompts continued at once by `generate_batch`."""
+
+
+def generate_batch(
+    model: GPT,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    sampling: Sampling = Sampling(),
+    stop: Collection[int] = (),
+) -> list[list[int]]:
+    """What `generate` yields for each prompt, in their order; the seed of prompt i is `sampling.seed` + i.
+
+    Prompts of like length go through the model together. Raises ValueError for an empty one.
+    """
+    if not all(prompts):
+        raise ValueError("a prompt is empty; give at least one token to go on from, such as the document token")
+    cut = [list(prompt[-model.config.context_length :]) for prompt in prompts]
+    drafts = [
+        _Draft(list(tokens), len(tokens) + max_new_tokens, torch.Generator().manual_seed(sampling.seed + index))
+        for index, tokens in enumerate(cut)
+    ]
+    ordered = sorted(drafts, key=lambda draft: len(draft.tokens))
+    for start in range(0, len(ordered), BATCH_SIZE):
+        _extend(model, ordered[start : start + BATCH_SIZE], sampling, frozenset(stop))
+    return [draft.tokens[len(tokens) :] for draft, tokens in zip(drafts, cut, strict=True)]
+
+
+@dataclass
+class _Draft:
+    """A prompt with what has been added to it, how long it may become, and where its random numbers come from."""
+
+    tokens: list[int]
+    limit: int
+    generator: torch.Generator
+    is_stopped: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing more is added."""
+        return self.is_stopped or len(self.tokens) == self.limit
+
+
+@torch.inference_mode()
+def _extend(model: GPT, drafts: list[_Draft], sampling: Sampling, stop: Collection[int]) -> None:
+    """Adds to each draft, all in step: they are read to the same place, where the longer prompts know what comes next.
+
+    So no position needs a mask or padding. Rows that are done are read on, as zeros, until they are half of all.
+    """
+    device, context_length = model.token_embedding.weight.device, model.config.context_length
+    cache, n_read = KeyValueCache(model, len(drafts)), 0
+    end = min(len(draft.tokens) for draft in drafts)
+    while not all(draft.is_done for draft in drafts):
+        if cache.n_tokens + end - n_read > context_length:  # as `generate` does: the last half is read again
+            cache, n_read = KeyValueCache(model, len(drafts)), end - max(1, context_length // 2)
+        rows = [[*draft.tokens[n_read:end], *[0] * (end - max(n_read, len(draft.tokens)))] for draft in drafts]
+        logits = model(torch.tensor(rows, device=device), cache)[:, -1].float().cpu()  # (B, V)
+        for draft, row in zip(drafts, logits, strict=True):
+            if not draft.is_done and len(draft.tokens) == end:
+                draft.tokens.append(choose(row, sampling, draft.generator))
+                draft.is_stopped = draft.tokens[-1] in stop
+        n_read, end = end, end + 1
+        kept = [row for row, draft in enumerate(drafts) if not draft.is_done]
+        if 0 < len(kept) <= len(drafts) // 2:
+            drafts = [drafts[row] for row in kept]
+            cache.keys, cache.values = cache.keys[:, kept], cache.values[:, kept]  # (L, B, G, S, D)

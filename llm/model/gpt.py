@@ -1,14 +1,18 @@
 """A decoder-only transformer, read from top to bottom as part, block, whole.
 
-One skeleton, two sets of parts. Both are models that other programs know, so every model made here can be exported
-(export.py): `gpt2` is that of Radford et al. 2019, `modern` is Qwen3 (Yang et al. 2025).
+One skeleton, three sets of parts. `gpt2` (Radford et al. 2019) and `modern` (Qwen3, Yang et al. 2025) are models that
+other programs know, so they can be exported (export.py). `speedrun` is what contests of training speed have found; no
+other program knows it, and it stays here. Its parts are those of `modern` where the table says nothing else.
 
-               gpt2                                    modern
-    position   learned, added to the embedding         RoPE: queries and keys turned, in every layer
-    norm       LayerNorm                               RMSNorm, and one for the queries and keys of a head
-    MLP        GELU between two matrices               SwiGLU: a third matrix opens and closes gates
-    heads      each with keys and values of its own    groups of heads may share keys and values
-    biases     in every layer                          none
+               gpt2                             modern                              speedrun
+    position   learned, added to the embedding  RoPE: queries and keys turned
+    norm       LayerNorm                        RMSNorm; queries and keys as well
+    MLP        GELU between two matrices        SwiGLU: a third one has the gates   squared ReLU between two matrices
+    heads      keys and values of their own     may share keys and values
+    values     made from the stream             made from the stream                and learned, token by token
+    biases     in every layer                   none
+    stream     from layer to layer              from layer to layer                 weighed anew with the embedding
+    logits     as they are                      as they are                         pressed below a bound
 
 Letters in shapes: B batch, T time (tokens given), S time including what a cache holds, C d_model, H heads, G heads of
 keys and values, D head_dim, M d_mlp, V vocabulary, L layers.
@@ -19,90 +23,26 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Any, Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import Config, setting
-from .presets import PRESETS
+from .shape import GPTConfig as GPTConfig
 
 Rotation = tuple[Tensor, Tensor]
-"""Cosines and sines of the angles of RoPE, (T, D / 2) both."""
+"""Cosines and sines of the angles of RoPE, (T, D / 2) both; (B, 1, T, D / 2) where rows have positions of their own."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GPTConfig(Config):
-    """The shape of a GPT; with the weights, all that is needed to rebuild it. What may be left out is filled in."""
+@dataclass(frozen=True)
+class Layout:
+    """Where tokens stand and what they see in rows that are not one text each: texts that share their beginnings."""
 
-    architecture: Literal["gpt2", "modern"] = "gpt2"
-    """Which parts the model is made of: see the top of this file."""
-    vocab_size: int = setting(at_least=1)
-    """Number of different tokens."""
-    context_length: int = setting(at_least=1)
-    """Most tokens the model can look back on, the newest included."""
-    n_layers: int = setting(at_least=1)
-    """Number of transformer blocks."""
-    n_heads: int = setting(at_least=1)
-    """Attention heads in a block."""
-    n_kv_heads: int = setting(None, at_least=1)
-    """Heads of keys and values in a block; n_heads / n_kv_heads query heads share each. Left out: n_heads."""
-    d_model: int = setting(at_least=1)
-    """Width: numbers that stand for one token between blocks."""
-    head_dim: int = setting(None, at_least=1)
-    """Width of one head. Left out: d_model / n_heads."""
-    d_mlp: int = setting(None, at_least=1)
-    """Width inside the MLP. Left out: 4 d_model; with three matrices 8/3 d_model, rounded up to a multiple of 64."""
-    tied_head: bool = True
-    """Whether the token embedding is also the head."""
-    rope_theta: float = setting(10_000.0, at_least=1.0)
-    """Of RoPE: the slowest pair of numbers turns by about 1 / rope_theta (in radians) from token to token."""
-    norm_eps: float = setting(None, at_least=0.0)
-    """Added to the mean square in norms, against division by zero. Left out: 1e-5 in gpt2, 1e-6 in modern."""
-    dropout: float = setting(0.0, at_least=0.0, at_most=0.99)
-    """Share of activations set to zero in training."""
-    init_std: float = setting(0.02, at_least=1e-6)
-    """Standard deviation of fresh weights."""
-
-    @classmethod
-    def preset(cls, name: str, **overrides: Any) -> GPTConfig:
-        """The shape that presets.py has under `name`, with other values for some fields.
-
-        `GPTConfig.preset("30m", architecture="modern", vocab_size=4096)`. Raises ValueError for an unknown name.
-        """
-        if name not in PRESETS:
-            near = "".join(f"; did you mean {match}?" for match in get_close_matches(name, PRESETS, n=1))
-            raise ValueError(f"there is no preset {name!r}; the presets are {', '.join(PRESETS)}{near}")
-        return cls(**{**PRESETS[name], **overrides})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.architecture not in ("gpt2", "modern"):
-            raise ValueError(f"architecture is {self.architecture!r}; allowed: 'gpt2', 'modern'")
-        if self.d_model % self.n_heads and (self.head_dim is None or not self.is_modern):
-            raise ValueError(f"d_model is {self.d_model}; it must be a multiple of n_heads, which is {self.n_heads}")
-        follows = {
-            "n_kv_heads": self.n_heads,
-            "head_dim": self.d_model // self.n_heads,
-            "d_mlp": 64 * math.ceil(self.d_model / 24) if self.is_modern else 4 * self.d_model,
-            "norm_eps": 1e-6 if self.is_modern else 1e-5,
-        }
-        for name, value in follows.items():
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-            elif name in ("n_kv_heads", "head_dim") and not self.is_modern and getattr(self, name) != value:
-                raise ValueError(f"{name} is {getattr(self, name)}; in gpt2 it can only be {value}: leave it out")
-        if self.n_heads % self.n_kv_heads:
-            raise ValueError(f"n_kv_heads is {self.n_kv_heads}; it must divide n_heads, which is {self.n_heads}")
-        if self.is_modern and self.head_dim % 2:
-            raise ValueError(f"head_dim is {self.head_dim}; RoPE turns pairs of numbers, so it must be even")
-
-    @property
-    def is_modern(self) -> bool:
-        """Whether the architecture is `modern`."""
-        return self.architecture == "modern"
+    positions: Tensor
+    """Place of each token in its text, (B, T) int64."""
+    visible: Tensor
+    """Whether a token (third axis) may look at another (last axis), (B, 1, T, T) booleans."""
 
 
 class KeyValueCache:
@@ -148,10 +88,10 @@ def rope_angles(positions: Tensor, head_dim: int, theta: float, dtype: torch.dty
     """How far RoPE turns each pair of numbers of a head at each position, as cosines and sines, (T, D / 2) both.
 
     Pair i turns by theta^(-2i / D) from token to token (Su et al. 2021, equation 15): the first ones quickly, so that
-    they tell near tokens apart, the last ones slowly. `positions` is (T,).
+    they tell near tokens apart, the last ones slowly. `positions` is (T,), or (B, 1, T), and then so are the angles.
     """
     speeds = 1.0 / theta ** (torch.arange(0, head_dim, 2, device=positions.device).to(dtype) / head_dim)  # (D/2,)
-    angles = torch.outer(positions.to(dtype), speeds)  # (T, D/2)
+    angles = positions.to(dtype)[..., None] * speeds  # (T, D/2)
     return angles.cos(), angles.sin()
 
 
@@ -196,26 +136,44 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float = 
     return F.dropout(attention_weights(query, key), dropout) @ share(value, query.shape[1])
 
 
-def fused_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0) -> Tensor:
-    """`plain_attention`, by a kernel that never stores the (T, S) weights."""
+def attention_in_pieces(query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0) -> Tensor:
+    """`plain_attention`, `PIECE` queries at a time: the keys after a piece are hidden from it, and so are left out.
+
+    Of the (T, S) weights a quarter is never computed at T = 256, nearly half at larger T.
+    """
+    n_before = key.shape[2] - query.shape[2]  # keys that a cache holds
+    pieces = []
+    for start in range(0, query.shape[2], PIECE):
+        end = n_before + start + PIECE
+        pieces.append(plain_attention(query[:, :, start : start + PIECE], key[:, :, :end], value[:, :, :end], dropout))
+    return torch.cat(pieces, dim=2)  # (B, H, T, D)
+
+
+def fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0, visible: Tensor | None = None
+) -> Tensor:
+    """`plain_attention`, by a kernel that never stores the (T, S) weights; `visible` replaces the causal mask."""
     n_queries, n_keys = query.shape[-2], key.shape[-2]
     is_square, is_shared = n_queries == n_keys, query.shape[1] != key.shape[1]
-    is_causal = is_square and n_queries > 1
-    mask = None if is_square or n_queries == 1 else causal_mask(n_queries, n_keys, query.device)
+    is_causal = is_square and n_queries > 1 and visible is None
+    mask = visible
+    if visible is None and not is_square and n_queries > 1:
+        mask = causal_mask(n_queries, n_keys, query.device)
     return F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=is_causal, dropout_p=dropout, enable_gqa=is_shared
     )
 
 
+PIECE = 128
 MAX_LENGTH_OF_PLAIN_ATTENTION = 512
-"""On a CPU the fused kernel's backward pass is slow for short sequences: with B = 8, T = 256, H = 4, D = 32 in bfloat16
-both passes take 25 ms, in plain operations 16 (one core); at T = 1024 the fused one is twice as fast."""
+"""On a CPU the fused kernel's backward pass is slow for short sequences: with B = 16, T = 256, H = 4, D = 32 in
+bfloat16 both passes take 50 ms, in plain operations 30, in pieces 22 (one core); at T = 1024 it is the fastest."""
 
 
 class Attention(nn.Module):
     """Causal self-attention with several heads (Vaswani et al. 2017, section 3.2): each token looks at those before it.
 
-    In a modern model queries and keys are normed and turned, and heads may share keys (Ainslie et al. 2023).
+    With RoPE queries and keys are normed and turned, and heads may share keys (Ainslie et al. 2023).
     """
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
@@ -231,15 +189,29 @@ class Attention(nn.Module):
             self.query_norm = RMSNorm(self.head_dim, config.norm_eps)
             self.key_norm = RMSNorm(self.head_dim, config.norm_eps)
 
-    def forward(self, x: Tensor, rotation: Rotation | None = None, cache: KeyValueCache | None = None) -> Tensor:
-        """What each token gathers from the tokens it may see; (B, T, C) to (B, T, C)."""
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Rotation | None = None,
+        cache: KeyValueCache | None = None,
+        token_values: Tensor | None = None,
+        visible: Tensor | None = None,
+    ) -> Tensor:
+        """What each token gathers from the tokens it may see; (B, T, C) to (B, T, C).
+
+        `token_values` (B, T, G D) are added to what tokens have to give; `visible` is that of a `Layout`.
+        """
         query, key = self.query_and_key(x, rotation)  # (B, H, T, D), (B, G, T, D)
-        value = self.split(self.value(x))  # (B, G, T, D)
+        value = self.value(x) if token_values is None else self.value(x) + token_values  # (B, T, G D)
+        value = self.split(value)  # (B, G, T, D)
         if cache is not None:
             key, value = cache.extend(self.layer, key, value)  # (B, G, S, D)
+        dropout = self.dropout if self.training else 0.0
         is_short = key.shape[2] <= MAX_LENGTH_OF_PLAIN_ATTENTION
-        attend = plain_attention if x.requires_grad and x.device.type == "cpu" and is_short else fused_attention
-        gathered = attend(query, key, value, self.dropout if self.training else 0.0)  # (B, H, T, D)
+        if x.requires_grad and x.device.type == "cpu" and is_short and visible is None:
+            gathered = attention_in_pieces(query, key, value, dropout)  # (B, H, T, D)
+        else:
+            gathered = fused_attention(query, key, value, dropout, visible)  # (B, H, T, D)
         return self.projection(gathered.transpose(1, 2).flatten(2))  # (B, T, C)
 
     def weights(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:
@@ -259,16 +231,21 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with a GELU between them, applied to each token alone: (B, T, C) to (B, T, C)."""
+    """Two linear layers with a bend between them, applied to each token alone: (B, T, C) to (B, T, C).
+
+    The bend is GELU (Hendrycks and Gimpel 2016), in speedrun max(0, x)^2 (So et al. 2021, Primer).
+    """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.expand = nn.Linear(config.d_model, config.d_mlp)
-        self.projection = nn.Linear(config.d_mlp, config.d_model)
+        self.is_squared = config.is_speedrun
+        self.expand = nn.Linear(config.d_model, config.d_mlp, bias=not config.is_modern)
+        self.projection = nn.Linear(config.d_mlp, config.d_model, bias=not config.is_modern)
 
     def forward(self, x: Tensor) -> Tensor:
         """What each token makes of what it has gathered."""
-        return self.projection(F.gelu(self.expand(x), approximate="tanh"))
+        x = self.expand(x)  # (B, T, M)
+        return self.projection(F.relu(x).square() if self.is_squared else F.gelu(x, approximate="tanh"))
 
 
 class GatedMLP(nn.Module):
@@ -293,13 +270,49 @@ class Block(nn.Module):
         self.norm_1 = make_norm(config)
         self.attention = Attention(config, layer)
         self.norm_2 = make_norm(config)
-        self.mlp = GatedMLP(config) if config.is_modern else MLP(config)
+        self.mlp = GatedMLP(config) if config.architecture == "modern" else MLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, rotation: Rotation | None = None, cache: KeyValueCache | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Rotation | None = None,
+        cache: KeyValueCache | None = None,
+        token_values: Tensor | None = None,
+        visible: Tensor | None = None,
+    ) -> Tensor:
         """The residual stream after this layer."""
-        x = x + self.dropout(self.attention(self.norm_1(x), rotation, cache))
+        x = x + self.dropout(self.attention(self.norm_1(x), rotation, cache, token_values, visible))
         return x + self.dropout(self.mlp(self.norm_2(x)))
+
+
+class Shortcuts(nn.Module):
+    """What the layers of `speedrun` get past the layers below them: the token itself, which these may have lost.
+
+    Its embedding is mixed into the stream before each layer, in learned shares, and in every other layer it has values
+    that attention hands on (both from Jordan et al. 2024, modded-nanogpt; the latter after Zhou et al. 2024).
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.of_stream = nn.Parameter(torch.ones(config.n_layers))
+        self.of_embedding = nn.Parameter(torch.zeros(config.n_layers))
+        layers = [layer for layer in range(config.n_layers) if config.has_value_embedding(layer)]
+        kv_width = config.n_kv_heads * config.head_dim
+        self.values = nn.ModuleDict({str(layer): nn.Embedding(config.vocab_size, kv_width) for layer in layers})
+
+    def forward(self, layer: int, x: Tensor, embedded: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What enters a layer, (B, T, C), and the values of its tokens, (B, T, G D) or None.
+
+        `x` is the stream so far, `embedded` what it was before the first layer, (B, T, C) both; `tokens` is (B, T).
+        """
+        mixed = self.of_stream[layer] * x + self.of_embedding[layer] * embedded
+        return mixed, self.values[str(layer)](tokens) if str(layer) in self.values else None
+
+
+def soft_capped(logits: Tensor, cap: float | None) -> Tensor:
+    """Logits pressed between -cap and cap, small ones hardly (Gemma Team 2024, section 2); None: as they are."""
+    return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
 class GPT(nn.Module):
@@ -314,6 +327,8 @@ class GPT(nn.Module):
             self.position_embedding = nn.Embedding(config.context_length, config.d_model)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
+        if config.is_speedrun:
+            self.shortcuts = Shortcuts(config)
         self.norm = make_norm(config)
         if not config.tied_head:
             self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
@@ -323,11 +338,11 @@ class GPT(nn.Module):
         """Weights from N(0, std), biases 0; the 2L projections onto the residual stream from N(0, std / sqrt(2L)).
 
         Each block adds to the residual stream twice; the smaller scale keeps its variance the same for any depth
-        (Radford et al. 2019, section 2.3).
+        (Radford et al. 2019, section 2.3). In speedrun a head of its own is 0: at first all tokens are alike.
         """
         std = self.config.init_std
         for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
+            if name.endswith("bias") or (name == "head.weight" and self.config.is_speedrun):
                 nn.init.zeros_(parameter)
             elif name.endswith("projection.weight"):
                 nn.init.normal_(parameter, std=std / math.sqrt(2 * self.config.n_layers))
@@ -348,35 +363,54 @@ class GPT(nn.Module):
         With a cache, `tokens` continue the tokens that it holds, and are added to it. Raises ValueError when there are
         more tokens than the context can hold.
         """
-        return F.linear(self.features(tokens, cache), self.head_weight)
+        return self.logits(self.features(tokens, cache))
 
-    def features(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """What the model knows of each token before the head, (B, T) int64 to (B, T, C); see `forward`."""
-        x, rotation = self.embed(tokens, 0 if cache is None else cache.n_tokens)  # (B, T, C)
-        for block in self.blocks:
-            x = block(x, rotation, cache)
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits of the next token out of `features`, (..., C) to (..., V)."""
+        return soft_capped(F.linear(features, self.head_weight), self.config.logit_softcap)
+
+    def features(self, tokens: Tensor, cache: KeyValueCache | None = None, layout: Layout | None = None) -> Tensor:
+        """What the model knows of each token before the head, (B, T) int64 to (B, T, C); see `forward`.
+
+        With a layout (and no cache) rows may be longer than the context, if no position is.
+        """
+        start, positions = 0 if cache is None else cache.n_tokens, None if layout is None else layout.positions
+        embedded, rotation = self.embed(tokens, start, positions)  # (B, T, C)
+        visible = None if layout is None else layout.visible
+        x = embedded
+        for layer, block in enumerate(self.blocks):
+            x, token_values = self.enter(layer, x, embedded, tokens)
+            x = block(x, rotation, cache, token_values, visible)
         if cache is not None:
             cache.n_tokens += tokens.shape[1]
         return self.norm(x)
 
-    def embed(self, tokens: Tensor, start: int = 0) -> tuple[Tensor, Rotation | None]:
+    def embed(self, tokens: Tensor, start: int = 0, positions: Tensor | None = None) -> tuple[Tensor, Rotation | None]:
         """What enters the first layer, (B, T) to (B, T, C), and how layers turn queries and keys (None: not at all).
 
-        The first of `tokens` stands at position `start`.
+        The first of `tokens` stands at position `start`, unless each has a position of its own, (B, T).
         """
         config, end = self.config, start + tokens.shape[1]
-        if end > config.context_length:
-            raise ValueError(f"{end} tokens are more than context_length, which is {config.context_length}")
-        positions = torch.arange(start, end, device=tokens.device)  # (T,)
+        if positions is None:
+            if end > config.context_length:
+                raise ValueError(f"{end} tokens are more than context_length, which is {config.context_length}")
+            positions = torch.arange(start, end, device=tokens.device)  # (T,)
         x = self.token_embedding(tokens)  # (B, T, C)
         if not config.is_modern:
             return self.dropout(x + self.position_embedding(positions)), None
         precision = torch.promote_types(x.dtype, torch.float32)  # in bfloat16 positions above 256 are rounded
-        return self.dropout(x), rope_angles(positions, config.head_dim, config.rope_theta, precision)
+        of_heads = positions if positions.ndim == 1 else positions[:, None]  # (T,) or (B, 1, T)
+        return self.dropout(x), rope_angles(of_heads, config.head_dim, config.rope_theta, precision)
+
+    def enter(self, layer: int, x: Tensor, embedded: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What enters a layer: the stream `x` as it is, or what `Shortcuts` make of it."""
+        return self.shortcuts(layer, x, embedded, tokens) if self.config.is_speedrun else (x, None)
 
     def attention_weights(self, tokens: Tensor) -> Iterator[Tensor]:
         """For each layer in turn, where each token looks: (B, T) int64 to L times (B, H, T, T)."""
-        x, rotation = self.embed(tokens)
-        for block in cast(Iterable[Block], self.blocks):
+        embedded, rotation = self.embed(tokens)
+        x = embedded
+        for layer, block in enumerate(cast(Iterable[Block], self.blocks)):
+            x, token_values = self.enter(layer, x, embedded, tokens)
             yield block.attention.weights(block.norm_1(x), rotation)
-            x = block(x, rotation)
+            x = block(x, rotation, None, token_values)

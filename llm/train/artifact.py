@@ -12,6 +12,7 @@ from ..model.files import save_model
 from ..model.gpt import GPT
 from ..process import METRICS_FILE
 from ..tokenizer import CONFIG_FILE, TOKENIZER_FILE
+from .guard import SKIPPED_FILE
 
 
 def write_model_artifact(
@@ -22,7 +23,7 @@ def write_model_artifact(
     training: dict[str, Any],
     samples: Sequence[dict[str, Any]],
 ) -> None:
-    """Writes model, tokenizer, metrics and samples into `out_dir`, which exists.
+    """Writes model, tokenizer, metrics, samples and the record of skipped steps, if any, into `out_dir`, which exists.
 
     Only the bytes of the metrics depend on how fast the run was.
     """
@@ -32,6 +33,8 @@ def write_model_artifact(
         with atomic_path(out_dir / name) as temporary:
             shutil.copyfile(folder / name, temporary)
     write_text(out_dir / "samples.md", samples_page(samples))
+    if (work_dir / SKIPPED_FILE).exists():
+        write_text(out_dir / SKIPPED_FILE, (work_dir / SKIPPED_FILE).read_text())
 
 
 def samples_page(samples: Sequence[dict[str, Any]]) -> str:

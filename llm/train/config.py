@@ -2,59 +2,87 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
 from ..config import Config, identity, setting
+from ..model.shape import Architecture
+
+T = TypeVar("T")
+
+
+def given(value: T | None) -> T:
+    """A setting that follows from others unless it is set, once dial.py has filled it in."""
+    assert value is not None, "the config still has to be resolved: see llm/train/dial.py"
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape(Config):
-    """The part of a model's shape that is free to choose; vocabulary and context length come from the shards."""
+    """The shape of the model. What is null follows from `size`; vocabulary and context length come from the shards."""
 
-    architecture: Literal["gpt2", "modern"] = "gpt2"
-    """Parts of the model: gpt2, or modern (Qwen3: RoPE, RMSNorm, SwiGLU); see llm/model/gpt.py."""
-    n_layers: int = setting(4, at_least=1)
-    """Number of transformer blocks."""
-    n_heads: int = setting(4, at_least=1)
-    """Attention heads in a block; d_model must be a multiple of it."""
-    d_model: int = setting(128, at_least=1)
-    """Width: numbers that stand for one token between blocks."""
+    size: str = "demo"
+    """The dial: demo, 10m, 30m, gpt2-124m, gpt2-350m, gpt2-774m, gpt2-1.5b, modern-1b, or any number of parameters such
+    as 50m or 1.3b. Shape, batch, learning rate and length of training follow from it where they are null;
+    `python -m flows plan` shows them, llm/train/dial.py has the rules."""
+    architecture: Architecture | None = None
+    """Parts of the model: gpt2, modern (Qwen3: RoPE, RMSNorm, SwiGLU), or speedrun, which cannot be exported; see
+    llm/model/gpt.py. null: the size's own, modern for a number of parameters."""
+    n_layers: int | None = setting(None, at_least=1)
+    """Number of transformer blocks; null: the size's."""
+    n_heads: int | None = setting(None, at_least=1)
+    """Attention heads in a block; d_model must be a multiple of it. null: the size's, or heads of about 64."""
+    n_kv_heads: int | None = setting(None, at_least=1)
+    """Heads of keys and values in a block, shared by n_heads / n_kv_heads query heads; null: the size's, or n_heads."""
+    d_model: int | None = setting(None, at_least=1)
+    """Width: numbers that stand for one token between blocks; null: the size's."""
+    head_dim: int | None = setting(None, at_least=1)
+    """Width of one head; null: d_model / n_heads."""
+    d_mlp: int | None = setting(None, at_least=1)
+    """Width inside the MLP; null: the size's, or 4 d_model, in modern 8/3 d_model rounded up to a multiple of 64."""
+    tied_head: bool = True
+    """Whether the token embedding is also the head. A head of its own pays from about 100 million parameters on."""
+    rope_theta: float | None = setting(None, at_least=1.0)
+    """Slowest turn of RoPE, 1 / rope_theta radians a token; null: 10,000."""
+    norm_eps: float | None = setting(None, at_least=0.0)
+    """Added to the mean square in norms; null: 1e-5 in gpt2, 1e-6 otherwise."""
     dropout: float = setting(0.0, at_least=0.0, at_most=0.99)
     """Share of activations set to zero in training (0 to 0.99)."""
-    init_std: float = setting(0.02, at_least=1e-6)
-    """Standard deviation of fresh weights. 0.02 is GPT-2's, for a width of 768 and more; narrow models learn faster
-    from larger weights (0.06 at 128)."""
+    init_std: float | None = setting(None, at_least=1e-6)
+    """Standard deviation of fresh weights; null: from the width, 0.06 at 128, GPT-2's 0.02 at 768 and above."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.d_model % self.n_heads:
-            raise ValueError(f"d_model is {self.d_model}; it must be a multiple of n_heads, which is {self.n_heads}")
-        if self.architecture not in ("gpt2", "modern"):
-            raise ValueError(f"architecture is {self.architecture!r}; allowed: 'gpt2', 'modern'")
-        if self.architecture == "modern" and self.d_model // self.n_heads % 2:
-            raise ValueError(
-                f"d_model / n_heads is {self.d_model // self.n_heads}; in a modern model it must be even, for RoPE"
-            )
+        if self.architecture not in (None, *get_args(Architecture)):
+            allowed = ", ".join(map(repr, get_args(Architecture)))
+            raise ValueError(f"architecture is {self.architecture!r}; allowed: {allowed}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig(Config):
-    """AdamW (Loshchilov and Hutter 2019) and how its learning rate changes from step to step."""
+    """How gradients become updates, and how the learning rate changes from step to step; see llm/train/optimizer.py."""
 
-    learning_rate: float = setting(3e-3, at_least=0.0)
-    """Highest learning rate, per step."""
+    kind: Literal["adamw", "muon"] = "adamw"
+    """adamw for all weights, or muon for the matrices inside blocks and adamw for the rest."""
+    learning_rate: float | None = setting(None, at_least=0.0)
+    """Highest learning rate, per step; null: from the model's width, in fine-tuning 0.001."""
+    adamw_learning_rate: float | None = setting(None, at_least=0.0)
+    """Highest learning rate of the weights that muon leaves to adamw (embeddings, head, norms, biases); null: the same.
+    It rises and falls with the other one."""
     min_learning_rate_ratio: float = setting(0.1, at_least=0.0, at_most=1.0)
     """Learning rate at the last step, as a share of the highest."""
-    warmup_steps: int = setting(20, at_least=0)
-    """Steps over which the learning rate grows from 0 to its highest."""
-    schedule: Literal["wsd", "cosine"] = "wsd"
-    """Shape after the warmup: wsd (constant, then a straight line down) or cosine (down along half a cosine)."""
+    warmup_steps: int | None = setting(None, at_least=0)
+    """Steps over which the learning rate grows from 0 to its highest; null: a twentieth of all, at least 20, in
+    fine-tuning 20."""
+    schedule: Literal["wsd", "cosine", "linear"] = "wsd"
+    """Shape after the warmup: wsd (constant, then a straight line down), cosine (half a cosine down), linear (down)."""
     decay_fraction: float = setting(0.5, at_least=0.0, at_most=1.0)
     """Share of all steps, at the end, over which wsd goes down."""
-    weight_decay: float = setting(0.1, at_least=0.0)
-    """Share of each matrix, times the learning rate, taken away at each step; biases and norms are left alone."""
+    weight_decay: float | None = setting(None, at_least=0.0)
+    """Share of each matrix, times the learning rate, taken away at each step; biases and norms are left alone. null:
+    0.1, with muon in pretraining 0.1 times 768 / d_model."""
     beta1: float = setting(0.9, at_least=0.0, at_most=0.9999)
     """Memory of AdamW's mean gradient (0 to 0.9999)."""
     beta2: float = setting(0.95, at_least=0.0, at_most=0.999999)
@@ -64,8 +92,51 @@ class OptimizerConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.schedule not in ("wsd", "cosine"):
-            raise ValueError(f"schedule is {self.schedule!r}; allowed: 'wsd', 'cosine'")
+        if self.kind not in ("adamw", "muon"):
+            raise ValueError(f"kind is {self.kind!r}; allowed: 'adamw', 'muon'")
+        if self.schedule not in ("wsd", "cosine", "linear"):
+            raise ValueError(f"schedule is {self.schedule!r}; allowed: 'wsd', 'cosine', 'linear'")
+        if self.adamw_learning_rate is not None and (self.kind != "muon" or self.learning_rate == 0):
+            raise ValueError("adamw_learning_rate is for kind 'muon' with a learning_rate above 0; leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelConfig(Config):
+    """How several processes share one training; see llm/train/parallel.py."""
+
+    n_processes: int = setting(1, at_least=1)
+    """Processes on this machine, each with a GPU or its share of the cores. Under torchrun its own options count."""
+    strategy: Literal["ddp", "fsdp", "tensor"] = "ddp"
+    """ddp: each process holds all weights; fsdp: weights, gradients and moments are cut up and gathered block by block;
+    tensor: each process computes some heads and a part of each MLP. The first two share out a step's sequences."""
+    reshard_after_forward: bool = True
+    """For fsdp: give up the gathered weights between the forward and the backward pass (ZeRO-3); false: keep them,
+    which takes more memory and fewer exchanges (ZeRO-2)."""
+    recompute: bool = False
+    """Keep only what enters each block and compute the rest again in the backward pass: less memory, a third more
+    work. Works with one process too."""
+    timeout_seconds: int = setting(600, at_least=1)
+    """Longest wait for another process, after which training fails."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.strategy not in ("ddp", "fsdp", "tensor"):
+            raise ValueError(f"strategy is {self.strategy!r}; allowed: 'ddp', 'fsdp', 'tensor'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardConfig(Config):
+    """When a step of training is not learned from, and what happens if that does not help; see llm/train/guard.py."""
+
+    sigma: float | None = setting(6.0, at_least=1.0)
+    """Steps are skipped whose loss or gradient norm is more than so many standard deviations above the mean of the last
+    `window` steps; null: only those whose loss or gradient norm is not finite."""
+    window: int = setting(128, at_least=8)
+    """Steps that mean and standard deviation are taken over; nothing is compared before half of them are there."""
+    max_skipped: int = setting(4, at_least=1)
+    """Steps skipped in a row after which the run goes back to its last good checkpoint, and on with other batches."""
+    max_rollbacks: int = setting(2, at_least=0)
+    """Times to go back to the same checkpoint; after them training stops."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,17 +152,30 @@ class LoopConfig(Config):
     n_sample_tokens: int = setting(64, at_least=0)
     """Longest sample text, in tokens; 0: no samples."""
     checkpoint_every: int = setting(100, at_least=1, execution=True)
-    """Steps between checkpoints, from which a killed run goes on."""
+    """Steps between checkpoints, from which a killed run goes on; besides, there is one at each measurement."""
+    n_checkpoints: int = setting(2, at_least=1, execution=True)
+    """Newest checkpoints to keep; besides, the one with the lowest held-out loss stays, and the last good one."""
+    checkpoint_in_background: bool | None = setting(None, execution=True)
+    """Whether a thread writes checkpoints while training goes on, from a copy in memory; null: on a GPU."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights become the model: those of the last step, or those with the lowest held-out loss."""
+    guard: GuardConfig = GuardConfig()
+    """Steps that are not learned from: a loss or gradient norm that is not finite or far too large."""
     seed: int = setting(0, at_least=0)
     """Seed of the initial weights, the order of sequences, dropout and samples."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Numbers used in matrix products; auto: bfloat16 on CUDA and on CPUs made for it, else float32."""
+    compile: bool | None = None
+    """Whether torch.compile makes code for this machine out of the step; null: on a GPU, and on a CPU with a C++
+    compiler if training takes longer than a minute. Such code rounds in other places, so it belongs to the result."""
     device: Literal["auto", "cpu", "cuda"] = setting("auto", execution=True)
     """Where to train; auto: on a GPU if there is one."""
     n_threads: int | None = setting(None, at_least=1, execution=True)
-    """CPU threads; null: one a core."""
+    """CPU threads of each process; null: one a core, shared out among the processes."""
+    parallel: ParallelConfig = setting(ParallelConfig(), execution=True)
+    """How several processes share the training."""
     log_every: int = setting(10, at_least=1, execution=True)
-    """Steps between progress lines, unless a second has passed before."""
+    """Steps between lines with speed, memory and time left, unless a second has passed before."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,24 +183,36 @@ class LoopConfig(Config):
             raise ValueError(f"precision is {self.precision!r}; allowed: 'auto', 'float32', 'bfloat16'")
         if self.device not in ("auto", "cpu", "cuda"):
             raise ValueError(f"device is {self.device!r}; allowed: 'auto', 'cpu', 'cuda'")
+        if self.keep not in ("last", "best"):
+            raise ValueError(f"keep is {self.keep!r}; allowed: 'last', 'best'")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(Config):
-    """Training from scratch on token shards. The defaults take about two minutes on two CPU cores."""
+    """Training from scratch on token shards. The defaults, of size demo, take some three minutes on two CPU cores."""
 
     model: ModelShape = ModelShape()
     """Shape of the model."""
-    n_steps: int = setting(336, at_least=1)
-    """Length of training, in optimizer steps."""
-    batch_tokens: int = setting(4096, at_least=1)
-    """Tokens in a step; a multiple of the shards' context length."""
+    n_steps: int | None = setting(None, at_least=1)
+    """Length of training, in optimizer steps; null: from the size, 20 tokens a parameter but at most four passes over
+    the corpus (demo: 1,100)."""
+    batch_tokens: int | None = setting(None, at_least=1)
+    """Tokens in a step, a multiple of the shards' context length; null: from the length of training (demo: 2,048)."""
+    mixture: dict[str, float] | None = None
+    """How much of each source is read, as weights, `{"wiki": 3, "docs.python.org": 1}`; a source that is not named is
+    not read, a small one is repeated. Needs shard.keep_sources_apart. null: every sequence once an epoch."""
     sample_prompts: tuple[str, ...] = ("The ",)
     """Starts of texts that the model goes on from at each measurement."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """How weights follow gradients."""
     loop: LoopConfig = LoopConfig()
     """Measurements, checkpoints, seed, device."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        mixture = self.mixture
+        if mixture is not None and not (mixture and all(0 < weight < math.inf for weight in mixture.values())):
+            raise ValueError(f"mixture is {self.mixture}; allowed: null, or sources with weights above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +227,17 @@ class FinetuneConfig(Config):
     """Examples in a step."""
     n_samples: int = setting(3, at_least=0)
     """Held-out questions that the model answers at each measurement."""
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3)
+    optimizer: OptimizerConfig = OptimizerConfig()
     """How weights follow gradients."""
     loop: LoopConfig = LoopConfig(micro_batch_size=8)
     """Measurements, checkpoints, seed, device."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loop.compile:
+            raise ValueError(
+                "loop.compile is true; fine-tuning's batches differ in shape and are not compiled: omit it"
+            )
 
 
 def result_settings(config: Config) -> dict[str, Any]:

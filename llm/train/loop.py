@@ -1,19 +1,17 @@
 """The training loop. Pretraining and fine-tuning differ in their sequences, not in the loop.
 
 A step: take the next sequences, add up gradients over micro-batches, clip them, set the learning rate, update. On the
-way: held-out loss, samples, checkpoints. Everything that decides the outcome is a function of seed and step or is in
-the checkpoint, so a run that was killed and resumed makes the same bytes as one that was not (on a CPU, with the same
-number of threads).
+way: held-out loss, samples, checkpoints; steps whose loss or gradient is out of all bounds are not learned from
+(guard.py). Everything that decides the outcome is a function of seed and step or is in the checkpoint, so a run that
+was killed and resumed makes the same bytes as one that was not (on a CPU, with the same number of threads).
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +19,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..model.generate import generate
+from ..files import remove, write_json
 from ..model.gpt import GPT
+from ..model.size import flops_per_token
 from ..process import MetricsLog, Stopped
 from ..tokenizer import Tokenizer
-from .checkpoint import load_newest_checkpoint, restore, save_checkpoint
+from .checkpoint import Checkpoint, Checkpoints, generator_tensors, set_generators, state_tensors
+from .compile import compiled, in_one_shape
 from .config import LoopConfig, OptimizerConfig
-from .loader import Batch, Sequences, evenly_spaced, step_rows
+from .guard import SKIPPED_FILE, objection, write_batch
+from .loader import Batch, Sequences, StepLoader, evenly_spaced, step_rows
 from .loss import Objective
-from .optimizer import learning_rate, make_optimizer, set_learning_rate
-from .parallel import World, accumulate, clip_gradients, distribute
+from .measure import held_out, sample
+from .optimizer import learning_rate, make_optimizer
+from .pace import Pace
+from .parallel import World, accumulate, clip_gradients, distribute, whole_model
+from .progress import Progress, require_same_identity
 
 log = logging.getLogger(__name__)
 
@@ -54,32 +58,8 @@ class Course:
     """Tokens that samples go on from."""
     identity: dict[str, Any]
     """Plain values that decide the result; a checkpoint of a run with other ones is refused."""
-
-
-@dataclass
-class Progress:
-    """Where a run stands; kept in its checkpoints."""
-
-    step: int = 0
-    """Updates done."""
-    n_tokens: int = 0
-    """Supervised tokens seen."""
-    loss: float | None = None
-    """Loss of the last step, in nats per supervised token."""
-    val_loss: float | None = None
-    val_bpb: float | None = None
-    samples: list[dict[str, Any]] = field(default_factory=list)
-    """`{"step", "prompt", "text"}` of each sample so far."""
-
-    def figures(self) -> dict[str, float]:
-        """The numbers of a finished run that depend on nothing but its config and inputs."""
-        values = {
-            "n_steps": self.step,
-            "final_loss": self.loss,
-            "val_loss": self.val_loss,
-            "val_bpb": self.val_bpb,
-        }
-        return {name: value for name, value in values.items() if value is not None}
+    compiled_width: int | None = None
+    """Tokens in every sequence of a compiled step; None: the step is not compiled."""
 
 
 class Trainer:
@@ -92,169 +72,242 @@ class Trainer:
 
         Raises ValueError when that checkpoint belongs to a run with another identity.
         """
-        self.model, self.tokenizer, self.course = model, tokenizer, course
+        self.model, self.tokenizer, self.course, loop = model, tokenizer, course, course.loop
         self.device = model.token_embedding.weight.device
-        self.world = world or World(self.device)
-        self.objective = distribute(Objective(model, course.dtype), self.world)
-        self.token_n_bytes = torch.from_numpy(tokenizer.token_n_bytes())  # (V,) int32
+        self.world = world or World(self.device, config=loop.parallel)
+        self.world.share(np.arange(course.batch_size))  # refuses a batch that cannot be shared out
+        self.objective = Objective(model, course.dtype)
+        is_compiled = course.compiled_width is not None
+        self.trained = distribute(compiled(self.objective) if is_compiled else self.objective, self.world)
+        self.token_n_bytes = torch.from_numpy(tokenizer.token_n_bytes()).to(self.device)  # (V,) int32
         self.optimizer = make_optimizer(model, course.optimizer)
-        self.work_dir, self.checkpoints = work_dir, work_dir / "checkpoints"
-        self.progress = Progress()
-        self.pending: list[tuple[float, int, Tensor, Tensor]] = []
-        self.is_new = not self.resume()
-        self.line_time, self.line_tokens = time.monotonic(), 0
+        self.loader = StepLoader(
+            course.train, course.batch_size, loop.micro_batch_size, loop.seed, self.device, self.world.share
+        )
+        in_background = loop.checkpoint_in_background
+        self.work_dir = work_dir
+        self.checkpoints = Checkpoints(
+            work_dir / "checkpoints",
+            self.world,
+            n_kept=loop.n_checkpoints,
+            in_background=self.device.type == "cuda" if in_background is None else in_background,
+        )
+        self.pace = Pace(self.device, course.n_steps, flops_per_token(model.config))
+        self.progress, self.is_saved = Progress(), False
+        self.should_stop: Callable[[], bool] = lambda: False
+        self.metrics: MetricsLog | None = None
+        checkpoint = self.checkpoints.newest()
+        if checkpoint is not None:
+            self.take_over(checkpoint)
+            log.info("going on from step %d of %d", self.progress.step, course.n_steps)
+        elif self.world.size > 1:
+            self.world.seed(loop.seed, step=0)
 
-    def resume(self) -> bool:
-        """Loads the newest checkpoint; False when there is none."""
-        checkpoint = load_newest_checkpoint(self.checkpoints)
-        if checkpoint is None:
-            return False
-        require_same_identity(checkpoint.state["identity"], self.course.identity, self.checkpoints)
-        restore(checkpoint, self.model, self.optimizer)
-        self.progress = Progress(**checkpoint.state["progress"])
-        log.info("going on from step %d of %d", self.progress.step, self.course.n_steps)
-        return True
+    def take_over(self, checkpoint: Checkpoint) -> None:
+        """Goes to where a checkpoint was written."""
+        require_same_identity(checkpoint.state["identity"], self.course.identity, checkpoint.path)
+        has_generators = self.checkpoints.read(checkpoint, state_tensors(self.model, self.optimizer))
+        self.progress, self.is_saved = Progress(**checkpoint.state["progress"]), True
+        if not has_generators:
+            self.world.seed(self.course.loop.seed, self.progress.step)
+            log.info(
+                "%d processes wrote it, now there are %d: dropout draws anew", checkpoint.world_size, self.world.size
+            )
 
     def run(self, should_stop: Callable[[], bool] = lambda: False) -> Progress:
-        """Trains to the end. When `should_stop` says so, saves a checkpoint and raises `Stopped`.
+        """Trains to the end. When `should_stop` says so, saves a checkpoint and raises `Stopped`, in the middle of a
+        step too: what was done of it is thrown away.
 
-        Raises ValueError when training diverges.
+        Raises ValueError when training diverges, OSError when no checkpoint can be written.
         """
-        keep_until_step = -1 if self.is_new else self.progress.step
-        with contextlib.closing(MetricsLog(self.work_dir, keep_until_step=keep_until_step)) as self.metrics:
-            if self.is_new:
-                self.measure()
-            self.go_on(should_stop)
+        self.should_stop = should_stop
+        self.metrics = MetricsLog(self.work_dir, keep=self.is_done) if self.world.is_first else None
+        try:
+            self.go_on()
+            self.finish()
+        except Stopped:
+            if not self.is_saved:
+                self.save()
+            raise
+        finally:
+            if self.metrics is not None:
+                self.metrics.close()
+            self.checkpoints.finish()
         return self.progress
 
-    def go_on(self, should_stop: Callable[[], bool]) -> None:
+    def go_on(self) -> None:
         """The steps that are left, with what is due between them."""
         n_steps, loop = self.course.n_steps, self.course.loop
         self.model.train()
-        while self.progress.step < n_steps:
-            if should_stop():
-                self.save()
-                raise Stopped(f"stopped at step {self.progress.step} of {n_steps}")
-            self.step()
+        while True:
             step = self.progress.step
             is_last = step == n_steps
-            if step % loop.log_every == 0 or time.monotonic() - self.line_time >= MAX_SECONDS_BETWEEN_LINES:
-                self.write_lines()
-            if step % loop.eval_every == 0 or is_last:
+            if (step % loop.eval_every == 0 or is_last) and self.progress.measured_step < step:
                 self.measure()
-            if step % loop.checkpoint_every == 0 or is_last:
+                if self.progress.step != step:
+                    continue  # rolled back
+            is_due = is_last or step == self.progress.measured_step or step % loop.checkpoint_every == 0
+            if is_due and not self.is_saved:
                 self.save()
+            if is_last:
+                return
+            self.check_stop()
+            self.step()
+
+    def check_stop(self) -> None:
+        """Raises `Stopped` when any process was asked to stop."""
+        if self.world.any(self.should_stop()):
+            raise Stopped(f"stopped at step {self.progress.step} of {self.course.n_steps}")
 
     def step(self) -> None:
-        """One update. The loss is that of all supervised tokens of the step, however they fall into micro-batches."""
+        """One update, unless there is something against it."""
         course, progress = self.course, self.progress
+        before = generator_tensors(self.world.rank)
+        try:
+            loss_sum, n_tokens = self.add_gradients(self.loader.batches(progress.step + progress.n_batches_ahead))
+        except Stopped:
+            set_generators(before, self.world.rank)
+            self.optimizer.zero_grad()
+            raise
+        norm = clip_gradients(self.model.parameters(), course.optimizer.max_grad_norm)
+        # the only place where a step waits for the device: a few microseconds for each of its many milliseconds
+        loss, grad_norm = torch.stack((loss_sum, norm.to(loss_sum.device))).tolist()
         rate = learning_rate(progress.step, course.n_steps, course.optimizer)
-        set_learning_rate(self.optimizer, rate)
-        rows = step_rows(len(course.train), course.batch_size, progress.step, course.loop.seed)
-        batches = list(course.train.batches(self.world.share(rows), course.loop.micro_batch_size))
+        why = objection(loss, grad_norm, progress.recent, course.loop.guard)
+        if why is None:
+            self.optimizer.set_learning_rate(rate)
+            self.optimizer.step()
+            progress.recent = [*progress.recent, [loss, grad_norm]][-course.loop.guard.window :]
+            progress.n_tokens += n_tokens
+            progress.loss, progress.n_skipped_in_a_row = loss, 0
+        self.optimizer.zero_grad()
+        progress.step += 1
+        self.is_saved = False
+        self.pace.count(n_tokens)
+        self.write_line(loss=loss, grad_norm=grad_norm, learning_rate=rate, **({"skipped": why} if why else {}))
+        if why is not None:
+            self.skip(why)
+
+    def add_gradients(self, batches: list[Batch]) -> tuple[Tensor, int]:
+        """The loss of all supervised tokens of a step, however they fall into micro-batches, and their number."""
         n_tokens = int(self.world.total(torch.tensor(sum(batch.n_learned for batch in batches))))
         loss = torch.zeros((), device=self.device)
         for number, batch in enumerate(batches, start=1):
-            with accumulate(self.objective, is_last=number == len(batches)):
-                part = self.nll(batch) / n_tokens
-                part.backward()  # type: ignore[no-untyped-call]
+            self.check_stop()
+            with accumulate(self.trained, is_last=number == len(batches)):
+                part = self.trained(*self.inputs(batch)) / n_tokens
+                part.backward()
             loss += part.detach()
-        loss = self.world.total(loss)
-        norm = clip_gradients(self.model.parameters(), course.optimizer.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        progress.step += 1
-        progress.n_tokens += n_tokens
-        self.line_tokens += n_tokens
-        self.pending.append((rate, progress.step, loss, norm))
+        return self.world.total(loss), n_tokens
 
-    def nll(self, batch: Batch) -> Tensor:
-        """Sum of -log p over the targets to learn, in nats; float32 scalar."""
-        positions, targets = batch.learned()
-        is_all = len(positions) == batch.targets.numel()
-        places = None if is_all else positions.to(self.device)
-        return self.objective(batch.inputs.to(self.device), places, targets.to(self.device))
+    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor]:
+        """What the objective is given of a batch."""
+        width = self.course.compiled_width
+        return (batch.inputs, *batch.learned()) if width is None else in_one_shape(batch, width)
 
-    def write_lines(self) -> None:
-        """Writes a line for each step since the last call: the only place where the loop waits for the device."""
-        if not self.pending:
-            return
-        values = torch.stack([torch.stack((loss, norm)) for _, _, loss, norm in self.pending]).tolist()
-        now = time.monotonic()
-        tokens_per_s = self.line_tokens / max(now - self.line_time, 1e-9)
-        for (rate, step, _, _), (loss, norm) in zip(self.pending, values, strict=True):
-            self.require_finite(step, loss=loss, grad_norm=norm)
-            speed = {"tokens_per_s": round(tokens_per_s, 1)} if step == self.progress.step else {}
-            self.metrics.write(step, of=self.course.n_steps, loss=loss, grad_norm=norm, learning_rate=rate, **speed)
-            self.progress.loss = loss
-        self.pending.clear()
-        self.line_time, self.line_tokens = now, 0
+    def skip(self, why: str) -> None:
+        """Keeps a record of the step that was just passed by; after several in a row, goes back."""
+        progress, course = self.progress, self.course
+        batch = progress.step - 1 + progress.n_batches_ahead
+        record = {"step": progress.step, "batch": batch, "why": why}
+        progress.skipped.append(record)
+        progress.n_skipped_in_a_row += 1
+        path = self.work_dir / "skipped" / f"step-{progress.step:08d}-batch-{batch:08d}.jsonl"
+        if self.world.is_first:
+            rows = step_rows(course.train.order, course.batch_size, batch, course.loop.seed)
+            write_batch(path, course.train, rows, self.tokenizer, record)
+        log.warning("step %d is skipped: %s; its sequences are in %s", progress.step, why, path)
+        if progress.n_skipped_in_a_row >= course.loop.guard.max_skipped:
+            self.roll_back(why)
 
-    def require_finite(self, step: int, **values: float) -> None:
-        """Raises ValueError with a remedy when training has diverged."""
-        if not all(math.isfinite(value) for value in values.values()):
-            named = ", ".join(f"{name} {value}" for name, value in values.items())
+    def roll_back(self, why: str) -> None:
+        """Back to the last good checkpoint, and on with the batches after the bad ones.
+
+        Where to is a function of the steps, so a run that is killed on the way does the same. Raises ValueError with a
+        remedy when going back has not helped.
+        """
+        left = self.progress
+        self.checkpoints.forget_after(left.good_step)
+        if left.n_rollbacks_in_a_row >= self.course.loop.guard.max_rollbacks or left.measured_step < 0:
             raise ValueError(
-                f"training has diverged at step {step} ({named}): lower optimizer.learning_rate, "
-                f"which is {self.course.optimizer.learning_rate:g}, or raise optimizer.warmup_steps"
+                f"training has diverged at step {left.step} ({why}) after {left.n_rollbacks_in_a_row} times back to "
+                f"step {left.good_step}: lower optimizer.learning_rate, which is "
+                f"{self.course.optimizer.learning_rate:g}, or raise optimizer.warmup_steps"
             )
+        self.take_over(self.checkpoints.of_step(left.good_step))
+        progress = self.progress
+        progress.n_batches_ahead = left.step + left.n_batches_ahead - progress.step
+        progress.skipped = left.skipped
+        progress.n_rollbacks, progress.n_rollbacks_in_a_row = left.n_rollbacks + 1, left.n_rollbacks_in_a_row + 1
+        if self.metrics is not None:
+            self.metrics.cut(self.is_done)
+        log.warning("back from step %d to %d; the batches between are passed over", left.step, progress.step)
+
+    def is_done(self, line: dict[str, Any]) -> bool:
+        """Whether a line of metrics stands for something that this run has done by now, or will do again."""
+        return line["step"] <= (self.progress.measured_step if "val_loss" in line else self.progress.step)
+
+    def write_line(self, **values: float | str) -> None:
+        """Writes the line of a step, with the speed if that is due; values that are not finite are left out."""
+        step, is_due = self.progress.step, self.pace.seconds >= MAX_SECONDS_BETWEEN_LINES
+        if is_due or step % self.course.loop.log_every == 0:
+            values |= self.pace.figures(step, self.world.size)
+        if self.metrics is not None:
+            finite = {k: v for k, v in values.items() if isinstance(v, str) or math.isfinite(v)}
+            self.metrics.write(step, of=self.course.n_steps, **finite)
 
     def measure(self) -> None:
         """Held-out loss, bits per byte and samples, at this step."""
-        self.write_lines()
-        progress, val = self.progress, self.course.val
+        progress, loop, val = self.progress, self.course.loop, self.course.val
         self.model.eval()
-        rows = evenly_spaced(len(val), self.course.loop.n_eval_sequences)
-        val_loss, val_bpb = self.held_out(val.batches(rows, self.course.loop.micro_batch_size))
-        self.require_finite(progress.step, val_loss=val_loss)
-        self.metrics.write(progress.step, of=self.course.n_steps, val_loss=val_loss, val_bpb=val_bpb)
-        progress.val_loss, progress.val_bpb = val_loss, val_bpb
-        if self.course.loop.n_sample_tokens:
-            progress.samples += [self.sample(prompt) for prompt in self.course.prompts]
+        rows = evenly_spaced(len(val), loop.n_eval_sequences)
+        batches = (batch.to(self.device) for batch in val.batches(rows, loop.micro_batch_size))
+        val_loss, val_bpb = held_out(self.objective, batches, self.token_n_bytes, self.check_stop)
+        if not math.isfinite(val_loss):
+            self.model.train()
+            return self.roll_back(f"val_loss {val_loss}")
+        samples = self.samples()
         self.model.train()
-        self.line_time = time.monotonic()
+        progress.samples += samples
+        progress.val_loss, progress.val_bpb, progress.measured_step = val_loss, val_bpb, progress.step
+        if val_loss < progress.best.get("val_loss", math.inf):
+            progress.best = {"step": progress.step, "val_loss": val_loss, "val_bpb": val_bpb}
+        if progress.n_skipped_in_a_row == 0:
+            progress.good_step, progress.n_rollbacks_in_a_row = progress.step, 0
+        if self.metrics is not None:
+            self.metrics.write(progress.step, of=self.course.n_steps, val_loss=val_loss, val_bpb=val_bpb)
+        self.is_saved = False
+        self.pace.resume()
+        return None
 
-    @torch.no_grad()
-    def held_out(self, batches: Iterator[Batch]) -> tuple[float, float]:
-        """Loss in nats per supervised token, and bits per UTF-8 byte of the text that those tokens stand for.
-
-        Special tokens stand for no byte, but what they cost counts.
-        """
-        nll, n_tokens, n_bytes = 0.0, 0, 0
-        for batch in batches:
-            nll += self.nll(batch).item()
-            _, targets = batch.learned()
-            n_tokens += len(targets)
-            n_bytes += int(self.token_n_bytes[targets].sum())
-        return nll / n_tokens, nll / math.log(2) / max(1, n_bytes)
-
-    def sample(self, prompt: list[int]) -> dict[str, Any]:
-        """A text that goes on from `prompt`, drawn with a seed made of the run's seed and the step."""
-        seed = int(np.random.SeedSequence((self.course.loop.seed, self.progress.step)).generate_state(1)[0])
-        new = generate(
-            self.model,
-            prompt,
-            max_new_tokens=self.course.loop.n_sample_tokens,
-            stop=(self.tokenizer.end_token, self.tokenizer.document_token),
-            seed=seed,
-        )
-        text = self.tokenizer.decode(list(new))
-        return {"step": self.progress.step, "prompt": self.tokenizer.decode(prompt), "text": text}
+    def samples(self) -> list[dict[str, Any]]:
+        """What the first process's model writes after each prompt; raises `Stopped` when asked to in the meantime."""
+        loop, step = self.course.loop, self.progress.step
+        model = whole_model(self.model, self.world) if loop.n_sample_tokens else None
+        texts = [
+            sample(model, self.tokenizer, prompt, loop.n_sample_tokens, (loop.seed, step), self.should_stop)
+            for prompt in self.course.prompts
+            if model is not None
+        ]
+        self.check_stop()
+        return [{"step": step, **text} for text in texts]
 
     def save(self) -> None:
-        """Writes a checkpoint of this step."""
-        self.write_lines()  # first, so that a model that has diverged is never saved
-        state = {
-            "step": self.progress.step,
-            "progress": asdict(self.progress),
-            "identity": self.course.identity,
-        }
-        save_checkpoint(self.checkpoints, self.model, self.optimizer, state)
+        """Writes a checkpoint of this step; the best one and the last good one stay besides the newest."""
+        progress = self.progress
+        state = {"step": progress.step, "progress": asdict(progress), "identity": self.course.identity}
+        spared = {progress.good_step, progress.best.get("step", 0)}
+        self.checkpoints.save(state_tensors(self.model, self.optimizer), state, spared=spared)
+        self.is_saved = True
 
-
-def require_same_identity(found: dict[str, Any], wanted: dict[str, Any], checkpoints: Path) -> None:
-    """Raises ValueError that names what differs between the run of a checkpoint and this one."""
-    differing = [name for name in sorted(found.keys() | wanted.keys()) if found.get(name) != wanted.get(name)]
-    if differing:
-        changes = "; ".join(f"{name}: {found.get(name)} then, {wanted.get(name)} now" for name in differing)
-        raise ValueError(f"{checkpoints} belongs to another run ({changes}); use another work directory or remove it")
+    def finish(self) -> None:
+        """Leaves the weights that become the model in it, and the record of skipped steps in the work directory."""
+        progress, record = self.progress, self.work_dir / SKIPPED_FILE
+        if self.course.loop.keep == "best" and progress.best["step"] < progress.step:
+            best = self.checkpoints.of_step(progress.best["step"])
+            self.checkpoints.read(best, state_tensors(self.model, self.optimizer))
+            progress.val_loss, progress.val_bpb = progress.best["val_loss"], progress.best["val_bpb"]
+        if self.world.is_first:
+            remove(record)
+        if self.world.is_first and progress.skipped:
+            write_json(record, progress.skipped)

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..counts import Counts
-from ..model.gpt import GPT, GPTConfig
+from ..files import sha256_file
+from ..model.gpt import GPT
 from ..model.size import n_params
-from ..tokenizer import Tokenizer
+from ..tokenizer import TOKENIZER_FILE, Tokenizer
 from .artifact import write_model_artifact
-from .config import PretrainConfig, result_settings
-from .device import choose_device, choose_dtype
-from .loader import Shards, read_shards
+from .compile import choose_compile, compiles, rough_seconds
+from .config import LoopConfig, PretrainConfig, given, result_settings
+from .device import choose_dtype
+from .dial import dialled
 from .loop import Course, Trainer
+from .loss import Objective
+from .memory import require_memory
+from .order import epochs_by_source
+from .parallel import World, whole_model
+from .shards import Shards, read_shards
+
+log = logging.getLogger(__name__)
 
 
 def pretrain(
@@ -31,34 +40,47 @@ def pretrain(
     """Trains a model from scratch and writes its artifact; counts the tokens trained on.
 
     Goes on from the checkpoints in `work_dir`. Raises ValueError when the shards hold too little, do not fit the
-    settings, or the loss diverges; `Stopped` when asked to stop.
+    settings, the model takes more memory than there is, or the loss diverges; `Stopped` when asked to stop.
     """
-    device = choose_device(config.loop)
+    world = World.join(config.loop)
+    device = world.device
     tokenizer = Tokenizer.load(tokenizer_dir)
-    shards = read_shards(shards_dir, tokenizer_dir)
-    batch_size = sequences_per_step(config.batch_tokens, shards.context_length)
-    torch.manual_seed(config.loop.seed)
-    shape = GPTConfig(vocab_size=shards.vocab_size, context_length=shards.context_length, **asdict(config.model))
-    model = GPT(shape).to(device)
+    shards = read_shards(shards_dir, tokenizer_dir, config.mixture)
+    context_length = shards.context_length
+    dial = dialled(config, shards.vocab_size, context_length, len(shards.train) * context_length)
+    config, shape = dial.config, dial.model
+    log.info("\n".join(["what follows from the size:", *dial.lines()]))
+    n_steps, batch_size = given(config.n_steps), sequences_per_step(given(config.batch_tokens), context_length)
     dtype = choose_dtype(config.loop, device)
-    identity = pretrain_identity(config, shards, dtype)
+    n_at_once = min(config.loop.micro_batch_size, batch_size // world.n_shares)
+    require_memory(shape, n_at_once, world, dtype, muon=config.optimizer.kind == "muon")
+    torch.manual_seed(config.loop.seed)
+    model = GPT(shape).to(device)
+    is_compiled = is_to_be_compiled(model, config.loop, world, dtype, n_steps, batch_size)
+    identity = pretrain_identity(config, shards, dtype, is_compiled)
+    identity["tokenizer"] = sha256_file(tokenizer_dir / TOKENIZER_FILE)
     course = Course(
         train=shards.train,
         val=shards.val,
-        n_steps=config.n_steps,
+        n_steps=n_steps,
         batch_size=batch_size,
         optimizer=config.optimizer,
         loop=config.loop,
         dtype=dtype,
         prompts=[[tokenizer.document_token, *tokenizer.encode(text)] for text in config.sample_prompts],
         identity=identity,
+        compiled_width=context_length if is_compiled else None,
     )
-    progress = Trainer(model, tokenizer, course, work_dir).run(should_stop)
-    write_model_artifact(out_dir, model, tokenizer_dir, work_dir, identity, progress.samples)
+    progress = Trainer(model, tokenizer, course, work_dir, world).run(should_stop)
+    finished = whole_model(model, world)
+    if finished is not None:
+        write_model_artifact(out_dir, finished, tokenizer_dir, work_dir, identity, progress.samples)
     figures = progress.figures() | {
         "n_params": n_params(shape),
-        "n_epochs": config.n_steps * batch_size / len(shards.train),
+        "n_epochs": n_steps * batch_size / len(shards.train),
     }
+    passes = epochs_by_source(shards.train.order, n_steps * batch_size)
+    figures |= {f"n_epochs {source}": n_epochs for source, n_epochs in passes.items()}
     return Counts("tokens", progress.n_tokens, progress.n_tokens, {}, figures)
 
 
@@ -74,6 +96,27 @@ def sequences_per_step(batch_tokens: int, context_length: int) -> int:
     return batch_tokens // context_length
 
 
-def pretrain_identity(config: PretrainConfig, shards: Shards, dtype: torch.dtype) -> dict[str, Any]:
+def is_to_be_compiled(
+    model: GPT, loop: LoopConfig, world: World, dtype: torch.dtype, n_steps: int, batch_size: int
+) -> bool:
+    """Whether steps run as compiled code: where it is worth it, and could be made in every process."""
+    context_length = model.config.context_length
+    if not choose_compile(loop, world.device, rough_seconds(model.config, n_steps * batch_size * context_length)):
+        return False
+    sizes = micro_batch_sizes(batch_size // world.n_shares, loop.micro_batch_size)
+    works = compiles(Objective(model, dtype), [(size, context_length) for size in sizes])
+    return not world.any(not works)
+
+
+def micro_batch_sizes(n_sequences: int, micro_batch_size: int) -> list[int]:
+    """The sizes of batches that `n_sequences` are cut into, each once."""
+    sizes = {min(micro_batch_size, n_sequences), n_sequences % micro_batch_size}
+    return sorted(sizes - {0})
+
+
+def pretrain_identity(
+    config: PretrainConfig, shards: Shards, dtype: torch.dtype, is_compiled: bool = False
+) -> dict[str, Any]:
     """What decides the result, as plain values; kept in checkpoints and in the model's config."""
-    return {"kind": "pretrain", "data": shards.digest, **result_settings(config), "loop.precision": str(dtype)[6:]}
+    chosen = {"loop.precision": str(dtype)[6:], "loop.compile": is_compiled}
+    return {"kind": "pretrain", "data": shards.digest, **result_settings(config), **chosen}

@@ -61,6 +61,7 @@ def test_a_field_of_a_listed_source_can_be_overridden(tmp_path: Path) -> None:
             r"max_record: unknown key; did you mean .*max_records\?",
         ),
         ("name: r\n" + INGEST, ["ingest.sources.7.max_records=5"], r"index out of range"),
+        ("name: r\n" + CRAWL, ["pretrain.mixture={a: 1, b: 2}"], r"set shard\.keep_sources_apart: true"),
         ("name: r\n", [], r"has either a crawl or an ingest section; this one has neither"),
         ("name: r\ninstruct: null\n" + CRAWL, [], r"instruct and finetune make the chat model together"),
         (CRAWL, [], r"name: missing"),

@@ -133,7 +133,7 @@ def test_a_metrics_log_is_cut_where_a_run_goes_on(tmp_path: Path) -> None:
     with open(log.path, "a") as file:
         file.write('{"step": 4, "lo')  # cut short by a kill
     assert [line["step"] for line in read_metrics(log.path)] == [0, 1, 2, 3]
-    resumed = MetricsLog(tmp_path, keep_until_step=1)
+    resumed = MetricsLog(tmp_path, keep=lambda line: line["step"] <= 1)
     resumed.write(2, loss=0.5)
     resumed.close()
     assert [(line["step"], line["loss"]) for line in read_metrics(log.path)] == [(0, 1.0), (1, 1.0), (2, 0.5)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -23,10 +25,10 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.train(CORPUS, 300)
 
 
-def random_model(tokenizer: Tokenizer, seed: int) -> GPT:
+def random_model(tokenizer: Tokenizer, seed: int, **shape: Any) -> GPT:
     torch.manual_seed(seed)
-    shape = {"n_layers": 2, "n_heads": 2, "d_model": 16, "dropout": 0.1}
-    model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, context_length=CONTEXT_LENGTH, **shape))
+    shape = {"n_layers": 2, "n_heads": 2, "d_model": 16, "dropout": 0.1, "context_length": CONTEXT_LENGTH, **shape}
+    model = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, **shape))
     for parameter in model.parameters():  # far from uniform, so that a wrong position or token shows
         parameter.data.mul_(8)
     return model.eval()

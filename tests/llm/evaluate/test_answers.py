@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from llm.evaluate.answers import Example, answer_loss, sample_answers
+from llm.evaluate.answers import Example, Written, answer_loss, sample_answers, special_tokens, write_on
+from llm.model.generate import Sampling, generate
 
 
 def example(question: str, answer: str) -> Example:
@@ -26,38 +27,50 @@ def test_loss_is_that_of_each_example_alone(model, tokenizer):
         assert loss.n_tokens[index] == len(expected) == len(tokenizer.encode(EXAMPLES[index].reference)) + 1
 
 
-class Scripted:
-    """Stands in for `generate`: says what it is told, and stops where the real one would."""
-
-    def __init__(self, script: list[list[int]]) -> None:
-        self.script, self.prompts, self.seeds = list(script), [], []
-
-    def __call__(self, model, tokens, *, max_new_tokens, temperature, stop, seed):
-        self.prompts.append(tokens)
-        self.seeds.append(seed)
-        for token in self.script.pop(0)[:max_new_tokens]:
-            yield token
-            if token in stop:
-                return
-
-
 def test_answers_end_well_only_with_the_end_token(model, tokenizer, monkeypatch):
     words = tokenizer.encode("Joins paths.")
-    endings = [[*words, tokenizer.end_token, *words], [*words, tokenizer.document_token], words * 9, []]
-    scripted = Scripted(endings)
-    monkeypatch.setattr("llm.evaluate.answers.generate", scripted)
-    questions = [*EXAMPLES, EXAMPLES[0]]
+    endings = [[*words, tokenizer.end_token], [*words, tokenizer.document_token], words * 3, []]
+    prompts: list[list[int]] = []
+
+    def scripted(model, given, *, max_new_tokens, sampling, stop):
+        """Stands in for `generate_batch`: says what it is told."""
+        prompts.extend(given)
+        return endings
+
+    monkeypatch.setattr("llm.evaluate.answers.generate_batch", scripted)
+    questions = [EXAMPLES[0]] * 4  # of one length: they stay in order
     progress: list[int] = []
     answers = sample_answers(
         model, tokenizer, questions, max_new_tokens=20, temperature=0.5, seed=7, advance=progress.append
     )
     assert [answer.ended for answer in answers] == [True, False, False, False]
     assert [answer.answer for answer in answers[:2]] == ["Joins paths."] * 2
-    assert [(answer.question, answer.reference) for answer in answers] == [(q.question, q.reference) for q in questions]
-    expected = [tokenizer.render_chat(q.messages[:-1], add_generation_prompt=True)[0] for q in questions]
-    assert scripted.prompts == expected
-    assert len(set(scripted.seeds)) == len(questions)
+    assert [answer.exact for answer in answers] == [False] * 4
+    assert [answer.f1 for answer in answers] == [0.66667, 0.66667, 0.4, 0.0]
+    assert [(answer.question, answer.reference) for answer in answers] == [("What?", "Joins.")] * 4
+    assert prompts == [tokenizer.render_chat(EXAMPLES[0].messages[:-1], add_generation_prompt=True)[0]] * 4
     assert sum(progress) == 20 * len(questions)
+
+
+def test_sampled_answers_are_in_order_and_differ_by_seed(model, tokenizer):
+    options = {"max_new_tokens": 6, "temperature": 1.0}
+    answers = sample_answers(model, tokenizer, [*EXAMPLES, *EXAMPLES], seed=3, **options)
+    assert [answer.question for answer in answers] == [example.question for example in [*EXAMPLES, *EXAMPLES]]
+    assert answers[:3] != answers[3:]  # the same questions, other random numbers
+    assert answers == sample_answers(model, tokenizer, [*EXAMPLES, *EXAMPLES], seed=3, **options)
+    assert answers != sample_answers(model, tokenizer, [*EXAMPLES, *EXAMPLES], seed=4, **options)
+
+
+def test_a_base_model_goes_on_and_a_chat_model_answers(model, tokenizer):
+    options = {"max_new_tokens": 5, "sampling": Sampling(temperature=0)}
+    special = special_tokens(tokenizer)
+    for as_chat, prompt in [
+        (True, tokenizer.render_chat([{"role": "user", "content": "The "}], add_generation_prompt=True)[0]),
+        (False, [tokenizer.document_token, *tokenizer.encode("The")]),
+    ]:
+        (written,) = write_on("m", model, tokenizer, ["The "], as_chat=as_chat, **options)
+        tokens = generate(model, prompt, max_new_tokens=5, sampling=options["sampling"], stop=special)
+        assert written == Written("m", "The ", tokenizer.decode([t for t in tokens if t not in special]))
 
 
 def test_greedy_answers_are_the_argmax_of_full_forward_passes(model, tokenizer):

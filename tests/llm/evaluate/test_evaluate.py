@@ -119,8 +119,9 @@ def test_scores_are_those_of_a_computation_one_by_one(run_dir, tokenizer, tmp_pa
         nats = 0.0
         for text in texts:
             tokens = [tokenizer.document_token, *tokenizer.encode(text)]
-            for start in range(0, len(tokens) - 1, 120):
-                nats -= sum(log_likelihoods(model, tokens[start : start + 121]))
+            nats -= sum(log_likelihoods(model, tokens[:121]))
+            for start in range(120, len(tokens) - 1, 119):
+                nats -= sum(log_likelihoods(model, [tokens[0], *tokens[start : start + 120]])[1:])
         expected = nats / math.log(2) / sum(len(text.encode()) for text in texts)
         assert scores[name, "bits per byte"]["score"] == pytest.approx(expected, abs=2e-5)
         supervised = []
@@ -145,13 +146,15 @@ def test_items_say_which_choice_was_made_and_the_score_is_their_share(run_dir, t
         tokens, mask = tokenizer.render_chat(chat(question, answer))
         return sum(log_likelihoods(model, tokens)[mask.index(True) - 1 :])
 
-    for row in [row for row in items if row["model"] == "chat"]:
+    picked = [row for row in items if (row["benchmark"], row["metric"]) == ("four-choice definitions", "accuracy")]
+    for row in [row for row in picked if row["model"] == "chat"]:
         index = int(row["id"])
         choices = ANSWERS[index:] + ANSWERS[:index]
         pmi = [score(QUESTIONS[index], choice) - score(CONFIG.neutral_question, choice) for choice in choices]
         assert (row["gold"], row["chosen"]) == (0, int(np.argmax(pmi)))
     for name in ("base", "chat"):
-        hits = [row["gold"] == row["chosen"] for row in items if row["model"] == name]
+        hits = [row["gold"] == row["chosen"] for row in picked if row["model"] == name]
+        assert [row["value"] for row in picked if row["model"] == name] == hits
         row = scores_of(tmp_path / "out")[name, "accuracy"]
         expected = scipy.stats.binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
         assert (row["score"], row["n"], row["chance"]) == (np.mean(hits), 4, 0.25)
@@ -162,9 +165,12 @@ def test_same_bytes_whatever_the_thread_count(run_dir, tmp_path):
     evaluate(run_dir, tmp_path / "one")
     evaluate(run_dir, tmp_path / "two", replace(CONFIG, n_threads=2))
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert names == ["answers.jsonl", "items.parquet", "scores.parquet"]
-    for name in names:
+    assert names == ["answers.jsonl", "items.parquet", "samples.jsonl", "scores.parquet"]
+    for name in ("answers.jsonl", "samples.jsonl", "scores.parquet"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    one, two = (pq.read_table(tmp_path / name / "items.parquet") for name in ("one", "two"))
+    assert one.drop_columns(["value"]) == two.drop_columns(["value"])
+    np.testing.assert_allclose(one["value"], two["value"], rtol=1e-5)  # sums of float32 differ with the threads
 
 
 def test_partitions_of_the_documents_do_not_matter(run_dir, tmp_path):
@@ -224,3 +230,173 @@ def test_what_is_not_held_out_is_left_out(run_dir, tmp_path):
 def test_config_refuses_what_makes_no_sense(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         EvaluateConfig(**change)
+
+
+# ---------------------------------------------------------------- benchmarks, sources, answers
+
+
+def rows_of(out_dir: Path, name: str) -> list[dict]:
+    return pq.read_table(out_dir / name).to_pylist()
+
+
+def named_scores(out_dir: Path) -> dict[tuple[str, str, str], dict]:
+    rows = rows_of(out_dir, "scores.parquet")
+    named = {(row["model"], row["benchmark"], row["metric"]): row for row in rows}
+    assert len(named) == len(rows)
+    return named
+
+
+@pytest.fixture
+def quiz(tmp_path) -> Path:
+    """A benchmark of 12 items, and one of CORE's by its name."""
+    folder = tmp_path / "benchmarks"
+    folder.mkdir()
+    rows = [{"query": QUESTIONS[i % 4], "choices": ANSWERS, "gold": i % 4} for i in range(12)]
+    for name in ("quiz", "arc_easy"):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_benchmarks_are_scored_for_both_models_and_compared(run_dir, quiz, tmp_path):
+    counts = evaluate(run_dir, tmp_path / "out", replace(CONFIG, benchmarks=(str(quiz),)))
+    scores, items = named_scores(tmp_path / "out"), rows_of(tmp_path / "out", "items.parquet")
+    assert counts.n_in == 12 + 2 * 12
+    for model in ("base", "chat"):
+        values = [row["value"] for row in items if (row["model"], row["benchmark"]) == (model, "quiz")]
+        row = scores[model, "quiz", "accuracy"]
+        assert (row["score"], row["n"], row["chance"]) == (pytest.approx(np.mean(values), abs=1e-5), 12, 0.25)
+        centred = scores[model, "quiz", "centred accuracy"]["score"]
+        assert centred == pytest.approx((row["score"] - 0.25) / 0.75, abs=1e-5)
+        core = scores[model, "CORE", "centred accuracy, 1 of 22 tasks"]["score"]
+        assert core == scores[model, "arc_easy", "centred accuracy"]["score"] == counts.figures[f"{model}_core"]
+        assert counts.figures[f"{model}_quiz_accuracy"] == row["score"]
+    difference = scores["chat", "quiz", "accuracy"]["score"] - scores["base", "quiz", "accuracy"]["score"]
+    assert scores["chat", "quiz", "accuracy minus base"]["score"] == pytest.approx(difference, abs=3e-5)
+    assert ("chat", "CORE", "centred accuracy, 1 of 22 tasks minus base") in scores
+
+
+def test_items_of_benchmarks_are_limited_and_examples_are_not(run_dir, quiz, tmp_path):
+    evaluate(run_dir, tmp_path / "all", replace(CONFIG, benchmarks=(str(quiz),), n_shots=2))
+    evaluate(run_dir, tmp_path / "some", replace(CONFIG, benchmarks=(str(quiz),), n_shots=2, max_items=5))
+    answers = {}
+    for name in ("all", "some"):
+        rows = [row for row in rows_of(tmp_path / name, "items.parquet") if row["benchmark"] == "quiz"]
+        answers[name] = {(row["model"], row["id"]): row["chosen"] for row in rows}
+    assert len(answers["some"]) == 2 * 5
+    assert answers["some"].items() <= answers["all"].items()  # an item has the same examples whatever else is asked
+    assert "CORE" not in {row["benchmark"] for row in rows_of(tmp_path / "all", "scores.parquet")}  # asked otherwise
+
+
+def test_items_that_stand_in_the_training_documents_are_told_apart(run_dir, quiz, tmp_path):
+    import pyarrow as pa
+
+    from llm.data.decontaminate import HIT_SCHEMA
+
+    other = tmp_path / "other"
+    shutil.copytree(run_dir, other)
+    hit = {"id": "d", "url": "u", "benchmark": "quiz", "ngram": "x", "n_ngrams": 1, "held_out": False}
+    hits = [{**hit, "item": item, "dropped": item == 9} for item in (0, 4, 9)]
+    write_table(other / "documents" / "hits.parquet", pa.Table.from_pylist(hits, schema=HIT_SCHEMA))
+    evaluate(other, tmp_path / "out", replace(CONFIG, benchmarks=(str(quiz),)))
+    scores = named_scores(tmp_path / "out")
+    assert [scores["base", name, "accuracy"]["n"] for name in ("quiz", "quiz, clean items")] == [12, 10]
+    assert scores["base", "quiz, contaminated items", "accuracy"]["n"] == 2
+    assert ("chat", "quiz, clean items", "accuracy minus base") in scores
+    assert ("base", "arc_easy, clean items", "accuracy") not in scores
+    marked = {row["id"] for row in rows_of(tmp_path / "out", "items.parquet") if row["contaminated"]}
+    assert marked == {"0", "4"}
+
+
+def test_bits_per_byte_by_source_and_the_bytes_are_those_of_the_files(run_dir, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(run_dir, other)
+    (other / "texts").mkdir()
+    documents = []
+    for index, source in enumerate(["wiki", "wiki", "code"]):
+        path = other / "texts" / f"{index}.txt"
+        path.write_text(f"Naïve café ☕ 日本語 {index}\r\n\n" * (index + 1), encoding="utf-8", newline="")
+        text = path.read_bytes().decode()
+        documents.append(Document(f"{index:032}", str(path), "", text, "en", len(text), True, source))
+    for path in (other / "documents").iterdir():
+        path.unlink()
+    write_table(other / "documents" / "documents-00000.parquet", documents_table(documents))
+    evaluate(other, tmp_path / "out")
+    items = [row for row in rows_of(tmp_path / "out", "items.parquet") if row["metric"] == "bits per byte"]
+    sizes = [path.stat().st_size for path in sorted((other / "texts").iterdir())]
+    for model in ("base", "chat"):
+        mine = {row["id"]: row for row in items if row["model"] == model}
+        assert [mine[document.id]["weight"] for document in documents] == sizes
+        scores = named_scores(tmp_path / "out")
+        for source, chosen in (("wiki", documents[:2]), ("code", documents[2:])):
+            row = scores[model, f"held-out documents, source {source}", "bits per byte"]
+            bits = sum(mine[document.id]["value"] for document in chosen)
+            n_bytes = sum(mine[document.id]["weight"] for document in chosen)
+            assert row["score"] == pytest.approx(bits / n_bytes, abs=1e-4)
+            assert row["n"] == len(chosen)
+
+
+def test_answers_and_texts_of_the_models_own(run_dir, tmp_path):
+    config = replace(CONFIG, n_answers=4, prompts=("The ", "What?"))
+    counts = evaluate(run_dir, tmp_path / "out", config)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "answers.jsonl").read_text().splitlines()]
+    scores = named_scores(tmp_path / "out")
+    for metric, key, figure in (
+        ("well-formed ends of turn", "ended", "chat_ended_share"),
+        ("exact match", "exact", "chat_exact_match"),
+        ("token F1", "f1", "chat_token_f1"),
+    ):
+        row = scores["chat", "held-out examples", metric]
+        assert row["score"] == pytest.approx(np.mean([line[key] for line in lines]), abs=2e-5)
+        assert counts.figures[figure] == row["score"]
+        assert row["n"] == 4
+    written = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
+    assert [(row["model"], row["prompt"]) for row in written] == [
+        (model, prompt) for model in ("base", "chat") for prompt in ("The ", "What?")
+    ]
+    assert all(isinstance(row["text"], str) for row in written)
+
+
+def test_without_a_four_choice_file_the_rest_is_scored(run_dir, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(run_dir, other)
+    (other / "examples" / "benchmark.jsonl").unlink()
+    evaluate(other, tmp_path / "out")
+    assert {row["benchmark"] for row in rows_of(tmp_path / "out", "scores.parquet")} == {
+        "held-out documents",
+        "held-out examples",
+    }
+
+
+def test_lm_eval_is_asked_for_by_name_when_it_is_missing(run_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"lm_eval_tasks has hellaswag, but lm-eval is not installed: pip install"):
+        evaluate(run_dir, tmp_path / "out", replace(CONFIG, lm_eval_tasks=("hellaswag",)))
+
+
+def test_tasks_of_lm_eval_are_rows_like_all_others(run_dir, quiz, tmp_path):
+    task = f"""
+task: quiz_of_lm_eval
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {quiz}/quiz.jsonl}}}}
+output_type: multiple_choice
+test_split: test
+doc_to_text: query
+doc_to_choice: choices
+doc_to_target: gold
+metric_list: [{{metric: acc}}]
+"""
+    (quiz / "quiz.yaml").write_text(task)
+    (quiz / "benchmarks.yaml").write_text("quiz: {pick: sum}\n")
+    config = replace(CONFIG, benchmarks=(str(quiz / "quiz.jsonl"),), lm_eval_tasks=(str(quiz / "quiz.yaml"),))
+    evaluate(run_dir, tmp_path / "out", config)
+    items = rows_of(tmp_path / "out", "items.parquet")
+    for model in ("base", "chat"):
+        ours, theirs = (
+            [row["value"] for row in items if (row["model"], row["benchmark"]) == (model, name)]
+            for name in ("quiz", "lm-eval quiz_of_lm_eval")
+        )
+        assert ours == theirs
+        assert len(ours) == 12
+    scores = named_scores(tmp_path / "out")
+    assert scores["chat", "lm-eval quiz_of_lm_eval", "acc"]["chance"] == 0.25
+    assert ("chat", "lm-eval quiz_of_lm_eval", "acc minus base") in scores

@@ -74,7 +74,7 @@ def test_scores_are_those_of_each_choice_alone(roomy_model, tokenizer, as_chat, 
 def test_a_shared_choice_is_read_once_under_the_neutral_question(tokenizer):
     prompts = choice_prompts(tokenizer, ITEMS, as_chat=True, neutral_question=NEUTRAL)
     n_distinct_choices = len({choice for item in ITEMS for choice in item.choices})
-    assert len(prompts.sequences) == 12 + n_distinct_choices
+    assert len(prompts.continuations) == 12 + n_distinct_choices
     np.testing.assert_array_equal(prompts.given_nothing[0], prompts.given_nothing[1][::-1])
 
 

@@ -13,8 +13,12 @@ SHAPES = {
     "modern-grouped": GPTConfig(
         **TINY | {"n_heads": 4}, architecture="modern", n_kv_heads=2, head_dim=10, tied_head=False, rope_theta=50.0
     ),
+    "speedrun": GPTConfig(**TINY, architecture="speedrun"),
+    "speedrun-grouped": GPTConfig(
+        **TINY | {"n_heads": 4, "n_layers": 3}, architecture="speedrun", n_kv_heads=2, head_dim=10, tied_head=True
+    ),
 }
-"""Both architectures, with their defaults and with all that may differ from them."""
+"""All architectures, with their defaults and with all that may differ from them."""
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +30,12 @@ def one_thread():
 @pytest.fixture(params=SHAPES)
 def tiny_model(request: pytest.FixtureRequest) -> GPT:
     """Two layers, in evaluation mode, with weights large enough for its logits to differ clearly."""
+    return random_model(SHAPES[request.param])
+
+
+@pytest.fixture(params=[name for name, config in SHAPES.items() if not config.is_speedrun])
+def exportable_model(request: pytest.FixtureRequest) -> GPT:
+    """A tiny model of an architecture that other programs know."""
     return random_model(SHAPES[request.param])
 
 

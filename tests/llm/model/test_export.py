@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from llm.model import export
-from llm.model.export import to_hf
+from llm.model.export import to_gguf, to_hf
 from llm.model.files import load_tensors, save_tensors
 from llm.model.gpt import GPT, GPTConfig
 from llm.model.hf_import import from_hf
@@ -79,12 +79,12 @@ def change(folder, **settings):
     (folder / "config.json").write_text(json.dumps(content | settings))
 
 
-def test_transformers_computes_what_we_compute(tiny_model, tmp_path):
-    to_hf(tiny_model, tmp_path / "model")
+def test_transformers_computes_what_we_compute(exportable_model, tmp_path):
+    to_hf(exportable_model, tmp_path / "model")
     reference = load_with_transformers(tmp_path / "model")
-    kind = "GPT2LMHeadModel" if tiny_model.config.architecture == "gpt2" else "Qwen3ForCausalLM"
+    kind = "GPT2LMHeadModel" if exportable_model.config.architecture == "gpt2" else "Qwen3ForCausalLM"
     assert type(reference).__name__ == kind
-    assert largest_difference(tiny_model, reference) < TOLERANCE
+    assert largest_difference(exportable_model, reference) < TOLERANCE
 
 
 def test_transformers_computes_what_we_compute_at_late_positions(random_model_of, tmp_path):
@@ -94,21 +94,21 @@ def test_transformers_computes_what_we_compute_at_late_positions(random_model_of
     assert largest_difference(model, load_with_transformers(tmp_path / "model")) < TOLERANCE
 
 
-def test_an_exported_model_comes_back_the_same(tiny_model, tmp_path):
-    to_hf(tiny_model, tmp_path / "model")
+def test_an_exported_model_comes_back_the_same(exportable_model, tmp_path):
+    to_hf(exportable_model, tmp_path / "model")
     before = torch.get_rng_state()
     back = from_hf(tmp_path / "model")
     assert torch.equal(torch.get_rng_state(), before)
-    assert back.config == tiny_model.config
+    assert back.config == exportable_model.config
     assert not back.training
-    weights = tiny_model.state_dict()
+    weights = exportable_model.state_dict()
     assert weights.keys() == back.state_dict().keys()
     assert all(torch.equal(weights[name], tensor) for name, tensor in back.state_dict().items())
 
 
-def test_the_same_model_gives_the_same_bytes(tiny_model, tmp_path):
+def test_the_same_model_gives_the_same_bytes(exportable_model, tmp_path):
     for name in ("a", "b"):
-        to_hf(tiny_model, tmp_path / name)
+        to_hf(exportable_model, tmp_path / name)
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert names == ["config.json", "generation_config.json", "model.safetensors"]
     for name in names:
@@ -138,17 +138,27 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tokenizer, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_overwritten_and_nothing_is_left_half(tiny_model, tmp_path, monkeypatch):
+@pytest.mark.parametrize("write", [to_hf, to_gguf])
+def test_speedrun_is_refused(write, random_model_of, tmp_path):
+    config = GPTConfig(
+        architecture="speedrun", vocab_size=31, context_length=12, n_layers=1, n_heads=2, d_model=16, d_mlp=16
+    )
+    with pytest.raises(ValueError, match=r"'speedrun' cannot be exported: it has value embeddings.* 'modern'"):
+        write(random_model_of(config), tmp_path / "model")
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten_and_nothing_is_left_half(exportable_model, tmp_path, monkeypatch):
     (tmp_path / "there").mkdir()
     with pytest.raises(ValueError, match="there exists and is not overwritten"):
-        to_hf(tiny_model, tmp_path / "there")
+        to_hf(exportable_model, tmp_path / "there")
 
     def full_disk(*_):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(export, "save_tensors", full_disk)
     with pytest.raises(OSError, match="no space"):
-        to_hf(tiny_model, tmp_path / "model")
+        to_hf(exportable_model, tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 

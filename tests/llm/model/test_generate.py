@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from llm.model.generate import choose, generate
+from llm.model.generate import Sampling, choose, generate, generate_batch
+
+GREEDY = Sampling(temperature=0)
 
 
 def greedy_without_cache(model, tokens, n):
@@ -14,13 +18,13 @@ def greedy_without_cache(model, tokens, n):
 
 
 def test_greedy_tokens_equal_those_of_full_passes(tiny_model):
-    new = list(generate(tiny_model, [3, 1], max_new_tokens=10, temperature=0))
+    new = list(generate(tiny_model, [3, 1], max_new_tokens=10, sampling=GREEDY))
     assert [3, 1, *new] == greedy_without_cache(tiny_model, [3, 1], 10)
 
 
 def test_a_full_context_goes_on_from_its_last_half(tiny_model):
     """12 tokens fit; tokens 13 and on come from the last 6 read again."""
-    new = list(generate(tiny_model, [3, 1], max_new_tokens=15, temperature=0))
+    new = list(generate(tiny_model, [3, 1], max_new_tokens=15, sampling=GREEDY))
     full = greedy_without_cache(tiny_model, [3, 1], 11)
     expected = full + greedy_without_cache(tiny_model, full[-6:], 4)[6:]
     assert [3, 1, *new] == expected
@@ -28,33 +32,55 @@ def test_a_full_context_goes_on_from_its_last_half(tiny_model):
 
 def test_a_prompt_longer_than_the_context_is_cut_at_its_start(tiny_model):
     prompt = list(range(20))
-    assert next(generate(tiny_model, prompt, max_new_tokens=1, temperature=0)) == next(
-        generate(tiny_model, prompt[-12:], max_new_tokens=1, temperature=0)
+    assert next(generate(tiny_model, prompt, max_new_tokens=1, sampling=GREEDY)) == next(
+        generate(tiny_model, prompt[-12:], max_new_tokens=1, sampling=GREEDY)
     )
 
 
 def test_ends_after_yielding_a_stop_token(tiny_model):
-    free = list(generate(tiny_model, [0], max_new_tokens=8, temperature=0))
-    stopped = list(generate(tiny_model, [0], max_new_tokens=8, temperature=0, stop={free[2]}))
+    free = list(generate(tiny_model, [0], max_new_tokens=8, sampling=GREEDY))
+    stopped = list(generate(tiny_model, [0], max_new_tokens=8, sampling=GREEDY, stop={free[2]}))
     assert stopped == free[: free.index(free[2]) + 1]
 
 
 def test_the_seed_decides(tiny_model):
     def draw(seed):
-        return list(generate(tiny_model, [0], max_new_tokens=30, temperature=2.0, top_k=None, seed=seed))
+        sampling = Sampling(temperature=2.0, top_k=None, seed=seed)
+        return list(generate(tiny_model, [0], max_new_tokens=30, sampling=sampling))
 
     assert draw(1) == draw(1)
     assert draw(1) != draw(2)
 
 
-def test_samples_follow_the_softmax_of_the_k_largest():
+@pytest.mark.parametrize(
+    ("sampling", "kept"),
+    [
+        (Sampling(temperature=0.5, top_k=None), [0, 1, 2, 3]),
+        (Sampling(temperature=0.5, top_k=2), [0, 2]),
+        (Sampling(temperature=0.5, top_k=9), [0, 1, 2, 3]),
+        (Sampling(temperature=1.0, top_k=None, top_p=0.6), [0]),  # probabilities 0.64, 0.24, 0.09, 0.03
+        (Sampling(temperature=1.0, top_k=None, top_p=0.7), [0, 2]),
+        (Sampling(temperature=1.0, top_k=None, top_p=0.95), [0, 1, 2]),
+        (Sampling(temperature=1.0, top_k=2, top_p=0.7), [0]),  # of the two that are left: 0.73, 0.27
+        (Sampling(temperature=1.0, top_k=None, top_p=0.0), [0]),
+        (Sampling(temperature=1e-30, top_k=None), [0]),
+    ],
+)
+def test_samples_follow_the_softmax_of_the_tokens_kept(sampling, kept):
     logits = torch.tensor([2.0, 0.0, 1.0, -1.0])
-    generator = torch.Generator().manual_seed(0)
-    n = 4000
-    drawn = torch.bincount(torch.tensor([choose(logits, 0.5, 2, generator) for _ in range(n)]), minlength=4) / n
-    expected = torch.softmax(torch.tensor([4.0, 2.0]), dim=0)
-    assert drawn[1] == drawn[3] == 0
-    assert drawn[0].item() == pytest.approx(expected[0].item(), abs=0.03)  # 5 standard errors
+    generator, n = torch.Generator().manual_seed(0), 1000
+    drawn = torch.bincount(torch.tensor([choose(logits, sampling, generator) for _ in range(n)]), minlength=4) / n
+    expected = torch.zeros(4)
+    expected[kept] = torch.softmax(logits[kept].double() / sampling.temperature, dim=0).float()
+    assert drawn.tolist() == pytest.approx(expected.tolist(), abs=0.08)  # 5 standard errors
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("temperature", -0.1), ("temperature", float("nan")), ("top_k", 0), ("top_p", 1.1)]
+)
+def test_wrong_sampling_is_refused(field, value):
+    with pytest.raises(ValueError, match=f"{field} is"):
+        Sampling(**{field: value})
 
 
 def test_leaves_no_trace_in_the_global_random_state(tiny_model):
@@ -66,3 +92,28 @@ def test_leaves_no_trace_in_the_global_random_state(tiny_model):
 def test_an_empty_prompt_is_refused(tiny_model):
     with pytest.raises(ValueError, match="tokens is empty"):
         next(generate(tiny_model, [], max_new_tokens=1))
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=0.9, top_k=5, seed=7)])
+@pytest.mark.parametrize(("n_new", "stop"), [(0, ()), (1, ()), (30, ()), (30, {4, 9})])
+def test_a_batch_gives_what_each_prompt_alone_gives(tiny_model, monkeypatch, sampling, n_new, stop):
+    """Prompts of all lengths (12 tokens fit), some that stop early, more than go together at once."""
+    monkeypatch.setattr("llm.model.generate.BATCH_SIZE", 5)
+    random = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(0, 16, (length,), generator=random).tolist() for length in [3, 1, 12, 20, 7, 7, 2, 11, 5]]
+    batch = generate_batch(tiny_model, prompts, max_new_tokens=n_new, sampling=sampling, stop=stop)
+    alone = [
+        list(
+            generate(
+                tiny_model, prompt, max_new_tokens=n_new, sampling=replace(sampling, seed=sampling.seed + i), stop=stop
+            )
+        )
+        for i, prompt in enumerate(prompts)
+    ]
+    assert batch == alone
+
+
+def test_an_empty_prompt_in_a_batch_is_refused(tiny_model):
+    with pytest.raises(ValueError, match="a prompt is empty"):
+        generate_batch(tiny_model, [[1], []], max_new_tokens=1)
+    assert generate_batch(tiny_model, [], max_new_tokens=1) == []

@@ -28,10 +28,10 @@ def read_tensors(reader):
     return {tensor.name: torch.from_numpy(np.array(tensor.data)) for tensor in reader.tensors}
 
 
-def test_every_weight_is_there(gguf, tiny_model, tmp_path):
-    to_gguf(tiny_model, tmp_path / "model.gguf")
+def test_every_weight_is_there(gguf, exportable_model, tmp_path):
+    to_gguf(exportable_model, tmp_path / "model.gguf")
     tensors = read_tensors(gguf.GGUFReader(tmp_path / "model.gguf"))
-    expected = dict(tiny_model.state_dict())
+    expected = dict(exportable_model.state_dict())
     for name, tensor in tensors.items():
         if "attn_qkv" in name:
             block, kind = name.split(".")[1], name.split(".")[-1]
@@ -43,7 +43,7 @@ def test_every_weight_is_there(gguf, tiny_model, tmp_path):
             del expected[equal[0]]
     assert not expected
     model_names = gguf.get_tensor_name_map(
-        gguf.MODEL_ARCH.QWEN3 if tiny_model.config.is_modern else gguf.MODEL_ARCH.GPT2, 2
+        gguf.MODEL_ARCH.QWEN3 if exportable_model.config.is_modern else gguf.MODEL_ARCH.GPT2, 2
     )
     known = {name for _, name in model_names.mapping.values()}
     assert {name.rsplit(".", 1)[0] for name in tensors} <= known
@@ -104,16 +104,16 @@ def test_transformers_reads_it(gguf, random_model_of, tmp_path):
         torch.testing.assert_close(model(tokens), reference(tokens).logits, atol=1e-5, rtol=0)
 
 
-def test_the_same_model_gives_the_same_bytes(gguf, tiny_model, tmp_path):
+def test_the_same_model_gives_the_same_bytes(gguf, exportable_model, tmp_path):
     for name in ("a", "b"):
-        to_gguf(tiny_model, tmp_path / name)
+        to_gguf(exportable_model, tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_nothing_is_overwritten_and_nothing_is_left_half(gguf, tiny_model, tmp_path, monkeypatch):
+def test_nothing_is_overwritten_and_nothing_is_left_half(gguf, exportable_model, tmp_path, monkeypatch):
     (tmp_path / "there").write_text("mine")
     with pytest.raises(ValueError, match="there exists and is not overwritten"):
-        to_gguf(tiny_model, tmp_path / "there")
+        to_gguf(exportable_model, tmp_path / "there")
     assert (tmp_path / "there").read_text() == "mine"
 
     def full_disk(*_, **__):
@@ -121,7 +121,7 @@ def test_nothing_is_overwritten_and_nothing_is_left_half(gguf, tiny_model, tmp_p
 
     monkeypatch.setattr(gguf.GGUFWriter, "write_tensors_to_file", full_disk)
     with pytest.raises(OSError, match="no space"):
-        to_gguf(tiny_model, tmp_path / "model.gguf")
+        to_gguf(exportable_model, tmp_path / "model.gguf")
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
 
 

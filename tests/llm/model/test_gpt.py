@@ -1,4 +1,3 @@
-import dataclasses
 import hashlib
 import math
 
@@ -10,13 +9,14 @@ from llm.model.gpt import (
     GPT,
     GPTConfig,
     KeyValueCache,
+    attention_in_pieces,
     attention_weights,
     causal_mask,
     fused_attention,
     plain_attention,
+    soft_capped,
 )
 from llm.model.presets import PRESETS
-from llm.train.config import ModelShape
 
 TOLERANCE = 1e-5
 """Of float32 logits of size about 1, computed in another order."""
@@ -30,6 +30,16 @@ def test_fused_attention_equals_the_formula(n_queries, n_keys, n_kv_heads):
     key, value = torch.randn(2, 2, n_kv_heads, n_keys, 8, generator=draw)
     expected = plain_attention(query, key, value)
     torch.testing.assert_close(fused_attention(query, key, value), expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize(("n_queries", "n_keys"), [(7, 7), (6, 6), (3, 7), (2, 2)])
+def test_attention_in_pieces_equals_the_formula(n_queries, n_keys, monkeypatch):
+    monkeypatch.setattr("llm.model.gpt.PIECE", 3)
+    draw = torch.Generator().manual_seed(3)
+    query = torch.randn(2, 4, n_queries, 8, generator=draw)
+    key, value = torch.randn(2, 2, 2, n_keys, 8, generator=draw)
+    expected = plain_attention(query, key, value)
+    torch.testing.assert_close(attention_in_pieces(query, key, value), expected, atol=TOLERANCE, rtol=0)
 
 
 def test_training_and_evaluation_attend_alike(tiny_model):
@@ -56,13 +66,15 @@ def test_gradients_of_both_forms_are_alike():
 def test_attention_weights_are_those_that_the_layers_use(tiny_model, tokens):
     n_heads = tiny_model.config.n_heads
     maps = list(tiny_model.attention_weights(tokens))
-    assert [tuple(each.shape) for each in maps] == [(3, n_heads, 12, 12)] * 2
+    assert [tuple(each.shape) for each in maps] == [(3, n_heads, 12, 12)] * tiny_model.config.n_layers
     for each in maps:
         torch.testing.assert_close(each.sum(-1), torch.ones(3, n_heads, 12))
         assert each.triu(1).abs().max() == 0
-    first, second = tiny_model.blocks
-    x, rotation = tiny_model.embed(tokens)
-    query, key = second.attention.query_and_key(second.norm_1(first(x, rotation)), rotation)
+    first, second = tiny_model.blocks[:2]
+    embedded, rotation = tiny_model.embed(tokens)
+    x, token_values = tiny_model.enter(0, embedded, embedded, tokens)
+    x, _ = tiny_model.enter(1, first(x, rotation, None, token_values), embedded, tokens)
+    query, key = second.attention.query_and_key(second.norm_1(x), rotation)
     torch.testing.assert_close(maps[1], attention_weights(query, key))
 
 
@@ -98,7 +110,7 @@ def test_causal_mask_of_queries_that_come_last():
 
 
 @pytest.mark.parametrize("tied_head", [True, False])
-@pytest.mark.parametrize("architecture", ["gpt2", "modern"])
+@pytest.mark.parametrize("architecture", ["gpt2", "modern", "speedrun"])
 def test_first_loss_is_that_of_guessing(architecture, tied_head):
     torch.manual_seed(0)
     config = GPTConfig.preset("demo", architecture=architecture, tied_head=tied_head)
@@ -106,6 +118,26 @@ def test_first_loss_is_that_of_guessing(architecture, tied_head):
     with torch.no_grad():
         loss = F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
     assert loss.item() == pytest.approx(math.log(config.vocab_size), rel=0.05)
+
+
+def test_speedrun_starts_as_if_it_had_no_shortcuts_and_knew_no_token_from_another():
+    config = GPTConfig.preset("demo", architecture="speedrun", tied_head=False)
+    model = GPT(config)
+    assert model.head.weight.abs().max() == 0
+    assert model.shortcuts.of_stream.tolist() == [1.0] * 4
+    assert model.shortcuts.of_embedding.tolist() == [0.0] * 4
+    assert list(model.shortcuts.values) == ["1", "3"]
+    assert [config.has_value_embedding(layer) for layer in range(4)] == [False, True, False, True]
+
+
+def test_logits_of_speedrun_stay_below_the_cap_and_small_ones_as_they_are():
+    logits = torch.tensor([-1000.0, -0.1, 0.1, 1000.0], dtype=torch.float64)
+    capped = soft_capped(logits, 20.0)
+    torch.testing.assert_close(capped, torch.tensor([-20.0, -0.1, 0.1, 20.0], dtype=torch.float64), atol=1e-5, rtol=0)
+    assert soft_capped(logits, None) is logits
+    model = GPT(GPTConfig.preset("demo", architecture="speedrun", init_std=3.0, n_layers=1))
+    with torch.no_grad():
+        assert 19 < model(torch.arange(64)[None]).abs().max() <= 20
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "modern"])
@@ -179,7 +211,7 @@ def test_more_tokens_than_the_context_are_refused(tiny_model):
         ({"head_dim": 8}, "head_dim is 8; in gpt2 it can only be 6"),
         ({"architecture": "modern", "n_kv_heads": 3}, "n_kv_heads is 3; it must divide n_heads, which is 4"),
         ({"architecture": "modern", "head_dim": 5}, "head_dim is 5; RoPE turns pairs"),
-        ({"architecture": "llama"}, "architecture is 'llama'; allowed: 'gpt2', 'modern'"),
+        ({"architecture": "llama"}, "architecture is 'llama'; allowed: 'gpt2', 'modern', 'speedrun'"),
         ({"d_mlp": 0}, "d_mlp is 0; allowed: 1 or more"),
     ],
 )
@@ -200,15 +232,3 @@ def test_an_unknown_preset_is_refused_with_the_near_name():
     with pytest.raises(ValueError, match=r"no preset 'gpt2-345m'; the presets are demo, .*; did you mean gpt2-3"):
         GPTConfig.preset("gpt2-345m")
     assert {"demo", "10m", "30m", "gpt2-124m", "gpt2-350m", "gpt2-774m", "gpt2-1.5b", "modern-1b"} == set(PRESETS)
-
-
-def test_a_recipe_chooses_the_architecture():
-    sizes = {"vocab_size": 100, "context_length": 32}
-    for architecture in ("gpt2", "modern"):
-        shape = ModelShape(architecture=architecture, init_std=0.06)
-        expected = GPTConfig.preset("demo", architecture=architecture, n_heads=4, **sizes)
-        assert GPTConfig(**sizes, **dataclasses.asdict(shape)) == expected
-    with pytest.raises(ValueError, match="architecture is 'qwen'; allowed: 'gpt2', 'modern'"):
-        ModelShape(architecture="qwen")
-    with pytest.raises(ValueError, match="d_model / n_heads is 3; in a modern model it must be even"):
-        ModelShape(architecture="modern", d_model=12)

@@ -57,21 +57,28 @@ class Reference:
 
     def norm(self, name, x):
         weight = self.weights[f"{name}.weight"]
-        if self.config.architecture == "modern":
+        if self.config.architecture != "gpt2":
             return rms_norm(x, weight, self.config.norm_eps)
         return layer_norm(x, weight, self.weights[f"{name}.bias"], self.config.norm_eps)
 
     def heads(self, name, x, position):
         """The heads of one token's queries, keys or values."""
         heads = self.linear(name, x).reshape(-1, self.config.head_dim)
-        if self.config.architecture == "gpt2" or name.endswith("value"):
+        if self.config.architecture == "gpt2":
             return heads
         return [turned(self.norm(f"{name}_norm", head), position, self.config.rope_theta) for head in heads]
 
-    def attention(self, name, xs):
-        queries, keys, values = (
-            [self.heads(f"{name}.{kind}", x, t) for t, x in enumerate(xs)] for kind in ("query", "key", "value")
-        )
+    def values(self, block, x, token):
+        """The heads of one token's values; in speedrun, in every other layer, with the token's own added."""
+        values = self.linear(f"blocks.{block}.attention.value", x)
+        if self.config.architecture == "speedrun" and block % 2 == (self.config.n_layers - 1) % 2:
+            values = values + self.weights[f"shortcuts.values.{block}.weight"][token]
+        return values.reshape(-1, self.config.head_dim)
+
+    def attention(self, block, xs, tokens):
+        name = f"blocks.{block}.attention"
+        queries, keys = ([self.heads(f"{name}.{kind}", x, t) for t, x in enumerate(xs)] for kind in ("query", "key"))
+        values = [self.values(block, x, token) for x, token in zip(xs, tokens, strict=True)]
         group = self.config.n_heads // self.config.n_kv_heads
         gathered = []
         for t in range(len(xs)):
@@ -90,6 +97,8 @@ class Reference:
         expanded = self.linear(f"{name}.expand", x)
         if self.config.architecture == "gpt2":
             return self.linear(f"{name}.projection", gelu_tanh(expanded))
+        if self.config.architecture == "speedrun":
+            return self.linear(f"{name}.projection", np.where(expanded > 0, expanded**2, 0))
         gate = self.linear(f"{name}.gate", x)
         return self.linear(f"{name}.projection", gate / (1 + np.exp(-gate)) * expanded)
 
@@ -99,13 +108,20 @@ class Reference:
         xs = [embedding[token] for token in tokens]
         if self.config.architecture == "gpt2":
             xs = [x + self.weights["position_embedding.weight"][t] for t, x in enumerate(xs)]
+        first = xs
         for block in range(self.config.n_layers):
             name = f"blocks.{block}"
-            attended = self.attention(f"{name}.attention", [self.norm(f"{name}.norm_1", x) for x in xs])
+            if self.config.architecture == "speedrun":
+                of_stream, of_embedding = (
+                    self.weights[f"shortcuts.of_{part}"][block] for part in ("stream", "embedding")
+                )
+                xs = [of_stream * x + of_embedding * x0 for x, x0 in zip(xs, first, strict=True)]
+            attended = self.attention(block, [self.norm(f"{name}.norm_1", x) for x in xs], tokens)
             xs = [x + more for x, more in zip(xs, attended, strict=True)]
             xs = [x + self.mlp(f"{name}.mlp", self.norm(f"{name}.norm_2", x)) for x in xs]
         head = embedding if self.config.tied_head else self.weights["head.weight"]
-        return np.stack([head @ self.norm("norm", x) for x in xs])
+        logits = np.stack([head @ self.norm("norm", x) for x in xs])
+        return 20 * np.tanh(logits / 20) if self.config.architecture == "speedrun" else logits
 
 
 def test_whole_models(tiny_model, tokens):

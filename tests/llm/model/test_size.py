@@ -1,9 +1,19 @@
+import dataclasses
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from llm.model.gpt import GPT, GPTConfig
-from llm.model.size import flops_per_token, n_block_activations, n_params, training_memory_bytes
+from llm.model.size import (
+    BYTES_AROUND,
+    Passes,
+    block_bytes,
+    flops_per_token,
+    n_matmul_params,
+    n_params,
+    training_memory_bytes,
+)
 
 SMALL = {"vocab_size": 500, "context_length": 64, "n_layers": 2, "n_heads": 4, "d_model": 32}
 SHAPES = [
@@ -11,6 +21,8 @@ SHAPES = [
     GPTConfig(**SMALL, d_mlp=40, tied_head=False),
     GPTConfig(**SMALL, architecture="modern"),
     GPTConfig(**SMALL, architecture="modern", n_kv_heads=2, head_dim=10, d_mlp=50, tied_head=False),
+    GPTConfig(**SMALL, architecture="speedrun"),
+    GPTConfig(**SMALL | {"n_layers": 3}, architecture="speedrun", n_kv_heads=2, head_dim=10, d_mlp=50, tied_head=True),
 ]
 
 
@@ -52,33 +64,48 @@ def test_flops_are_those_that_torch_counts(config):
     assert counter.get_total_flops() == pytest.approx(flops_per_token(config) * tokens.numel(), rel=1e-6)
 
 
-@pytest.mark.parametrize("config", SHAPES)
-def test_activations_are_a_little_more_than_torch_keeps(config):
-    """With the fused attention, which keeps no (T, T) weights: that of a GPU, and of a CPU for long sequences."""
-    n_numbers = 0
+def kept_bytes(config: GPTConfig, batch_size: int, bfloat16: bool) -> int:
+    """What torch keeps for the backward pass of a model up to its features."""
+    model, kept = GPT(config), {}
 
-    def count(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal n_numbers
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in counted:
-            counted.add(storage.data_ptr())
-            kept.append(tensor)  # or the next tensor could take its address
-            n_numbers += storage.nbytes() // 4
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor  # held, or the next tensor could take its address
         return tensor
 
-    model, tokens = GPT(config), torch.zeros(2, config.context_length, dtype=torch.int64)
-    counted, kept = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}, []
-    x, rotation = model.embed(tokens)
-    counted |= {part.untyped_storage().data_ptr() for part in rotation or ()}
-    with pytest.MonkeyPatch.context() as patch, torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        patch.setattr("llm.model.gpt.MAX_LENGTH_OF_PLAIN_ATTENTION", 0)
-        model.blocks[1](model.blocks[0](x, rotation), rotation)
-    measured = n_numbers / tokens.numel() / 2
-    assert measured < n_block_activations(config) < 1.3 * measured
+    tokens = torch.zeros(batch_size, config.context_length, dtype=torch.int64)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16, enabled=bfloat16),
+    ):
+        model.features(tokens)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize("plain_attention", [True, False])
+@pytest.mark.parametrize("bfloat16", [True, False])
+@pytest.mark.parametrize("config", SHAPES)
+def test_what_a_block_keeps_is_what_torch_keeps(config, bfloat16, plain_attention, monkeypatch):
+    """Weights, and their copies in bfloat16, do not grow with the batch; what lies around blocks not with depth."""
+    monkeypatch.setattr("llm.model.gpt.MAX_LENGTH_OF_PLAIN_ATTENTION", 1000 if plain_attention else 0)
+    deeper = dataclasses.replace(config, n_layers=config.n_layers + 2)
+    of_two_blocks = [kept_bytes(deeper, size, bfloat16) - kept_bytes(config, size, bfloat16) for size in (2, 3)]
+    measured = (of_two_blocks[1] - of_two_blocks[0]) / config.context_length / 2
+    passes = Passes(micro_batch_size=1, bfloat16=bfloat16, plain_attention=plain_attention)
+    estimate = block_bytes(config, passes)
+    assert 0.95 * measured < estimate < 1.15 * measured
 
 
 @pytest.mark.parametrize("config", SHAPES)
-def test_memory_grows_with_the_micro_batch_from_sixteen_bytes_a_weight(config):
-    one, two = training_memory_bytes(config, 1), training_memory_bytes(config, 2)
-    assert 16 * n_params(config) < one < two
-    assert two - one == one - 16 * n_params(config)
+def test_memory_counts_state_and_passes(config):
+    one, two, three = (training_memory_bytes(config, Passes(micro_batch_size=n)) for n in (1, 2, 3))
+    assert 16 * n_params(config) + BYTES_AROUND < one < two
+    assert three - two == pytest.approx(two - one, abs=2)  # rounded
+    inside_blocks = n_matmul_params(config) - config.vocab_size * config.d_model
+    assert three - training_memory_bytes(config, Passes(micro_batch_size=3, muon=True)) == 4 * inside_blocks
+    deep = dataclasses.replace(config, n_layers=24)
+    by_sequence, recomputed = (
+        training_memory_bytes(deep, Passes(micro_batch_size=90, recompute=flag))
+        - training_memory_bytes(deep, Passes(micro_batch_size=80, recompute=flag))
+        for flag in (False, True)
+    )
+    assert recomputed < by_sequence / 3

@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import math
+import resource
 
 import numpy as np
 import pytest
@@ -12,9 +14,13 @@ from llm.process import Stopped
 from llm.tokenizer import Tokenizer
 from llm.train.__main__ import train
 from llm.train.config import LoopConfig, OptimizerConfig
-from llm.train.loader import read_examples, read_shards, step_rows
+from llm.train.examples import read_examples
+from llm.train.loader import step_rows
 from llm.train.loop import Course, Trainer
+from llm.train.measure import held_out
 from llm.train.optimizer import learning_rate
+from llm.train.pace import TIMED_FIELDS, Pace
+from llm.train.shards import read_shards
 from tests.llm.train.train_materials import artifact, tiny_job
 
 SHAPE = GPTConfig(vocab_size=310, context_length=16, n_layers=2, n_heads=2, d_model=16)
@@ -29,7 +35,7 @@ def make_course(train_set, val_set, **changes):
     values = {
         "n_steps": 6,
         "batch_size": 8,
-        "optimizer": OptimizerConfig(learning_rate=1e-2, warmup_steps=2, max_grad_norm=0.5),
+        "optimizer": OptimizerConfig(learning_rate=1e-2, warmup_steps=2, weight_decay=0.1, max_grad_norm=0.5),
         "loop": LoopConfig(micro_batch_size=8, n_threads=1, precision="float32"),
         "dtype": torch.float32,
         "prompts": [],
@@ -61,12 +67,9 @@ def plain_loss(model, sequences, rows):
     """Mean loss over supervised tokens, one sequence at a time, without padding."""
     total, n = torch.zeros(()), 0
     for row in rows:
-        start, end = sequences.starts[row], sequences.starts[row] + sequences.lengths[row]
-        tokens = torch.from_numpy(sequences.tokens[start:end].astype(np.int64))
-        nll = F.cross_entropy(model(tokens[None, :-1])[0], tokens[1:], reduction="none")
-        mask = np.ones(end - start) if sequences.supervised is None else sequences.supervised[start:end]
-        total = total + (nll * torch.from_numpy(mask[1:].astype(np.float32))).sum()
-        n += int(mask[1:].sum())
+        batch = sequences.batch(np.array([row]))
+        total = total + F.cross_entropy(model(batch.inputs)[0], batch.targets[0], reduction="sum")  # -100: passed over
+        n += int((batch.targets != -100).sum())
     return total / n
 
 
@@ -87,7 +90,7 @@ def test_training_equals_a_plain_loop(kind, shards, examples, tokenizer, tmp_pat
     for step in range(6):
         for group in adamw.param_groups:
             group["lr"] = learning_rate(step, 6, course.optimizer)
-        loss = plain_loss(reference, sequences, step_rows(len(sequences), 8, step, 5))
+        loss = plain_loss(reference, sequences, step_rows(sequences.order, 8, step, 5))
         adamw.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(reference.parameters(), 0.5)
@@ -108,7 +111,9 @@ def test_gradients_do_not_depend_on_micro_batches(micro_batch_size, examples, sh
         loop = LoopConfig(micro_batch_size=size)
         trainer = Trainer(model, tokenizer, make_course(examples, shards.val, loop=loop), work_dir)
         kept = []
-        trainer.optimizer.register_step_pre_hook(lambda *_: kept.extend(p.grad.clone() for p in model.parameters()))
+        trainer.optimizer.parts[0].register_step_pre_hook(
+            lambda *_: kept.extend(p.grad.clone() for p in model.parameters())
+        )
         trainer.step()
         return kept
 
@@ -121,13 +126,13 @@ def test_held_out_measures_equal_those_of_single_sequences(shards, tokenizer, tm
     model = fresh_model().eval()
     trainer = Trainer(model, tokenizer, make_course(shards.train, shards.val), tmp_path)
     rows = np.arange(7)
-    loss, bits_per_byte = trainer.held_out(shards.val.batches(rows, 3))
+    batches = shards.val.batches(rows, 3)
+    loss, bits_per_byte = held_out(trainer.objective, batches, trainer.token_n_bytes, lambda: None)
     expected = plain_loss(model, shards.val, rows).item()
     assert loss == pytest.approx(expected, abs=1e-5)
-    spans = [
-        shards.val.tokens[s + 1 : s + n] for s, n in zip(shards.val.starts[:7], shards.val.lengths[:7], strict=True)
-    ]
-    n_bytes = sum(len(tokenizer.decode(span.tolist(), skip_special=True).encode()) for span in spans)
+    targets = [shards.val.batch(rows[i : i + 1]).targets[0] for i in range(len(rows))]
+    spans = [target[target != -100].tolist() for target in targets]
+    n_bytes = sum(len(tokenizer.decode(span, skip_special=True).encode()) for span in spans)
     n_tokens = sum(len(span) for span in spans)
     assert bits_per_byte == pytest.approx(expected * n_tokens / math.log(2) / n_bytes, abs=1e-5)
 
@@ -173,8 +178,8 @@ def test_the_artifact_is_complete_and_repeatable(materials, tmp_path):
 def counts_of_pads(materials, counts):
     """Targets that are pads, in the sequences that the run of 12 steps saw."""
     train_set = read_shards(materials.shards_dir, materials.tokenizer_dir).train
-    rows = np.concatenate([step_rows(len(train_set), 8, step, 0) for step in range(12)])
-    return int((17 - train_set.lengths[rows]).sum())
+    rows = np.concatenate([step_rows(train_set.order, 8, step, 0) for step in range(12)])
+    return int((17 - train_set.lengths(rows)).sum())
 
 
 def test_metrics_hold_every_step_and_the_last_one(materials, tmp_path):
@@ -187,37 +192,163 @@ def test_metrics_hold_every_step_and_the_last_one(materials, tmp_path):
     assert metric_lines(tmp_path / "out") == lines
 
 
-def test_a_loss_that_is_not_finite_names_step_and_remedy(shards, tokenizer, tmp_path):
-    optimizer = OptimizerConfig(learning_rate=1e30, warmup_steps=0)
-    trainer = Trainer(fresh_model(), tokenizer, make_course(shards.train, shards.val, optimizer=optimizer), tmp_path)
-    message = r"diverged at step [123] .*lower optimizer.learning_rate, which is 1e\+30"
-    with pytest.raises(ValueError, match=message):
-        trainer.run()
-    assert not list(tmp_path.glob("checkpoints/*"))
+def run_until(trainer, is_time):
+    """Runs a trainer that is asked to stop as soon as `is_time(trainer)`."""
+    with pytest.raises(Stopped):
+        trainer.run(lambda: is_time(trainer))
 
 
-def test_stops_on_request_and_goes_on_later(shards, tokenizer, tmp_path):
-    def course():
-        return make_course(shards.train, shards.val)
+def require_same_weights(a, b):
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
-    unbroken = fresh_model()
-    (tmp_path / "a").mkdir()
-    Trainer(unbroken, tokenizer, course(), tmp_path / "a").run()
-    answers = iter([False, False, True])
-    (tmp_path / "b").mkdir()
-    with pytest.raises(Stopped, match="stopped at step 2 of 6"):
-        Trainer(fresh_model(), tokenizer, course(), tmp_path / "b").run(lambda: next(answers))
-    resumed = fresh_model(seed=9)  # its weights come from the checkpoint
-    Trainer(resumed, tokenizer, course(), tmp_path / "b").run()
-    for a, b in zip(unbroken.parameters(), resumed.parameters(), strict=True):
-        assert torch.equal(a, b)
+
+@pytest.mark.parametrize("in_background", [False, True])
+def test_stops_on_request_and_goes_on_later(in_background, shards, tokenizer, tmp_path):
+    def trainer(folder, seed):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        loop = LoopConfig(micro_batch_size=8, precision="float32", checkpoint_in_background=in_background)
+        return Trainer(
+            fresh_model(seed), tokenizer, make_course(shards.train, shards.val, loop=loop), tmp_path / folder
+        )
+
+    unbroken = trainer("a", 0)
+    unbroken.run()
+    run_until(trainer("b", 0), lambda it: it.progress.step == 2)
+    resumed = trainer("b", 9)  # its weights come from the checkpoint
+    assert resumed.progress.step == 2
+    resumed.run()
+    require_same_weights(unbroken.model, resumed.model)
+
+
+class Counter:
+    """Says yes at the n-th question."""
+
+    def __init__(self, n):
+        self.n_left = n
+
+    def __call__(self):
+        self.n_left -= 1
+        return self.n_left <= 0
+
+
+@pytest.mark.parametrize("n_questions", [1, 2, 3, 8, 12, 15, 20, 22, 26, 33, 40])
+def test_a_stop_in_the_middle_of_a_step_or_a_measurement_changes_nothing(n_questions, materials, tmp_path):
+    """Dropout too: the random numbers of a step that was thrown away are drawn again."""
+    loop = LoopConfig(micro_batch_size=2, eval_every=2, n_eval_sequences=6, n_sample_tokens=3, precision="float32")
+    tokenizer, shards = (
+        Tokenizer.load(materials.tokenizer_dir),
+        read_shards(materials.shards_dir, materials.tokenizer_dir),
+    )
+
+    def trainer(folder):
+        torch.manual_seed(0)
+        model = GPT(dataclasses.replace(SHAPE, dropout=0.3))
+        (tmp_path / folder).mkdir(exist_ok=True)
+        course = make_course(shards.train, shards.val, n_steps=3, loop=loop, prompts=[[0, 7], [0, 9]])
+        return Trainer(model, tokenizer, course, tmp_path / folder)
+
+    unbroken = trainer("a")
+    unbroken.run()
+    with pytest.raises(Stopped, match="stopped at step"):
+        trainer("b").run(Counter(n_questions))
+    resumed = trainer("b")
+    resumed.run()
+    require_same_weights(unbroken.model, resumed.model)
+    assert resumed.progress == unbroken.progress
+    assert untimed(tmp_path / "a") == untimed(tmp_path / "b")
+
+
+def untimed(work_dir):
+    """The lines of metrics without times and speeds."""
+    return [{name: line[name] for name in line if name not in TIMED_FIELDS} for line in metric_lines(work_dir)]
+
+
+def test_lines_say_how_fast_and_how_long_it_goes_on(shards, tokenizer, tmp_path):
+    loop = LoopConfig(micro_batch_size=4, log_every=2, precision="float32")
+    Trainer(fresh_model(), tokenizer, make_course(shards.train, shards.val, loop=loop), tmp_path).run()
+    lines = [line for line in metric_lines(tmp_path) if line["step"] in (2, 4, 6) and "loss" in line]
+    assert all(line["tokens_per_s"] > 0 and line["memory_bytes"] > 1e7 for line in lines)
+    assert [line.get("seconds_left", -1) >= 0 for line in lines] == [False, True, True]
+    assert lines[-1]["seconds_left"] == 0
+    assert "mfu" not in lines[0]  # nobody knows this CPU's peak
+
+
+def test_mfu_is_the_share_of_the_peak(monkeypatch):
+    monkeypatch.setattr("llm.train.pace.peak_flops", lambda device: 1e12)
+    now = iter([0.0, 2.0, 2.0, 4.0, 4.0])
+    monkeypatch.setattr("llm.train.pace.time.monotonic", lambda: next(now))
+    pace = Pace(torch.device("cpu"), 10, 1e6)
+    pace.count(500_000)
+    figures = pace.figures(1, n_processes=1)
+    assert figures["tokens_per_s"] == 250_000
+    assert figures["mfu"] == 0.25
+    pace.count(500_000)
+    figures = pace.figures(3, n_processes=2)
+    assert figures["mfu"] == 0.125
+    assert figures["seconds_left"] == 7  # two steps in two seconds, seven steps to go
+
+
+def test_the_best_weights_are_found_again(shards, tokenizer, tmp_path):
+    """A learning rate that rises makes the last step worse than an earlier one."""
+    optimizer = OptimizerConfig(learning_rate=0.3, warmup_steps=12, weight_decay=0.0)
+    models, progresses = {}, {}
+    for keep in ("last", "best"):
+        (tmp_path / keep).mkdir()
+        loop = LoopConfig(micro_batch_size=8, eval_every=2, n_checkpoints=1, precision="float32", keep=keep)
+        course = make_course(shards.train, shards.val, n_steps=12, loop=loop, optimizer=optimizer)
+        trainer = Trainer(fresh_model(), tokenizer, course, tmp_path / keep)
+        progresses[keep], models[keep] = trainer.run(), trainer
+    figures = progresses["best"].figures()
+    lines = [line for line in metric_lines(tmp_path / "best") if "val_loss" in line]
+    best = min(lines, key=lambda line: line["val_loss"])
+    assert best["step"] < 12
+    assert (figures["best_step"], figures["best_val_loss"]) == (best["step"], best["val_loss"])
+    assert figures["val_loss"] == best["val_loss"] < progresses["last"].val_loss
+    trainer = models["best"]
+    batches = shards.val.batches(np.arange(len(shards.val)), 8)
+    found = held_out(trainer.objective, batches, trainer.token_n_bytes, lambda: None)[0]
+    assert found == pytest.approx(best["val_loss"], rel=0.02)
+    kept = sorted(path.name for path in (tmp_path / "best" / "checkpoints").iterdir())
+    assert kept == [f"step-{best['step']:08d}", "step-00000012"]
+
+
+def test_every_measured_step_is_saved(shards, tokenizer, tmp_path):
+    loop = LoopConfig(micro_batch_size=8, eval_every=2, checkpoint_every=3, n_checkpoints=10, precision="float32")
+    Trainer(fresh_model(), tokenizer, make_course(shards.train, shards.val, loop=loop), tmp_path).run()
+    steps = sorted(int(path.name[5:]) for path in (tmp_path / "checkpoints").iterdir())
+    assert steps == [0, 2, 3, 4, 6]
+
+
+def test_a_full_disk_ends_training_and_a_new_run_goes_on(shards, tokenizer, tmp_path):
+    def trainer(folder):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        loop = LoopConfig(micro_batch_size=8, checkpoint_every=2, precision="float32")
+        course = make_course(shards.train, shards.val, loop=loop)
+        return Trainer(fresh_model(), tokenizer, course, tmp_path / folder)
+
+    unbroken, full = trainer("a"), trainer("b")
+    unbroken.run()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    full.optimizer.parts[0].register_step_post_hook(
+        lambda *_: full.progress.step == 3 and resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, limit[1]))
+    )
+    try:
+        with pytest.raises(OSError, match=r"no checkpoint could be written .*step-00000002 is whole"):
+            full.run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    resumed = trainer("b")
+    assert resumed.progress.step == 2
+    resumed.run()
+    require_same_weights(unbroken.model, resumed.model)
 
 
 def test_bfloat16_is_near_float32(shards, tokenizer, tmp_path):
     losses = {}
     for dtype in (torch.float32, torch.bfloat16):
         trainer = Trainer(fresh_model(), tokenizer, make_course(shards.train, shards.val, dtype=dtype), tmp_path)
-        losses[dtype] = trainer.held_out(shards.val.batches(np.arange(5), 5))[0]
+        batches = shards.val.batches(np.arange(5), 5)
+        losses[dtype] = held_out(trainer.objective, batches, trainer.token_n_bytes, lambda: None)[0]
     assert losses[torch.bfloat16] != losses[torch.float32]
     assert losses[torch.bfloat16] == pytest.approx(losses[torch.float32], abs=0.02)  # 8 bits of mantissa
 

@@ -14,13 +14,15 @@ def inputs():
     return features.requires_grad_(), head.requires_grad_(), torch.randint(V, (N,), generator=draw)
 
 
+@pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("rows", [1, 5, 23, 100])
-def test_value_and_gradients_equal_those_of_cross_entropy(rows, monkeypatch):
+def test_value_and_gradients_equal_those_of_cross_entropy(rows, softcap, monkeypatch):
     monkeypatch.setattr(loss, "HEAD_ROWS", rows)
     features, head, targets = inputs()
-    expected = F.cross_entropy(features @ head.T, targets, reduction="sum")
+    logits = features @ head.T
+    expected = F.cross_entropy(logits if softcap is None else 3 * torch.tanh(logits / 3), targets, reduction="sum")
     expected_gradients = torch.autograd.grad(3 * expected, (features, head))
-    found = summed_nll(features, head, targets, torch.float32)
+    found = summed_nll(features, head, targets, torch.float32, softcap)
     gradients = torch.autograd.grad(3 * found, (features, head))
     torch.testing.assert_close(found, expected)
     for ours, theirs in zip(gradients, expected_gradients, strict=True):
@@ -48,3 +50,30 @@ def test_works_where_no_gradient_is_asked_for():
 def test_improbable_targets_have_a_finite_loss():
     features, head = torch.tensor([[1.0]]), torch.tensor([[0.0], [500.0]])
     assert summed_nll(features, head, torch.tensor([0]), torch.float32).item() == pytest.approx(500.0)
+
+
+def test_targets_below_zero_are_not_learned():
+    features, head, targets = inputs()
+    targets[::3] = -100
+    expected = F.cross_entropy(features @ head.T, targets, reduction="sum")
+    expected_gradients = torch.autograd.grad(expected, (features, head))
+    found = summed_nll(features, head, targets, torch.float32)
+    torch.testing.assert_close(found, expected)
+    for ours, theirs in zip(torch.autograd.grad(found, (features, head)), expected_gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_a_gpu_takes_more_tokens_at_a_time_where_the_vocabulary_is_small():
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    assert [loss.rows_at_once(gpu, vocab) for vocab in (50_257, 4096, 10**6)] == [4096, 65_536, 1024]
+    assert loss.rows_at_once(cpu, 4096) == 1024
+
+
+@pytest.mark.parametrize(("axis", "shape"), [(0, (64, 5)), (1, (3, 64))])
+def test_matrices_are_filled_up_with_zeros(axis, shape, monkeypatch):
+    x = torch.randn(40, 5) if axis == 0 else torch.randn(3, 40)
+    assert loss.filled_up(x, axis) is x  # on a CPU there is nothing to win
+    full = loss.with_zeros(x, axis, 64)
+    assert full.shape == shape
+    torch.testing.assert_close(full.narrow(axis, 0, 40), x)
+    assert not full.narrow(axis, 40, 24).any()

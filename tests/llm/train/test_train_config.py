@@ -4,7 +4,7 @@ from dataclasses import asdict
 import pytest
 
 from llm.config import from_dict
-from llm.train.config import FinetuneConfig, LoopConfig, OptimizerConfig, PretrainConfig, result_settings
+from llm.train.config import FinetuneConfig, LoopConfig, ModelShape, OptimizerConfig, PretrainConfig, result_settings
 
 
 @pytest.mark.parametrize("config", [PretrainConfig(sample_prompts=("a", "b")), FinetuneConfig(n_steps=3)])
@@ -24,7 +24,9 @@ def test_result_settings_hold_all_but_how_a_run_is_executed():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: OptimizerConfig(schedule="linear"), "schedule is 'linear'; allowed: 'wsd', 'cosine'"),
+        (lambda: OptimizerConfig(schedule="steps"), "schedule is 'steps'; allowed: 'wsd', 'cosine', 'linear'"),
+        (lambda: ModelShape(architecture="qwen"), "architecture is 'qwen'; allowed: 'gpt2', 'modern', 'speedrun'"),
+        (lambda: ModelShape(d_model=0), "d_model is 0; allowed: 1 or more"),
         (lambda: LoopConfig(precision="fp8"), "precision is 'fp8'; allowed"),
         (lambda: LoopConfig(device="tpu"), "device is 'tpu'; allowed"),
         (lambda: PretrainConfig(n_steps=0), "n_steps is 0; allowed: 1 or more"),

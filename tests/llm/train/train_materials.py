@@ -17,6 +17,7 @@ from llm.files import write_table
 from llm.model.files import save_model
 from llm.model.gpt import GPT, GPTConfig
 from llm.tokenizer import Tokenizer
+from llm.train.pace import TIMED_FIELDS
 
 WORDS = ["flour", "water", "salt", "starter", "knead", "fold", "proof", "bake", "crumb", "crust", "oven", "rye"]
 CONTEXT_LENGTH = 16
@@ -103,6 +104,7 @@ def tiny_job(made: Materials, folder: Path, kind: str = "pretrain", **changes: A
 
 
 def artifact(folder: Path) -> dict[str, bytes]:
-    """Name and content of every file that a job left in its out directory, the metrics without the speed."""
+    """Name and content of every file that a job left in its out directory, the metrics without times and speeds."""
     files = {path.name: path.read_bytes() for path in sorted((folder / "out").iterdir())}
-    return {name: re.sub(rb', "tokens_per_s": [0-9.]+', b"", content) for name, content in files.items()}
+    timed = re.compile(f', "({"|".join(TIMED_FIELDS)})": [0-9.]+'.encode())
+    return {name: timed.sub(b"", content) for name, content in files.items()}

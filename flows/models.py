@@ -1,0 +1,110 @@
+"""Trained models by the names that a person uses for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from llm.model.files import WEIGHTS_FILE
+from llm.model.size import n_params
+from llm.serve.answer import LoadedModel, load
+from tasks.store import Artifact, Store
+from tasks.workspace import workspace
+
+CHAT_STAGE = "finetune"
+N_DIGITS = 12
+
+MAX_PARAMS_OF_ONE_THREAD = 10_000_000
+"""A step of a smaller model is so short that threads cost more than they bring, above all on a busy machine."""
+
+
+@dataclass(frozen=True)
+class FoundModel:
+    """A model directory."""
+
+    name: str
+    path: Path
+    artifact: Artifact | None
+    """None for a directory outside of the store."""
+
+
+def store() -> Store:
+    """The store of the workspace."""
+    return Store(workspace() / "store")
+
+
+def find_model(name: str | None = None) -> FoundModel:
+    """The model of a directory, or the one in the store that `name` names; without a name, the newest chat model.
+
+    A name is a stage (its newest model), a fingerprint or its beginning, or both: `finetune-649889fd`. Raises
+    ValueError that lists the models there are when none or several have the name.
+    """
+    if name is None:
+        name = newest_chat_model().fingerprint
+    if (Path(name) / WEIGHTS_FILE).is_file():
+        return model_of_directory(Path(name).resolve())
+    models = stored_models()
+    found = [model for model in models if is_named(model, name)]
+    if len(found) == 1 or (found and name == found[0].stage):
+        return found_model(found[0])
+    if name and not found and Path(name).is_dir():
+        raise ValueError(
+            f"{name} is not a model directory: it has no {WEIGHTS_FILE}; `python -m flows list` shows models"
+        )
+    problem = f"{name!r} could be any of {len(found)} models" if found else f"there is no model {name!r}"
+    there = "".join(f"\n  {artifact_name(model)}  {built(model)}" for model in found or models)
+    raise ValueError(f"{problem}; give a directory, a stage or a fingerprint. In the store:{there or ' none'}")
+
+
+def newest_chat_model() -> Artifact:
+    """The chat model that was built last; raises ValueError when there is none."""
+    models = store().artifacts(CHAT_STAGE)
+    if not models:
+        raise ValueError("there is no chat model in the store yet; `make run` builds one")
+    return models[0]
+
+
+def model_of_directory(path: Path) -> FoundModel:
+    """The model in a directory, inside of the store or not."""
+    artifact = Store(path.parent.parent).find(path.parent.name, path.name)
+    return found_model(artifact) if artifact else FoundModel(path.name, path, None)
+
+
+def stored_models() -> list[Artifact]:
+    """The models in the store, the newest of each stage first."""
+    there = store()
+    artifacts = [artifact for stage in there.stages() for artifact in there.artifacts(stage)]
+    return [artifact for artifact in artifacts if (artifact.path / WEIGHTS_FILE).is_file()]
+
+
+def is_named(artifact: Artifact, name: str) -> bool:
+    """Whether `name` is the artifact's stage, the beginning of its fingerprint, or both, with `-` or `/` between."""
+    stage, _, digits = name.replace("/", "-").rpartition("-")
+    return name == artifact.stage or (
+        bool(digits) and artifact.fingerprint.startswith(digits) and stage in ("", artifact.stage)
+    )
+
+
+def load_found(model: FoundModel, name: str | None = None) -> LoadedModel:
+    """The model itself, under its own name or another; PyTorch's number of threads is set for it."""
+    loaded = load(model.path, name or model.name)
+    if n_params(loaded.model.config) <= MAX_PARAMS_OF_ONE_THREAD:
+        torch.set_num_threads(1)
+    return loaded
+
+
+def found_model(artifact: Artifact) -> FoundModel:
+    """An artifact as a model."""
+    return FoundModel(artifact_name(artifact), artifact.path, artifact)
+
+
+def artifact_name(artifact: Artifact) -> str:
+    """Stage and the first digits of the fingerprint: a name that `find_model` finds again."""
+    return f"{artifact.stage}-{artifact.fingerprint[:N_DIGITS]}"
+
+
+def built(artifact: Artifact) -> str:
+    """When an artifact was built, to the minute."""
+    return str(artifact.provenance.get("started", ""))[:16].replace("T", " ")

@@ -1,0 +1,155 @@
+"""Benchmarks out of JSONL files: their items, and the rules by which they are asked and counted."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+from ..config import Config, setting
+from ..data.benchmark_items import BenchmarkRow, ItemForm, benchmark_files, file_states, read_rows
+from .config import EvaluateConfig
+from .core_set import CoreTask, core_tasks
+
+RULES_FILE = "benchmarks.yaml"
+
+Pick = Literal["mean", "sum", "per character"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkRules(Config):
+    """How a benchmark is asked and counted; in `benchmarks.yaml` these stand under the stem of the file's name."""
+
+    n_shots: int = setting(0, at_least=0)
+    """Solved items put before each item."""
+    delimiter: str = " "
+    """What stands between a question and its answer."""
+    chance: float | None = setting(None, at_least=0, at_most=0.99)
+    """The score of guessing; empty is one in the number of choices, and 0 where there are none."""
+    pick: Pick = "mean"
+    """Which choice counts as the model's: that of the largest mean ln p of its tokens (as CORE has it), of the largest
+    sum (lm-eval's acc), or of the largest sum per character (its acc_norm)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pick not in get_args(Pick):
+            raise ValueError(f"pick is {self.pick!r}; allowed: {', '.join(get_args(Pick))}")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The items of a file, all of one form, and how they are asked."""
+
+    name: str
+    path: Path
+    form: ItemForm
+    rows: Sequence[BenchmarkRow]
+    rules: BenchmarkRules
+    core: CoreTask | None = None
+    """The task of CORE that this is, if it is asked by its rules."""
+
+    @property
+    def zero(self) -> float:
+        """The accuracy that counts as 0 in the centred score: the chance level, in CORE that of its table."""
+        return self.core.chance if self.core else self.chance
+
+    @property
+    def chance(self) -> float:
+        """The score of guessing."""
+        if self.rules.chance is not None:
+            return self.rules.chance
+        options = {"multiple choice": "choices", "schema": "context_options"}.get(self.form)
+        return sum(1 / len(row.values[options]) for row in self.rows) / len(self.rows) if options else 0.0
+
+
+def outside(config: EvaluateConfig) -> dict[str, str]:
+    """The files outside of the store that the evaluation reads, each with its size and the time of its last change."""
+    files = benchmark_files(config.benchmarks)
+    rules = dict.fromkeys(path.parent / RULES_FILE for path in files)
+    tasks = [Path(task) for task in config.lm_eval_tasks if is_local_task(task)]
+    data = [path for task in tasks for path in sorted(task.parent.glob("*")) if path.is_file()]
+    return file_states(dict.fromkeys([*files, *(path for path in rules if path.exists()), *data]))
+
+
+def is_local_task(task: str) -> bool:
+    """Whether a task of lm-eval is given by a YAML file."""
+    return task.endswith((".yaml", ".yml"))
+
+
+def check_benchmarks(config: EvaluateConfig) -> list[Benchmark]:
+    """The benchmarks of a config, read and checked: what is wrong with them is known before any model is trained.
+
+    Raises ValueError naming the file, the line and the field of an item, or the key of a rule, or the missing file.
+    """
+    for task in config.lm_eval_tasks:
+        if is_local_task(task) and not Path(task).is_file():
+            raise ValueError(
+                f"lm_eval_tasks has {task!r}, but there is no such file; give a YAML file or a task's name"
+            )
+    return [made for path in benchmark_files(config.benchmarks) for made in read_benchmarks(path, config.n_shots)]
+
+
+def read_benchmarks(path: Path, n_shots: int | None = None) -> list[Benchmark]:
+    """The benchmarks of a file: one, or for a file of CORE one for each of its tasks; see `check_benchmarks`."""
+    rows = read_rows(path)
+    form = _form(path, rows)
+    given = _given_rules(path)
+    made = []
+    tasks: list[CoreTask | None] = [*core_tasks(path.stem)]
+    for task in tasks or [None]:
+        own: dict[str, Any] = {"n_shots": task.n_shots, "delimiter": task.delimiter} if task else {}
+        rules = _rules(path, {**own, **given, **({} if n_shots is None else {"n_shots": n_shots})})
+        if rules.n_shots >= len(rows):
+            raise ValueError(f"{path}: n_shots is {rules.n_shots}; allowed: fewer than there are items, {len(rows)}")
+        core = task if rules == BenchmarkRules(**own) else None
+        made.append(Benchmark(task.name if task else path.stem, path, form, rows, rules, core))
+    # Asked alike, two tasks of a file are one.
+    return [one for place, one in enumerate(made) if one.rules not in [other.rules for other in made[:place]]]
+
+
+def _form(path: Path, rows: Sequence[BenchmarkRow]) -> ItemForm:
+    if not rows:
+        raise ValueError(f"{path}: there is no item in it")
+    first = rows[0].form
+    for row in rows:
+        if row.form == "chat":
+            raise ValueError(f"{path}, line {row.number + 1}: a chat (messages) has no choices and cannot be scored")
+        if row.form != first:
+            raise ValueError(f"{path}, line {row.number + 1}: its form is {row.form}, that of the first item {first}")
+    return first
+
+
+def _given_rules(path: Path) -> dict[str, Any]:
+    """What `benchmarks.yaml` beside a file says of it."""
+    rules_path = path.parent / RULES_FILE
+    if not rules_path.exists():
+        return {}
+    try:
+        content = yaml.safe_load(rules_path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{rules_path}: not YAML: {error}") from error
+    given = content.get(path.stem, {}) if isinstance(content, dict) else None
+    if not isinstance(given, dict):
+        raise ValueError(f"{rules_path}: expected the names of files, and under each its rules, such as n_shots: 5")
+    return given
+
+
+def _rules(path: Path, values: Mapping[str, Any]) -> BenchmarkRules:
+    known = {field.name: field for field in dataclasses.fields(BenchmarkRules)}
+    place = f"{path.parent / RULES_FILE}: {path.stem}"
+    types: dict[str, Any] = {"n_shots": int, "delimiter": str, "chance": (int, float, type(None)), "pick": str}
+    for name, value in values.items():
+        if name not in known:
+            near = "".join(f"; did you mean {match}?" for match in difflib.get_close_matches(str(name), known, n=1))
+            raise ValueError(f"{place}.{name}: unknown key; known are {', '.join(known)}{near}")
+        if not isinstance(value, types[name]) or isinstance(value, bool):
+            raise ValueError(f"{place}.{name} is {value!r}; it is of the wrong kind")
+    try:
+        return BenchmarkRules(**values)
+    except ValueError as error:
+        raise ValueError(f"{place}.{error}") from error

@@ -1,0 +1,76 @@
+"""One thread that generates: requests wait for their turn, and the event loop stays free."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+
+from .answer import Answer
+from .errors import ApiError, as_api_error
+
+MAX_UNFINISHED = 64
+"""Requests that may run and wait at a time; more are refused, so that a flood cannot fill the memory."""
+
+
+class Worker:
+    """Generates answers one after the other, first come, first served.
+
+    Used from one event loop. The model is used by one answer at a time, so each has its full speed.
+    """
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generate")
+        self._stopping = threading.Event()
+        self._n_unfinished = 0
+
+    async def pieces(self, answer: Answer) -> AsyncGenerator[str, None]:
+        """The pieces of an answer as they are made; when the caller stops listening, generation stops.
+
+        There is at least one. Raises ApiError when too many wait, when the server stops, or when the model fails.
+        """
+        if self._n_unfinished >= MAX_UNFINISHED:
+            raise ApiError(503, f"{MAX_UNFINISHED} requests wait already; try again later", code="overloaded")
+        made: asyncio.Queue[str | ApiError | None] = asyncio.Queue()
+        unwanted = threading.Event()
+        self._n_unfinished += 1
+        self._executor.submit(self._generate, answer, made, unwanted, asyncio.get_running_loop())
+        try:
+            while (piece := await made.get()) is not None:
+                if isinstance(piece, ApiError):
+                    raise piece
+                yield piece
+        finally:
+            unwanted.set()
+            self._n_unfinished -= 1
+
+    def stop(self) -> None:
+        """Ends all answers soon, those that wait as well; safe to call in a signal handler."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Stops and waits for the thread."""
+        self.stop()
+        self._executor.shutdown()
+
+    def _generate(
+        self,
+        answer: Answer,
+        made: asyncio.Queue[str | ApiError | None],
+        unwanted: threading.Event,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """In the thread: hands the pieces over, then None, or the error that ended them."""
+        last: ApiError | None = None
+        pieces = answer.pieces()
+        try:
+            while not (unwanted.is_set() or self._stopping.is_set()):
+                if (piece := next(pieces, None)) is None:
+                    break
+                loop.call_soon_threadsafe(made.put_nowait, piece)
+            else:
+                last = ApiError(503, "the server is being stopped", code="stopping")
+        except Exception as error:
+            last = as_api_error(error)
+        loop.call_soon_threadsafe(made.put_nowait, last)

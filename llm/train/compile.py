@@ -1,0 +1,107 @@
+"""Code made for this machine out of a training step, by torch.compile (Ansel et al. 2024).
+
+It joins operations that pass over the same numbers, which on a CPU are a third of a small model's step. Making it takes
+some 20 seconds, and two when the code of an earlier run is there (`keep_code_in`), so it is for runs longer than that.
+Only the step is compiled: what is measured and generated on the way runs as it is written.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..model.shape import GPTConfig
+from ..model.size import flops_per_token
+from .config import LoopConfig
+from .loader import IGNORED, Batch
+from .loss import Objective
+
+log = logging.getLogger(__name__)
+
+LEAST_SECONDS = 60.0
+"""Of a training on a CPU that is worth compiling."""
+NOMINAL_FLOPS_PER_SECOND = 2e11
+"""Of two CPU cores. Not measured, so that a run takes the same decision each time it is started."""
+
+
+def choose_compile(loop: LoopConfig, device: torch.device, seconds_estimate: float) -> bool:
+    """Whether to compile a training that takes about `seconds_estimate`.
+
+    Raises ValueError when the settings ask for what does not work.
+    """
+    is_cut_up = loop.parallel.strategy != "ddp"
+    if loop.compile and is_cut_up:
+        raise ValueError(
+            f"loop.compile is true, but parallel.strategy is {loop.parallel.strategy!r}, which is not compiled: "
+            "leave it out, or use 'ddp'"
+        )
+    if loop.compile is not None or is_cut_up:
+        return bool(loop.compile)
+    return device.type == "cuda" or (has_compiler() and seconds_estimate > LEAST_SECONDS)
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler, in $CXX or under the names that torch looks for."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+
+
+def rough_seconds(model: GPTConfig, n_tokens: int) -> float:
+    """How long training on `n_tokens` takes on two CPU cores, roughly."""
+    return n_tokens * flops_per_token(model) / NOMINAL_FLOPS_PER_SECOND
+
+
+def keep_code_in(directory: Path) -> None:
+    """Lets compiled code be kept in a directory and taken from there; call it before anything is compiled."""
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(directory)
+
+
+def compiled(objective: Objective) -> Objective:
+    """The objective as compiled code, which is made at the first call with a shape of batch.
+
+    On a CPU tanh, which is in GELU, is made of exp, for which there are fast vector instructions: 4 % of a small step.
+    """
+    is_cpu = objective.model.token_embedding.weight.device.type == "cpu"
+    options: dict[str, Any] = {"cpp.use_decompose_tanh": True} if is_cpu else {}
+    return cast(Objective, torch.compile(objective, dynamic=False, options=options))
+
+
+def compiles(objective: Objective, shapes: Iterable[tuple[int, int]]) -> bool:
+    """Whether batches of `shapes`, (B, T) each, can be compiled; the code is kept for training.
+
+    Leaves weights and random generators as they are. When it fails it says why in the log.
+    """
+    device = objective.model.token_embedding.weight.device
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type=device.type):
+            for shape in set(shapes):
+                tokens = torch.zeros(shape, dtype=torch.int64, device=device)
+                compiled(objective)(tokens, None, tokens.flatten()).backward()
+    except (RuntimeError, OSError) as error:
+        log.warning("the training step cannot be compiled here, so it runs as it is written: %s", first_line(error))
+        return False
+    finally:
+        objective.zero_grad(set_to_none=True)
+    return True
+
+
+def first_line(error: Exception) -> str:
+    """Kind and first line of an error whose message is a compiler's whole output."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+
+
+def in_one_shape(batch: Batch, width: int) -> tuple[Tensor, None, Tensor]:
+    """What the objective takes, (B, width) tokens and the target of each, `IGNORED` where nothing is learned.
+
+    Code is made for one shape, so the few batches of short sequences are filled up.
+    """
+    missing = (0, width - batch.inputs.shape[1])
+    targets = F.pad(batch.targets, missing, value=IGNORED) if missing[1] else batch.targets
+    return F.pad(batch.inputs, missing) if missing[1] else batch.inputs, None, targets.flatten()

@@ -1,0 +1,161 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from llm.files import write_json
+from llm.model.gpt import GPT
+from llm.model.shape import GPTConfig
+from llm.train import compile as compile_module
+from llm.train.compile import choose_compile, compiles, in_one_shape, rough_seconds
+from llm.train.config import FinetuneConfig, LoopConfig, ParallelConfig
+from llm.train.loader import IGNORED, Batch
+from llm.train.loss import Objective
+from llm.train.pretrain import micro_batch_sizes
+from tests.llm.train.train_materials import LOOP, artifact, tiny_job
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def objective():
+    """A tiny model with its loss."""
+    torch.manual_seed(0)
+    shape = GPTConfig(vocab_size=40, context_length=16, n_layers=1, n_heads=2, d_model=8, dropout=0.1)
+    return Objective(GPT(shape), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("setting", "device", "seconds", "compiler", "expected"),
+    [
+        (None, CPU, 61, True, True),
+        (None, CPU, 59, True, False),
+        (None, CPU, 61, False, False),
+        (None, CUDA, 1, False, True),
+        (True, CPU, 1, False, True),
+        (False, CUDA, 1e6, True, False),
+    ],
+)
+def test_what_is_worth_compiling(setting, device, seconds, compiler, expected, monkeypatch):
+    monkeypatch.setattr(compile_module, "has_compiler", lambda: compiler)
+    assert choose_compile(LoopConfig(compile=setting), device, seconds) is expected
+
+
+def test_the_compiler_is_the_one_in_cxx_or_a_known_name(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert not compile_module.has_compiler()
+    (tmp_path / "mycc").touch(mode=0o755)
+    monkeypatch.setenv("CXX", "mycc")
+    assert compile_module.has_compiler()
+
+
+def test_a_model_that_is_cut_up_is_not_compiled():
+    cut_up = ParallelConfig(n_processes=2, strategy="fsdp")
+    assert choose_compile(LoopConfig(parallel=cut_up), CUDA, 1e6) is False
+    with pytest.raises(ValueError, match=r"loop\.compile is true, but parallel\.strategy is 'fsdp'"):
+        choose_compile(LoopConfig(parallel=cut_up, compile=True), CUDA, 1e6)
+
+
+def test_fine_tuning_is_not_compiled():
+    with pytest.raises(ValueError, match=r"loop\.compile is true; fine-tuning's batches differ in shape"):
+        FinetuneConfig(loop=LoopConfig(compile=True))
+
+
+def test_the_estimate_does_not_depend_on_the_moment():
+    shape = GPTConfig(vocab_size=4096, context_length=256, n_layers=4, n_heads=4, d_model=128)
+    assert rough_seconds(shape, 10**6) == pytest.approx(9.44e12 / 2e11, rel=0.01)  # 6 N + 12 L d T operations a token
+
+
+def test_batches_are_filled_up_to_one_shape():
+    short = Batch(torch.tensor([[1, 2], [3, 0]]), torch.tensor([[2, 4], [5, IGNORED]]), torch.tensor([0, 1, 2]))
+    inputs, positions, targets = in_one_shape(short, 3)
+    assert inputs.tolist() == [[1, 2, 0], [3, 0, 0]]
+    assert positions is None
+    assert targets.tolist() == [2, 4, IGNORED, 5, IGNORED, IGNORED]
+
+
+def test_a_batch_filled_up_is_learned_alike(objective):
+    draw = torch.Generator().manual_seed(1)
+    tokens = torch.randint(40, (3, 12), generator=draw)
+    is_learned = torch.rand(3, 11, generator=draw) < 0.6
+    targets = tokens[:, 1:].masked_fill(~is_learned, IGNORED)
+    batch = Batch(tokens[:, :-1], targets, is_learned.flatten().nonzero().flatten())
+    objective.eval()
+    losses, gradients = [], []
+    for inputs in ((batch.inputs, *batch.learned()), in_one_shape(batch, 16)):
+        losses.append(objective(*inputs))
+        gradients.append(torch.autograd.grad(losses[-1], list(objective.parameters())))
+    torch.testing.assert_close(losses[1], losses[0])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "micro", "sizes"), [(8, 3, [2, 3]), (8, 4, [4]), (2, 4, [2]), (5, 5, [5])])
+def test_sizes_of_micro_batches(n, micro, sizes):
+    assert micro_batch_sizes(n, micro) == sizes
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own modules
+def test_without_a_working_compiler_it_is_said_and_nothing_changes(objective, monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("/bin/false",))
+    weights, generator = [p.clone() for p in objective.parameters()], torch.get_rng_state()
+    assert not compiles(objective, [(2, 16)])
+    assert "the training step cannot be compiled here" in caplog.text
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(map(torch.equal, objective.parameters(), weights))
+    assert all(parameter.grad is None for parameter in objective.parameters())
+
+
+def start(job, folder):
+    """A process that does a job, as its parent starts it."""
+    write_json(folder / "job.json", job)
+    with open(folder / "log.txt", "ab") as log:
+        return subprocess.Popen([sys.executable, "-m", "llm.train", str(folder / "job.json")], stderr=log)
+
+
+def finish(job, folder):
+    """Does a job in a process of its own."""
+    assert start(job, folder).wait(timeout=900) == 0, (folder / "log.txt").read_text()
+
+
+def job_of(materials, folder, tmp_path, **changes):
+    """12 steps, each two batches of 3 sequences and one of 2; compiled code is shared."""
+    return tiny_job(materials, folder, **changes) | {"cache_dir": str(tmp_path / "code")}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_compiled_runs_repeat_killed_or_not(materials, tmp_path):
+    first, second, killed = (tmp_path / name for name in ("first", "second", "killed"))
+    compiled = {"loop": LOOP | {"compile": True}}
+    for folder in (first, second):
+        finish(job_of(materials, folder, tmp_path, **compiled), folder)
+    job = job_of(materials, killed, tmp_path, **compiled)
+    process, metrics = start(job, killed), killed / "work" / "metrics.jsonl"
+    while process.poll() is None and not (metrics.exists() and '"step": 6' in metrics.read_text()):
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    finish(job, killed)
+    assert artifact(first) == artifact(second) == artifact(killed)
+    assert json.loads((first / "out" / "config.json").read_text())["training"]["loop.compile"] is True
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_compiled_losses_are_those_of_the_step_as_it_is_written(materials, tmp_path):
+    no_dropout = {"n_layers": 2, "n_heads": 2, "d_model": 16}
+    losses = []
+    for is_compiled in (True, False):
+        folder = tmp_path / str(is_compiled)
+        loop = LOOP | {"compile": is_compiled, "precision": "float32"}
+        finish(job_of(materials, folder, tmp_path, model=no_dropout, loop=loop), folder)
+        lines = (folder / "work" / "metrics.jsonl").read_text().splitlines()
+        losses.append([value["loss"] for value in map(json.loads, lines) if "loss" in value])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
