@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from difflib import get_close_matches
 
 from llm.files import read_json
 from llm.model.shape import GPTConfig
@@ -12,7 +12,6 @@ from llm.scaling.parametric import Parametric
 from llm.scaling.propose import (
     ASSUMED_MFU,
     GOOD_EPOCHS,
-    PEAK_FLOPS_PER_SECOND,
     PUBLISHED,
     Proposal,
     fitted_law,
@@ -20,12 +19,11 @@ from llm.scaling.propose import (
     propose,
 )
 from llm.train.dial import dialled
-from llm.train.throughput import flops_per_second
+from llm.train.throughput import PEAK_FLOPS, flops_per_second
 from tasks.session import Session
 
 from .recipe import Recipe
 
-Device = Literal["cpu", "a100", "h100", "h200"]
 N_MEASUREMENTS = 2
 """Speed depends on the shape, and the best shape on the speed: measured, proposed, measured, proposed."""
 
@@ -41,14 +39,15 @@ class Law:
     """Vocabulary of the sweep that it was fitted to; None: published, for other corpora."""
 
 
-def budget_lines(recipe: Recipe, session: Session, hours: float, device: Device) -> list[str]:
+def budget_lines(recipe: Recipe, session: Session, hours: float, device: str) -> list[str]:
     """A proposal in words: budget, law, size, tokens, what the corpus lacks, expected loss, the overrides for it.
 
     On a CPU the speed is measured, here and now; of a GPU a share of its peak is reckoned with. Raises ValueError for
     an unknown device and for hours that are too few.
     """
-    if device not in get_args(Device):
-        raise ValueError(f"device is {device!r}; allowed: {', '.join(get_args(Device))}")
+    if device != "cpu" and device not in gpus():
+        near = "".join(f"; did you mean {name}?" for name in get_close_matches(device.lower(), gpus(), n=1))
+        raise ValueError(f"device is {device!r}; allowed: cpu, {', '.join(gpus())}{near}")
     if hours <= 0:
         raise ValueError(f"hours is {hours:g}; it must be larger than 0")
     form = (recipe.tokenizer.vocab_size, recipe.shard.context_length)
@@ -73,13 +72,18 @@ def budget_lines(recipe: Recipe, session: Session, hours: float, device: Device)
     ]
 
 
-def speed_of(device: Device, model: GPTConfig, recipe: Recipe) -> tuple[float, str]:
+def speed_of(device: str, model: GPTConfig, recipe: Recipe) -> tuple[float, str]:
     """FLOPs per second on a device, and where the number is from."""
     if device == "cpu":
         speed = flops_per_second(model, replace(recipe.pretrain.loop, device="cpu"))
         return speed, f"{speed / 1e9:.0f} GFLOP/s, measured here on a model of this shape"
-    peak = PEAK_FLOPS_PER_SECOND[device]
+    peak = gpus()[device]
     return ASSUMED_MFU * peak, f"{ASSUMED_MFU:.0%} of its peak of {peak / 1e12:.0f} TFLOP/s, assumed"
+
+
+def gpus() -> dict[str, float]:
+    """FLOPs per second that a GPU is sold for, by name as on the command line: `h200`, `rtx-4090`."""
+    return {name.lower().replace(" ", "-"): peak for name, peak in PEAK_FLOPS.items()}
 
 
 def law_for(session: Session, n_flops: float) -> Law:

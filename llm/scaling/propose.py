@@ -19,8 +19,6 @@ GOOD_EPOCHS = 4
 MAX_EXTRAPOLATION = 1000.0
 """A law fitted up to some budget says little about one that many times larger."""
 
-PEAK_FLOPS_PER_SECOND = {"a100": 312e12, "h100": 989e12, "h200": 989e12}
-"""Dense bfloat16, as the maker states it; H100 and H200 are the SXM boards."""
 ASSUMED_MFU = 0.4
 """Share of the peak that is reckoned with: what a plain GPT-2 of 124 M reaches (llm.c on H100, nanoGPT)."""
 

@@ -149,11 +149,13 @@ def leave_fit(workspace: Path, largest_budget: float) -> None:
     store.commit(out_dir, key, Counts("runs", 1, 1), provenance={})
 
 
-@pytest.mark.parametrize(("hours", "device", "message"), [(1, "tpu", "allowed: cpu, a100"), (0, "cpu", "hours is 0")])
+@pytest.mark.parametrize(
+    ("hours", "device", "message"), [(1, "H20O", "allowed: cpu, .*; did you mean h200"), (0, "cpu", "hours is 0")]
+)
 def test_what_cannot_be_proposed_is_refused(tmp_path: Path, hours: float, device: str, message: str) -> None:
     recipe = load_recipe(TINY)
     with pytest.raises(ValueError, match=message):
-        budget_lines(recipe, planned(tmp_path, recipe), hours, device)  # type: ignore[arg-type]
+        budget_lines(recipe, planned(tmp_path, recipe), hours, device)
 
 
 def test_without_shards_the_corpus_is_unknown(tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ def require_close(folder, expected):
         ("zero-2", "modern"),
         ("tensor", "modern"),
         pytest.param("tensor", "gpt2", marks=pytest.mark.slow),
+        pytest.param("recomputed", "modern", marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_learn_what_one_learns(strategy, architecture, ranks, alone, materials, tmp_path):
