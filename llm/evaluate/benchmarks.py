@@ -15,6 +15,7 @@ from ..config import Config, setting
 from ..data.benchmark_items import BenchmarkRow, ItemForm, benchmark_files, file_states, read_rows
 from .config import EvaluateConfig
 from .core_set import CoreTask, core_tasks
+from .lm_eval_tasks import check_tasks, task_files
 
 RULES_FILE = "benchmarks.yaml"
 
@@ -71,26 +72,17 @@ def outside(config: EvaluateConfig) -> dict[str, str]:
     """The files outside of the store that the evaluation reads, each with its size and the time of its last change."""
     files = benchmark_files(config.benchmarks)
     rules = dict.fromkeys(path.parent / RULES_FILE for path in files)
-    tasks = [Path(task) for task in config.lm_eval_tasks if is_local_task(task)]
-    data = [path for task in tasks for path in sorted(task.parent.glob("*")) if path.is_file()]
-    return file_states(dict.fromkeys([*files, *(path for path in rules if path.exists()), *data]))
-
-
-def is_local_task(task: str) -> bool:
-    """Whether a task of lm-eval is given by a YAML file."""
-    return task.endswith((".yaml", ".yml"))
+    there = [path for path in rules if path.exists()]
+    return file_states(dict.fromkeys([*files, *there, *task_files(config.lm_eval_tasks)]))
 
 
 def check_benchmarks(config: EvaluateConfig) -> list[Benchmark]:
     """The benchmarks of a config, read and checked: what is wrong with them is known before any model is trained.
 
-    Raises ValueError naming the file, the line and the field of an item, or the key of a rule, or the missing file.
+    So are the tasks of lm-eval. Raises ValueError naming the file, the line and the field of an item, the key of a
+    rule, the file that is missing, or the task.
     """
-    for task in config.lm_eval_tasks:
-        if is_local_task(task) and not Path(task).is_file():
-            raise ValueError(
-                f"lm_eval_tasks has {task!r}, but there is no such file; give a YAML file or a task's name"
-            )
+    check_tasks(config.lm_eval_tasks)
     return [made for path in benchmark_files(config.benchmarks) for made in read_benchmarks(path, config.n_shots)]
 
 

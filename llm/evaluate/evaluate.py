@@ -27,7 +27,7 @@ from .bits_per_byte import document_tokens, text_bits
 from .config import EvaluateConfig
 from .contamination import contaminated_items
 from .likelihood import Advance, n_targets
-from .lm_eval_tasks import lm_eval_scores, require_lm_eval
+from .lm_eval_tasks import lm_eval_scores
 from .multiple_choice import HEADLINE, ChoicePrompts, choice_prompts, read_benchmark, score_choices
 from .scores import OVER_BASE as OVER_BASE
 from .scores import SCORE_DECIMALS, Score, Units, item_table, score_rows, score_table
@@ -112,7 +112,6 @@ def evaluate_models(
     `examples_dir`, which must be given with a chat model. A part for which there is no held-out material is left out
     with a warning; ValueError when there is none at all.
     """
-    require_lm_eval(config.lm_eval_tasks)
     held_out = read_held_out(documents_dir, examples_dir, config)
     asked = _asked(documents_dir, config)
     n_items = held_out.n_items + sum(len(each.indices) for each in asked)

@@ -22,8 +22,8 @@ from ..model.generate import Sampling, generate_batch
 from ..model.gpt import GPT
 from ..tokenizer import Tokenizer
 from .answers import special_tokens
-from .benchmarks import is_local_task
 from .likelihood import fitted, score
+from .lm_eval_tasks import is_local, task_name
 from .scores import Score, Units
 from .statistics import Estimate
 from .trees import Continuation
@@ -101,8 +101,8 @@ def run_tasks(
     model: GPT, tokenizer: Tokenizer, tasks: Sequence[str], *, batch_tokens: int, limit: int | None = None
 ) -> dict[str, Any]:
     """lm-eval's results with its samples: tasks by name, or by the paths of YAML files."""
-    local = [Path(task) for task in tasks if is_local_task(task)]
-    names = [_task_name(path) for path in local] + [task for task in tasks if not is_local_task(task)]
+    local = [Path(task) for task in tasks if is_local(task)]
+    names = [task_name(path) for path in local] + [task for task in tasks if not is_local(task)]
     folders: list[str | Path] = [str(path.parent) for path in local]
     manager = TaskManager(include_path=folders or None, include_defaults=len(local) < len(tasks))
     results = simple_evaluate(
@@ -113,13 +113,6 @@ def run_tasks(
         bootstrap_iters=0,
     )
     return dict(results or {})
-
-
-def _task_name(path: Path) -> str:
-    found = re.search(r"^task:\s*[\"']?([^\s\"']+)", path.read_text(encoding="utf-8"), re.MULTILINE)
-    if not found:
-        raise ValueError(f"{path}: there is no line `task: NAME`, which lm-eval needs")
-    return found[1]
 
 
 def measured_by(results: dict[str, Any], model: str) -> tuple[list[Units], list[Score]]:

@@ -68,7 +68,9 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> in
 
 
 BATCH_SIZE = 64
-"""Prompts continued at once by `generate_batch`."""
+"""Prompts continued at once by `generate_batch`; fewer where their caches would not fit into `CACHE_NUMBERS`."""
+CACHE_NUMBERS = 2**30
+"""Numbers in all caches of a batch at most: 4 GB in float32."""
 
 
 def generate_batch(
@@ -91,8 +93,11 @@ def generate_batch(
         for index, tokens in enumerate(cut)
     ]
     ordered = sorted(drafts, key=lambda draft: len(draft.tokens))
-    for start in range(0, len(ordered), BATCH_SIZE):
-        _extend(model, ordered[start : start + BATCH_SIZE], sampling, frozenset(stop))
+    config = model.config
+    cache_numbers = 2 * config.n_layers * config.n_kv_heads * config.head_dim * config.context_length
+    size = max(1, min(BATCH_SIZE, CACHE_NUMBERS // cache_numbers))
+    for start in range(0, len(ordered), size):
+        _extend(model, ordered[start : start + size], sampling, frozenset(stop))
     return [draft.tokens[len(tokens) :] for draft, tokens in zip(drafts, cut, strict=True)]
 
 

@@ -15,7 +15,7 @@ import torch
 
 from llm.evaluate.benchmark_scores import outcome
 from llm.evaluate.benchmarks import RULES_FILE, read_benchmarks
-from llm.evaluate.lm_eval_tasks import quiet_hub
+from llm.evaluate.lm_eval_tasks import check_tasks, quiet_hub
 from llm.model.generate import Sampling, generate
 from tests.llm.evaluate.conftest import random_model
 
@@ -197,9 +197,16 @@ def test_results_become_scores_with_intervals_and_chance_levels(results):
     }
 
 
-def test_a_file_without_a_task_name_is_named(tmp_path, roomy_model, tokenizer):
-    from llm.evaluate.harness import run_tasks
-
+def test_tasks_that_lm_eval_cannot_run_are_named_at_once(tmp_path):
     (tmp_path / "odd.yaml").write_text("dataset_path: json\n")
     with pytest.raises(ValueError, match=r"odd\.yaml: there is no line `task: NAME`"):
-        run_tasks(roomy_model, tokenizer, [str(tmp_path / "odd.yaml")], batch_tokens=64)
+        check_tasks([str(tmp_path / "odd.yaml")])
+    with pytest.raises(ValueError, match=r"lm_eval_tasks has '.*none\.yaml', but there is no such file"):
+        check_tasks([str(tmp_path / "none.yaml")])
+
+
+@pytest.mark.slow
+def test_names_of_tasks_are_those_that_lm_eval_knows():
+    check_tasks(["hellaswag", "arc_easy", "mmlu"])
+    with pytest.raises(ValueError, match=r"'helaswag', which lm-eval does not know; did you mean hellaswag\?"):
+        check_tasks(["helaswag"])
