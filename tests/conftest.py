@@ -7,7 +7,10 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("shared machine", deadline=None)
+settings.load_profile("shared machine")
 _workspace = tempfile.TemporaryDirectory(prefix="sourdough-tests-")
 os.environ["SOURDOUGH_WORKSPACE"] = _workspace.name
 os.environ["OMP_NUM_THREADS"] = "1"  # the tests run in two processes

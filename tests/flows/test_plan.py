@@ -16,7 +16,7 @@ def dial_of(*overrides: str) -> Dialled:
 
 def test_the_demo_in_numbers() -> None:
     size, seconds = pretrain_estimate(dial_of("pretrain.loop.n_threads=1"))
-    assert size.startswith("1,350,400 parameters, 2,252,800 tokens (1.7 per parameter), 2.13e+13 FLOPs at")
+    assert size.startswith("1,377,920 parameters, 2,252,800 tokens (1.6 per parameter), 2.21e+13 FLOPs at")
     assert size.endswith(" MB")
     assert seconds is not None
     assert 5 < seconds < 100_000
@@ -24,7 +24,7 @@ def test_the_demo_in_numbers() -> None:
 
 def test_a_model_larger_than_memory_is_said_and_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llm.train.memory.available_bytes", lambda device: 2_000_000_000)
-    size, seconds = pretrain_estimate(dial_of("pretrain.model.size=gpt2-1.5b"))
+    size, seconds = pretrain_estimate(dial_of("pretrain.model.size=gpt2-1.5b", "pretrain.model.architecture=gpt2"))
     assert size.startswith("1,482,524,800 parameters")
     assert "2.0 GB are free: one sequence at a time would still take" in size
     assert seconds is None
