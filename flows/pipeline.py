@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import prefect
 from prefect.runtime import flow_run
 
+from llm.evaluate.benchmarks import check_benchmarks
 from tasks.clean import clean
 from tasks.crawl import crawl
 from tasks.decontaminate import decontaminate
@@ -78,6 +79,7 @@ def pipeline(
         until_stage: Stages after this one do not run.
         force: Stages to build again even if they are in the store.
     """
+    check_benchmarks(recipe.evaluate)  # hours before they are asked
     session = new_session(recipe, from_stage=from_stage, until_stage=until_stage, force=force)
     with tracked(session, recipe.name), running(session):
         build_model(recipe)

@@ -3,7 +3,8 @@
 The rules are those of CORE's reference (nanochat, core_eval.py): examples are drawn with the seed 1234 + the item's
 index, never the item itself; examples and item are joined by an empty line. What counts is, of a multiple-choice item,
 all after the place where the choices' tokens first differ; of a schema item, what its options have in common at the
-end; of a language-modelling item, the continuation.
+end; of a language-modelling item, the continuation. The index is the item's place in the file (nanochat's base_eval.py
+shuffles the file first, so there an item has other examples).
 """
 
 from __future__ import annotations
