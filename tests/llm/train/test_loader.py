@@ -1,6 +1,6 @@
 """Tests of batches, and of the loader that makes a step's batches ready ahead of time."""
 
-import threading
+import queue
 
 import numpy as np
 import pytest
@@ -88,23 +88,25 @@ def test_shares_of_a_step_make_up_the_step():
 
 
 class Watched(Chats):
-    """Says when a row has been asked for, and fails at row 13."""
+    """Notes the rows that it is asked for, and fails at row 13."""
 
-    asked = threading.Event()
+    asked: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
 
     def batch(self, rows: np.ndarray) -> Batch:
-        self.asked.set()
+        self.asked.put(rows)
         if 13 in rows:
             raise OSError("row 13 cannot be read")
         return super().batch(rows)
 
 
-def test_the_next_step_is_made_ready_without_being_asked_for():
+def test_the_next_step_is_made_ready_without_being_asked_for(monkeypatch):
+    monkeypatch.setattr(Watched, "asked", queue.SimpleQueue())
     sequences = Watched([np.array([1, 2])] * 10, [np.array([True, True])] * 10)
     loader = StepLoader(sequences, 2, 2, 0, CPU)
     loader.batches(0)
-    sequences.asked.clear()
-    assert sequences.asked.wait(10)
+    for step in (0, 1):
+        rows = sequences.asked.get(timeout=10)
+        assert sorted(rows) == sorted(step_rows(sequences.order, 2, step, 0))
 
 
 def test_a_failure_ahead_is_raised_when_its_step_is_asked_for():
