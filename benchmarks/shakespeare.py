@@ -107,7 +107,7 @@ def row(run: Run, vocab_size: int, train: Windows, val: Windows, folder: Path, n
     progress = made.run()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     n_tokens = n_steps * BATCH_SIZE * CONTEXT_LENGTH
-    figures = [f"{progress.val_loss:.4f}", f"{wall:.0f}", f"{cpu:.0f}", f"{n_tokens / wall:,.0f}"]
+    figures = [f"{progress.val['val_loss']:.4f}", f"{wall:.0f}", f"{cpu:.0f}", f"{n_tokens / wall:,.0f}"]
     return f"| {run.words} | {' | '.join(figures)} | {len(progress.skipped)} |"
 
 

@@ -72,8 +72,18 @@ def draw_parabolas(axes: Axes, points: Points, isoflop: IsoFlop) -> None:
         if parabola.best:
             axes.plot([parabola.best.n_params], [parabola.best.loss], "*", **STAR, markersize=11, zorder=5)
     axes.set(xscale="log", xlabel="parameters in matrix products", ylabel="held-out loss, nats per token")
+    short_ticks(axes)
     axes.set_title("Loss at equal compute")
     axes.legend()
+
+
+def short_ticks(axes: Axes) -> None:
+    """Sizes as 50k, 200k, 1M: powers of ten are too few for sizes that span one or two of them."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def draw_best(axes: Axes, points: Points, isoflop: IsoFlop, parametric: Parametric | None) -> None:

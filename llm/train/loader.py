@@ -13,8 +13,9 @@ import abc
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -48,17 +49,21 @@ class Batch:
         targets = self.targets.flatten()
         return self.positions, targets if self.positions is None else targets[self.positions]
 
-    def to(self, device: torch.device) -> Batch:
+    def arguments(self) -> tuple[Any, ...]:
+        """What the objective is called with."""
+        return self.inputs, *self.learned()
+
+    def to(self, device: torch.device) -> Self:
         """The same on a device; a copy out of pinned memory does not wait."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def pinned(self) -> Batch:
+    def pinned(self) -> Self:
         """The same in memory that a GPU can copy from by itself."""
         return self._each(Tensor.pin_memory)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        positions = None if self.positions is None else change(self.positions)
-        return Batch(change(self.inputs), change(self.targets), positions)
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: change(value) for name, value in tensors.items() if value is not None})
 
 
 def batch_of(tokens: np.ndarray, is_learned: np.ndarray | None = None) -> Batch:

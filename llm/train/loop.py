@@ -1,4 +1,4 @@
-"""The training loop. Pretraining and fine-tuning differ in their sequences, not in the loop.
+"""The training loop. Methods differ in their sequences, their objective and what they measure, not in the loop.
 
 A step: take the next sequences, add up gradients over micro-batches, clip them, set the learning rate, update. On the
 way: held-out loss, samples, checkpoints; steps whose loss or gradient is out of all bounds are not learned from
@@ -30,7 +30,7 @@ from .config import LoopConfig, OptimizerConfig
 from .guard import SKIPPED_FILE, objection, write_batch
 from .loader import Batch, Sequences, StepLoader, evenly_spaced, step_rows
 from .loss import Objective
-from .measure import held_out, sample
+from .measure import Measure, held_out, sample
 from .optimizer import learning_rate, make_optimizer
 from .pace import Pace
 from .parallel import World, accumulate, clip_gradients, distribute, whole_model
@@ -60,6 +60,12 @@ class Course:
     """Plain values that decide the result; a checkpoint of a run with other ones is refused."""
     compiled_width: int | None = None
     """Tokens in every sequence of a compiled step; None: the step is not compiled."""
+    objective: Callable[[GPT, torch.dtype], Objective] = Objective
+    """What is made smaller."""
+    measure: Measure = held_out
+    """What is measured on held-out sequences."""
+    loader: type[StepLoader] = StepLoader
+    """What makes batches out of the training sequences."""
 
 
 class Trainer:
@@ -76,12 +82,12 @@ class Trainer:
         self.device = model.token_embedding.weight.device
         self.world = world or World(self.device, config=loop.parallel)
         self.world.share(np.arange(course.batch_size))  # refuses a batch that cannot be shared out
-        self.objective = Objective(model, course.dtype)
+        self.objective = course.objective(model, course.dtype)
         is_compiled = course.compiled_width is not None
         self.trained = distribute(compiled(self.objective) if is_compiled else self.objective, self.world)
         self.token_n_bytes = torch.from_numpy(tokenizer.token_n_bytes()).to(self.device)  # (V,) int32
         self.optimizer = make_optimizer(model, course.optimizer)
-        self.loader = StepLoader(
+        self.loader = course.loader(
             course.train, course.batch_size, loop.micro_batch_size, loop.seed, self.device, self.world.share
         )
         in_background = loop.checkpoint_in_background
@@ -200,10 +206,10 @@ class Trainer:
             loss += part.detach()
         return self.world.total(loss), n_tokens
 
-    def inputs(self, batch: Batch) -> tuple[Tensor, Tensor | None, Tensor]:
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
         """What the objective is given of a batch."""
         width = self.course.compiled_width
-        return (batch.inputs, *batch.learned()) if width is None else in_one_shape(batch, width)
+        return batch.arguments() if width is None else in_one_shape(batch, width)
 
     def skip(self, why: str) -> None:
         """Keeps a record of the step that was just passed by; after several in a row, goes back."""
@@ -257,25 +263,25 @@ class Trainer:
             self.metrics.write(step, of=self.course.n_steps, **finite)
 
     def measure(self) -> None:
-        """Held-out loss, bits per byte and samples, at this step."""
-        progress, loop, val = self.progress, self.course.loop, self.course.val
+        """Held-out figures and samples, at this step."""
+        progress, course, loop = self.progress, self.course, self.course.loop
         self.model.eval()
-        rows = evenly_spaced(len(val), loop.n_eval_sequences)
-        batches = (batch.to(self.device) for batch in val.batches(rows, loop.micro_batch_size))
-        val_loss, val_bpb = held_out(self.objective, batches, self.token_n_bytes, self.check_stop)
-        if not math.isfinite(val_loss):
+        rows = evenly_spaced(len(course.val), loop.n_eval_sequences)
+        batches = (batch.to(self.device) for batch in course.val.batches(rows, loop.micro_batch_size))
+        val = course.measure(self.objective, batches, self.token_n_bytes, self.check_stop)
+        if not math.isfinite(val["val_loss"]):
             self.model.train()
-            return self.roll_back(f"val_loss {val_loss}")
+            return self.roll_back(f"val_loss {val['val_loss']}")
         samples = self.samples()
         self.model.train()
         progress.samples += samples
-        progress.val_loss, progress.val_bpb, progress.measured_step = val_loss, val_bpb, progress.step
-        if val_loss < progress.best.get("val_loss", math.inf):
-            progress.best = {"step": progress.step, "val_loss": val_loss, "val_bpb": val_bpb}
+        progress.val, progress.measured_step = val, progress.step
+        if val["val_loss"] < progress.best.get("val_loss", math.inf):
+            progress.best = {"step": progress.step, **val}
         if progress.n_skipped_in_a_row == 0:
             progress.good_step, progress.n_rollbacks_in_a_row = progress.step, 0
         if self.metrics is not None:
-            self.metrics.write(progress.step, of=self.course.n_steps, val_loss=val_loss, val_bpb=val_bpb)
+            self.metrics.write(progress.step, of=course.n_steps, **val)
         self.is_saved = False
         self.pace.resume()
         return None
@@ -306,7 +312,7 @@ class Trainer:
         if self.course.loop.keep == "best" and progress.best["step"] < progress.step:
             best = self.checkpoints.of_step(progress.best["step"])
             self.checkpoints.read(best, state_tensors(self.model, self.optimizer))
-            progress.val_loss, progress.val_bpb = progress.best["val_loss"], progress.best["val_bpb"]
+            progress.val = {name: value for name, value in progress.best.items() if name != "step"}
         if self.world.is_first:
             remove(record)
         if self.world.is_first and progress.skipped:

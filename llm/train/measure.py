@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,23 +17,38 @@ from .loader import Batch
 from .loss import Objective
 
 
+class Measure(Protocol):
+    """Measures a model on held-out batches: `val_loss`, which should fall, and what else tells how good it is.
+
+    `token_n_bytes` (V,) is the UTF-8 bytes that each token stands for; `check_stop` is called before each batch and
+    may raise.
+    """
+
+    def __call__(
+        self,
+        objective: Objective,
+        batches: Iterable[Batch],
+        token_n_bytes: Tensor,
+        check_stop: Callable[[], None],
+    ) -> dict[str, float]: ...
+
+
 @torch.no_grad()
 def held_out(
     objective: Objective, batches: Iterable[Batch], token_n_bytes: Tensor, check_stop: Callable[[], None]
-) -> tuple[float, float]:
-    """Loss in nats per supervised token, and bits per UTF-8 byte of the text that those tokens stand for.
+) -> dict[str, float]:
+    """`val_loss` in nats per supervised token, `val_bpb` in bits per UTF-8 byte of the text that these stand for.
 
-    Special tokens stand for no byte (`token_n_bytes`, (V,)), but what they cost counts. `check_stop` is called before
-    each batch and may raise.
+    Special tokens stand for no byte, but what they cost counts.
     """
     total, n_tokens, n_bytes = 0.0, 0, 0
     for batch in batches:
         check_stop()
-        positions, targets = batch.learned()
-        total += objective(batch.inputs, positions, targets).item()
+        _, targets = batch.learned()
+        total += objective(*batch.arguments()).item()
         n_tokens += len(targets)
         n_bytes += int(token_n_bytes[targets].sum())
-    return total / n_tokens, total / math.log(2) / max(1, n_bytes)
+    return {"val_loss": total / n_tokens, "val_bpb": total / math.log(2) / max(1, n_bytes)}
 
 
 def sample(

@@ -17,10 +17,10 @@ class Progress:
     """Supervised tokens learned from."""
     loss: float | None = None
     """Loss of the last step that was learned from, in nats per supervised token."""
-    val_loss: float | None = None
-    val_bpb: float | None = None
+    val: dict[str, float] = field(default_factory=dict)
+    """The last measurement on held-out data: `val_loss`, and what else the method measures."""
     best: dict[str, Any] = field(default_factory=dict)
-    """`step`, `val_loss` and `val_bpb` of the measurement with the lowest held-out loss."""
+    """`step` and figures of the measurement with the lowest held-out loss."""
     measured_step: int = -1
     """The step of the last measurement."""
     samples: list[dict[str, Any]] = field(default_factory=list)
@@ -43,8 +43,7 @@ class Progress:
         values = {
             "n_steps": self.step,
             "final_loss": self.loss,
-            "val_loss": self.val_loss,
-            "val_bpb": self.val_bpb,
+            **self.val,
             "best_step": self.best.get("step"),
             "best_val_loss": self.best.get("val_loss"),
             "n_skipped": len(self.skipped) or None,

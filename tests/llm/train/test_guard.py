@@ -182,7 +182,7 @@ def test_after_several_bad_steps_the_run_goes_back_and_past_them(make_trainer, t
     ]
     assert (progress.n_rollbacks, progress.n_batches_ahead, progress.step) == (2, 11, 40)
     assert progress.figures()["n_rollbacks"] == 2
-    assert progress.val_loss < 4.0
+    assert progress.val["val_loss"] < 4.0
     steps = [line["step"] for line in untimed(tmp_path / "a") if "loss" in line]
     assert steps == list(range(1, 41))  # those that were undone are gone
 
@@ -245,7 +245,7 @@ def test_a_held_out_loss_that_is_not_finite_counts_too(make_trainer):
     break_last_steps(mended, 2)
     progress = mended.run()
     assert (progress.step, progress.n_rollbacks) == (40, 2)
-    assert math.isfinite(progress.val_loss)
+    assert math.isfinite(progress.val["val_loss"])
     broken = make_trainer("b")
     break_last_steps(broken, 3)
     with pytest.raises(ValueError, match=r"diverged at step 40 \(val_loss nan\) after 2 times back to step 30"):

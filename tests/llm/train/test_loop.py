@@ -127,7 +127,7 @@ def test_held_out_measures_equal_those_of_single_sequences(shards, tokenizer, tm
     trainer = Trainer(model, tokenizer, make_course(shards.train, shards.val), tmp_path)
     rows = np.arange(7)
     batches = shards.val.batches(rows, 3)
-    loss, bits_per_byte = held_out(trainer.objective, batches, trainer.token_n_bytes, lambda: None)
+    loss, bits_per_byte = held_out(trainer.objective, batches, trainer.token_n_bytes, lambda: None).values()
     expected = plain_loss(model, shards.val, rows).item()
     assert loss == pytest.approx(expected, abs=1e-5)
     targets = [shards.val.batch(rows[i : i + 1]).targets[0] for i in range(len(rows))]
@@ -303,10 +303,10 @@ def test_the_best_weights_are_found_again(shards, tokenizer, tmp_path):
     best = min(lines, key=lambda line: line["val_loss"])
     assert best["step"] < 12
     assert (figures["best_step"], figures["best_val_loss"]) == (best["step"], best["val_loss"])
-    assert figures["val_loss"] == best["val_loss"] < progresses["last"].val_loss
+    assert figures["val_loss"] == best["val_loss"] < progresses["last"].val["val_loss"]
     trainer = models["best"]
     batches = shards.val.batches(np.arange(len(shards.val)), 8)
-    found = held_out(trainer.objective, batches, trainer.token_n_bytes, lambda: None)[0]
+    found = held_out(trainer.objective, batches, trainer.token_n_bytes, lambda: None)["val_loss"]
     assert found == pytest.approx(best["val_loss"], rel=0.02)
     kept = sorted(path.name for path in (tmp_path / "best" / "checkpoints").iterdir())
     assert kept == [f"step-{best['step']:08d}", "step-00000012"]
@@ -348,7 +348,7 @@ def test_bfloat16_is_near_float32(shards, tokenizer, tmp_path):
     for dtype in (torch.float32, torch.bfloat16):
         trainer = Trainer(fresh_model(), tokenizer, make_course(shards.train, shards.val, dtype=dtype), tmp_path)
         batches = shards.val.batches(np.arange(5), 5)
-        losses[dtype] = held_out(trainer.objective, batches, trainer.token_n_bytes, lambda: None)[0]
+        losses[dtype] = held_out(trainer.objective, batches, trainer.token_n_bytes, lambda: None)["val_loss"]
     assert losses[torch.bfloat16] != losses[torch.float32]
     assert losses[torch.bfloat16] == pytest.approx(losses[torch.float32], abs=0.02)  # 8 bits of mantissa
 

@@ -39,7 +39,7 @@ def crawled(tmp_path_factory):
         "broken": lambda: (500, {}, b"User-agent: *\nAllow: /\n"),
         "recovering": lambda: next(answers),
         "absent": lambda: (404, {}, b"User-agent: *\nDisallow: /\n"),
-        "slow": text(b"User-agent: *\nCrawl-delay: 0.3\n"),
+        "slow": text(b"User-agent: *\nCrawl-delay: 0.6\n"),
         "other": text(b"User-agent: somebody\nDisallow: /\nUser-agent: sourdough\nDisallow: /page2\n"),
         "huge": text(b"User-agent: *\nAllow: /\n" + b"#" * 600_000),
         "strange": text(b"\xff\xfe\x00<html>Disallow: /"),
@@ -110,7 +110,9 @@ def test_the_crawl_delay_is_kept(crawled):
     sites, _ = crawled
     times = [when for when, path in sites["slow"].requests if path != "/robots.txt"]
     assert len(times) == 4, "three pages and a look for a sitemap"
-    assert all(later - earlier > 0.25 for earlier, later in pairwise(times))
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    assert min(gaps) > 0.3, "requests are timed when they arrive, on a busy machine up to 0.2 s late"
+    assert sum(gaps) > 1.5
 
 
 def test_a_host_that_asks_for_an_endless_delay_holds_up_no_other(tmp_path):
