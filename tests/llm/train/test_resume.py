@@ -24,7 +24,7 @@ from tests.llm.train.train_materials import TINY, artifact, tiny_job
 
 log = logging.getLogger(__name__)
 
-KINDS = ("pretrain", "finetune", "muon")
+KINDS = ("pretrain", "finetune", "muon", "lora")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,9 @@ def run_in_process(processes, job, n_calls, run=run_until_call):
 
 
 def make_job(materials, folder, kind):
-    """A job with dropout: `pretrain`, `finetune`, or `muon`, which is a modern model with Muon."""
+    """A job with dropout: `pretrain`, `finetune`, with `lora`, or `muon`, which is a modern model with Muon."""
+    if kind == "lora":
+        return tiny_job(materials, folder, "finetune", lora={"rank": 2})
     if kind != "muon":
         return tiny_job(materials, folder, kind)
     return tiny_job(materials, folder, model=TINY | {"architecture": "modern"}, optimizer={"kind": "muon"})
@@ -88,6 +90,7 @@ def test_a_run_killed_while_it_writes_ends_with_the_same_bytes(kind, processes, 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_killed_at_any_write_ends_with_the_same_bytes(kind, processes, materials, unbroken, tmp_path):
     for n_calls in range(1, unbroken[kind][1] + 1):
