@@ -35,7 +35,7 @@ Until = Annotated[str | None, typer.Option("--until", help="Stages after this on
 ModelFormat = Literal["hf", "gguf"]
 ModelName = Annotated[
     str | None,
-    typer.Argument(help="A directory, a stage, or a fingerprint in the store; without one, the newest chat model."),
+    typer.Argument(help="A directory, a stage, a fingerprint, champion or candidate; else the newest chat model."),
 ]
 Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.", min=0.0)]
 TopK = Annotated[int, typer.Option(help="Draw among so many of the likeliest tokens; 0 draws among all.", min=0)]
@@ -210,6 +210,25 @@ def compare(
 
 
 @app.command()
+def evaluation(
+    recipe: RecipePath,
+    again: Annotated[bool, typer.Option(help="Measure models again whose evaluation is in the store.")] = True,
+    accept: Annotated[bool, typer.Option(help="Compare later scores with those of now.")] = False,
+) -> None:
+    """Judge the newest candidate against the champion, and fail when a score of the champion has fallen."""
+    from llm.evaluate.history import read
+
+    from .evaluation import evaluation as evaluate
+
+    shown(lambda: evaluate(str(recipe), again, accept))
+    histories = (workspace.workspace() / "evaluations").glob("*/history.jsonl")
+    path = max(histories, key=lambda path: path.stat().st_mtime_ns)
+    line = read(path)[-1]
+    console.print(escape(f"{line['gate']}\n" if line["gate"] else "") + f"measured  {escape(line['model'])}")
+    console.print(f"history   {path.with_name('history.png')}")
+
+
+@app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="A model directory, such as a pretrain or finetune artifact.")],
     out: Annotated[Path, typer.Argument(help="What to write: a folder for hf, a file for gguf.")],
@@ -266,14 +285,16 @@ def dropped(
 @app.command()
 def track() -> None:
     """Send what MLflow has missed: artifacts that were built while it could not be reached."""
+    from tasks.registry import replay_registrations
     from tasks.store import Store
     from tasks.tracking import Tracker, replay
 
-    tracker = Tracker()
-    n_sent = replay(Store(workspace.workspace() / "store"), tracker)
+    tracker, store = Tracker(), Store(workspace.workspace() / "store")
+    n_sent = replay(store, tracker)
+    n_registered = replay_registrations(store, tracker)
     if not tracker.on:
         raise ConnectionError(f"MLflow cannot be reached at {tracker.uri}; {n_sent} artifacts were sent before")
-    console.print(f"{n_sent} artifacts sent to MLflow")
+    console.print(f"{n_sent} artifacts sent to MLflow, {n_registered} models registered")
 
 
 @app.command()

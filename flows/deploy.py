@@ -32,6 +32,8 @@ def servers(prefect_port: int, mlflow_port: int) -> Iterator[dict[str, str]]:
         **os.environ,
         "PREFECT_API_URL": addresses["prefect"] + "/api",
         "PREFECT_SERVER_UI_API_URL": addresses["prefect"] + "/api",
+        # Into its log file: a scheduler that fails says so nowhere else.
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
         # No other web page may drive our flows.
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{addresses['prefect']},http://localhost:{prefect_port}",
     }
@@ -89,26 +91,39 @@ def wait_for(url: str, name: str, log: str) -> None:
 
 
 def deployments(recipe_path: str, cron: str) -> list[Any]:
-    """The pipeline, one deployment per stage, and the scheduled evaluation, with a recipe's values in their forms.
+    """The pipeline, one deployment per stage, and the evaluation, with a recipe's values in their forms.
 
-    And the sweep, for a recipe that has one.
+    And the sweep, for a recipe that has one. The evaluation runs by schedule, and when there is a new candidate.
     """
+    from prefect.events import DeploymentEventTrigger
     from prefect.types.entrypoint import EntrypointType
 
     from .evaluation import evaluation
     from .pipeline import pipeline
     from .recipe import load_recipe
+    from .registration import CANDIDATE_EVENT, resource_id
     from .scaling import scaling
     from .stages import stage_flows
 
     recipe = load_recipe(recipe_path)
     kind = EntrypointType.MODULE_PATH
+    candidate = DeploymentEventTrigger(
+        name=f"evaluate a new candidate of {recipe.name}",
+        expect={CANDIDATE_EVENT},
+        match={"prefect.resource.id": resource_id(f"sourdough-{recipe.name}-*")},
+        parameters={"recipe": recipe_path, "again": False},
+    )
     made: list[Any] = [
         pipeline.to_deployment(
             "pipeline", parameters={"recipe": dataclasses.asdict(recipe)}, entrypoint_type=kind, tags=["pipeline"]
         ),
         evaluation.to_deployment(
-            "scheduled", cron=cron, parameters={"recipe": recipe_path}, entrypoint_type=kind, tags=["evaluation"]
+            "scheduled",
+            cron=cron,
+            triggers=[candidate],
+            parameters={"recipe": recipe_path},
+            entrypoint_type=kind,
+            tags=["evaluation"],
         ),
     ]
     if recipe.scaling:

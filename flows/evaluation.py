@@ -1,24 +1,204 @@
-"""The scheduled evaluation: the models of a recipe, measured again."""
+"""The scheduled evaluation: the gate between candidate and champion, and a watch over the champion's scores."""
 
 from __future__ import annotations
 
-import prefect
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
-from tasks.session import running
+import prefect
+import pyarrow as pa
+from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact
+
+from llm.evaluate import history
+from llm.evaluate.gate import Compared, compare_items, decide, items_of
+from llm.files import exclusive_lock, read_table, write_table
+from tasks.evaluate import evaluate
+from tasks.model_card import ancestors
+from tasks.registry import (
+    CANDIDATE,
+    CHAMPION,
+    KINDS,
+    Version,
+    aliased,
+    record_decision,
+    register,
+    registered_name,
+)
+from tasks.session import Session, running
+from tasks.store import Artifact
+from tasks.timeline import guarded
+from tasks.tracking import Tracker
+from tasks.workspace import workspace
 
 from .pipeline import build_model, new_session, tracked
-from .recipe import load_recipe
+from .recipe import Recipe, load_recipe
+from .registration import gated, register_models
+
+
+class ScoreFell(ValueError):
+    """A score of the champion is worse than it was, beyond noise."""
 
 
 @prefect.flow(flow_run_name="evaluation {recipe}")
-def evaluation(recipe: str = "conf/demo.yaml") -> dict[str, float]:
-    """Evaluates the newest base and chat model of a recipe again, and writes the report anew.
+def evaluation(recipe: str = "conf/demo.yaml", again: bool = True, accept: bool = False) -> dict[str, float]:
+    """Judges a new candidate, measures the champion on all benchmarks, and fails when one of its scores has fallen.
 
     Args:
         recipe: Path of the recipe whose models are evaluated; nothing before the evaluation runs.
+        again: Measure models again whose evaluation is in the store.
+        accept: Take the scores of now as what later ones are compared with, after a change that you know of.
     """
     asked = load_recipe(recipe)
-    session = new_session(asked, from_stage="evaluate", force=("evaluate",))
+    session = new_session(asked, from_stage="evaluate", force=("evaluate",) if again else ())
     with tracked(session, f"{asked.name} evaluation"), running(session):
         build_model(asked)
-    return dict(session.built["evaluate"].counts.figures)
+        measured = Evaluations(session, asked)
+        register_models(session, asked.name)
+        name = registered_name(asked.name, measured.newest.stage)
+        folder = workspace() / "evaluations" / name
+        with exclusive_lock(folder / ".lock"):
+            champion, said = judge(measured, name)
+            return watch(measured, champion, folder, said=said, accept=accept)
+
+
+@dataclass
+class Evaluations:
+    """Evaluations of models over the held-out material of a recipe, each made once in a run."""
+
+    session: Session
+    recipe: Recipe
+    made: dict[str, Artifact] = field(default_factory=dict)
+    """By the model's digest."""
+
+    def __post_init__(self) -> None:
+        built = self.session.built
+        self.newest, self.documents, self.examples = gated(built), built["decontaminate"], built.get("instruct")
+        self.made[self.newest.digest] = built["evaluate"]
+
+    def of(self, model: Artifact) -> Artifact:
+        """The evaluation of a model: the stage's, with this model in place of the recipe's newest.
+
+        So both models are asked the same items by the same code, whatever their own runs were measured with.
+        """
+        if model.digest not in self.made:
+            base = next(item for item in ancestors(model, self.session.store) if item.stage == "pretrain")
+            chat = None if model.stage == "pretrain" else model
+            self.made[model.digest] = evaluate(self.documents, base, chat, self.examples, config=self.recipe.evaluate)
+        return self.made[model.digest]
+
+    def items(self, model: Artifact) -> pa.Table:
+        """What each item adds to the scores of a model."""
+        return items_of(read_table(self.of(model).path / "items.parquet"), label(model))
+
+    def scores(self, model: Artifact) -> list[dict[str, Any]]:
+        """The rows of scores.parquet about a model, without comparisons with its base model."""
+        rows = read_table(self.of(model).path / "scores.parquet").to_pylist()
+        return [row for row in rows if row["model"] == label(model) and not row["metric"].endswith("minus base")]
+
+
+def label(model: Artifact) -> str:
+    """What an evaluation calls a model."""
+    return KINDS[model.stage]
+
+
+def judge(measured: Evaluations, name: str) -> tuple[Version | None, str]:
+    """Compares the candidate with the champion on the same items; moves the alias if the gate lets it through.
+
+    Returns the champion after that, None when there is no registry; and what was decided, empty when nothing was. The
+    first candidate becomes champion unopposed.
+    """
+    tracker, log = measured.session.tracker, prefect.get_run_logger()
+    candidate, champion = aliased(tracker, name, CANDIDATE), aliased(tracker, name, CHAMPION)
+    if not tracker.on:
+        log.warning("the registry (MLflow) cannot be reached: the newest model is measured, nothing is judged")
+        return None, ""
+    if candidate is None or (champion and champion.number == candidate.number):
+        return champion, ""
+    promote, reasons = True, ["there is no champion yet: the first candidate becomes it"]
+    if champion:
+        models = [artifact_of(measured.session, version) for version in (candidate, champion)]
+        decision = decide(measured.items(models[0]), measured.items(models[1]), measured.recipe.gate)
+        promote, reasons = decision.promote, decision.reasons
+        register(tracker, name, models[0], measured.session.store, measured.of(models[0]))  # its card gets the scores
+    against = str(champion) if champion else "nobody"
+    recorded = record_decision(tracker, candidate, promote=promote, reasons=reasons, against=against)
+    verdict = f"{candidate} is {'the new champion' if promote else 'refused'} (against {against})"
+    log.info("%s: %s", verdict, reasons[0])
+    show_markdown("gate", verdict, reasons)
+    return candidate if promote and recorded else champion, f"{verdict}: {reasons[0]}"
+
+
+def artifact_of(session: Session, version: Version) -> Artifact:
+    """The artifact that a registered version names; raises ValueError when it is no longer in the store."""
+    found = session.store.find(version.stage, version.fingerprint)
+    if found is None or found.digest != version.digest:
+        raise ValueError(
+            f"{version} is the model {version.stage} {version.fingerprint}, which is no longer in the store: "
+            f"make it again with its recipe, or give its alias to another version in MLflow"
+        )
+    return found
+
+
+def watch(
+    measured: Evaluations, champion: Version | None, folder: Path, *, said: str, accept: bool
+) -> dict[str, float]:
+    """Measures the champion (without a registry, the newest model), adds it to the history; returns its figures.
+
+    Raises ScoreFell when a score is worse than when this model was first measured.
+    """
+    session = measured.session
+    model = artifact_of(session, champion) if champion else measured.newest
+    scores, compared = measured.scores(model), against_reference(measured, model, folder, accept=accept)
+    alarms = history.alarms(compared)
+    line = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "model": str(champion or f"{model.stage} {model.fingerprint[:12]}"),
+        "fingerprint": model.fingerprint,
+        "evaluation": measured.of(model).fingerprint,
+        "gate": said,
+        "fell": [each.name for each in alarms],
+        "scores": scores,
+    }
+    history.append(folder / "history.jsonl", line)
+    history.draw(folder / "history.png", history.read(folder / "history.jsonl"))
+    session.tracker.log_to_flow(folder / "history.png")
+    session.tracker.log_to_flow(folder / "history.jsonl")
+    show_plot(session.tracker)
+    show_markdown("watch", f"Scores of {line['model']}", [each.in_words() for each in compared])
+    if alarms:
+        found = "; ".join(each.in_words() for each in alarms)
+        raise ScoreFell(f"{line['model']} has fallen: {found}. To go on from here, run with accept after a look at why")
+    if champion:
+        register(session.tracker, champion.name, model, session.store, measured.of(model))
+    return dict(measured.of(model).counts.figures)
+
+
+def against_reference(measured: Evaluations, model: Artifact, folder: Path, *, accept: bool) -> list[Compared]:
+    """Compares a model with its first evaluation, which is kept; one that is accepted becomes the first."""
+    path, now = folder / f"{model.fingerprint}.parquet", measured.items(model)
+    reference = now if accept or not path.exists() else read_table(path)
+    compared = compare_items(reference, now, shared_only=True)
+    following = history.next_reference(reference, now, compared)
+    if accept or not path.exists() or following != reference:
+        write_table(path, following)
+    for each in compared:
+        if each.gain is None:
+            prefect.get_run_logger().warning("%s", each.in_words())
+    return compared
+
+
+@guarded
+def show_markdown(key: str, title: str, lines: list[str]) -> None:
+    """A list on the flow run's page."""
+    create_markdown_artifact("\n".join([f"**{title}**", "", *(f"- {line}" for line in lines)]), key=key)
+
+
+@guarded
+def show_plot(tracker: Tracker) -> None:
+    """The plot of the history on the flow run's page, from where MLflow serves it."""
+    url = tracker.file_link("history.png")
+    if url:
+        create_image_artifact(url, key="history", description="Scores of the champion")
+        create_link_artifact(url, link_text="history.png in MLflow", key="history-mlflow")

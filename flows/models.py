@@ -10,10 +10,12 @@ import torch
 from llm.model.files import WEIGHTS_FILE
 from llm.model.size import n_params
 from llm.serve.answer import LoadedModel, load
+from tasks.registry import CANDIDATE, CHAMPION, KINDS, PREFIX, Version, all_versions
 from tasks.store import Artifact, Store
+from tasks.tracking import Tracker
 from tasks.workspace import workspace
 
-CHAT_STAGE = "finetune"
+CHAT_STAGES = [stage for stage, kind in KINDS.items() if kind == "chat"]
 N_DIGITS = 12
 
 MAX_PARAMS_OF_ONE_THREAD = 10_000_000
@@ -38,7 +40,8 @@ def store() -> Store:
 def find_model(name: str | None = None) -> FoundModel:
     """The model of a directory, or the one in the store that `name` names; without a name, the newest chat model.
 
-    A name is a stage (its newest model), a fingerprint or its beginning, or both: `finetune-649889fd`. Raises
+    A name is a stage (its newest model), a fingerprint or its beginning, or both: `finetune-649889fd`; or one of the
+    registry: `champion`, `candidate`, `sourdough-demo-chat` (its champion), `sourdough-demo-chat@candidate`. Raises
     ValueError that lists the models there are when none or several have the name.
     """
     if name is None:
@@ -46,7 +49,7 @@ def find_model(name: str | None = None) -> FoundModel:
     if (Path(name) / WEIGHTS_FILE).is_file():
         return model_of_directory(Path(name).resolve())
     models = stored_models()
-    found = [model for model in models if is_named(model, name)]
+    found = [model for model in models if is_named(model, name)] or registered_models(name, models)
     if len(found) == 1 or (found and name == found[0].stage):
         return found_model(found[0])
     if name and not found and Path(name).is_dir():
@@ -60,10 +63,33 @@ def find_model(name: str | None = None) -> FoundModel:
 
 def newest_chat_model() -> Artifact:
     """The chat model that was built last; raises ValueError when there is none."""
-    models = store().artifacts(CHAT_STAGE)
+    models = [model for stage in CHAT_STAGES for model in store().artifacts(stage)]
     if not models:
         raise ValueError("there is no chat model in the store yet; `make run` builds one")
-    return models[0]
+    return max(models, key=lambda model: str(model.provenance.get("started", "")))
+
+
+def registered_models(name: str, models: list[Artifact]) -> list[Artifact]:
+    """The models that the registry knows by an alias, a registered name, or both with `@` between.
+
+    An alias alone, which every registered name has, means the chat model if only one recipe has one.
+    """
+    registered, _, alias = name.rpartition("@")
+    if not registered and alias not in (CANDIDATE, CHAMPION):
+        registered, alias = name, CHAMPION
+        if not name.startswith(PREFIX):
+            return []
+    versions = [version for version in all_versions(Tracker()) or [] if alias in version.aliases]
+    if registered:
+        named = [version for version in versions if version.name == registered]
+    else:
+        named = [version for version in versions if KINDS[version.stage] == "chat"] or versions
+    return [model for model in models if any(is_version(model, version) for version in named)]
+
+
+def is_version(model: Artifact, version: Version) -> bool:
+    """Whether a registered version is this artifact."""
+    return (model.stage, model.fingerprint, model.digest) == (version.stage, version.fingerprint, version.digest)
 
 
 def model_of_directory(path: Path) -> FoundModel:
@@ -76,7 +102,12 @@ def stored_models() -> list[Artifact]:
     """The models in the store, the newest of each stage first."""
     there = store()
     artifacts = [artifact for stage in there.stages() for artifact in there.artifacts(stage)]
-    return [artifact for artifact in artifacts if (artifact.path / WEIGHTS_FILE).is_file()]
+    return [made for made in artifacts if is_language_model(made)]
+
+
+def is_language_model(artifact: Artifact) -> bool:
+    """Whether an artifact is a model that writes text; a classifier does not."""
+    return KINDS.get(artifact.stage) in ("base", "chat") and (artifact.path / WEIGHTS_FILE).is_file()
 
 
 def is_named(artifact: Artifact, name: str) -> bool:

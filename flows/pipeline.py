@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import prefect
 from prefect.runtime import flow_run
 
-from llm.evaluate.benchmarks import check_benchmarks
+from tasks.classify import classify
 from tasks.clean import clean
 from tasks.crawl import crawl
 from tasks.decontaminate import decontaminate
@@ -19,7 +19,10 @@ from tasks.finetune import finetune
 from tasks.fingerprint import code_closure
 from tasks.ingest import ingest
 from tasks.instruct import instruct
+from tasks.prefer import prefer
 from tasks.pretrain import pretrain
+from tasks.reference import reference
+from tasks.reinforce import reinforce
 from tasks.report import report
 from tasks.session import Session, running
 from tasks.shard import shard
@@ -29,7 +32,9 @@ from tasks.tokenizer import tokenizer
 from tasks.tracking import Tracker
 from tasks.workspace import workspace
 
+from .checks import check_files
 from .recipe import Recipe
+from .registration import registered
 
 StageName = Literal[
     "crawl",
@@ -42,6 +47,10 @@ StageName = Literal[
     "pretrain",
     "instruct",
     "finetune",
+    "reference",
+    "prefer",
+    "reinforce",
+    "classify",
     "evaluate",
     "report",
 ]
@@ -58,10 +67,17 @@ def build_model(recipe: Recipe) -> Artifact:
     shards = shard(documents, vocabulary, config=recipe.shard)
     base = pretrain(shards, vocabulary, config=recipe.pretrain)
     examples = instruct(pages, documents, config=recipe.instruct) if recipe.instruct else None
-    chat = finetune(base, examples, config=recipe.finetune) if examples else None
+    replayed = shards if recipe.finetune and recipe.finetune.replay else None
+    tuned = finetune(base, examples, replayed, config=recipe.finetune) if examples else None
+    pairs = reference(tuned, config=recipe.reference) if recipe.reference else None
+    preferred = prefer(tuned, pairs, config=recipe.prefer) if pairs else None
+    chat = preferred or tuned
+    rewarded = reinforce(chat, config=recipe.reinforce) if recipe.reinforce else None
+    chat = rewarded or chat
+    classifier = classify(chat or base, config=recipe.classify) if recipe.classify else None
     scores = evaluate(documents, base, chat, examples, config=recipe.evaluate)
-    made = (pages, cleaned, distinct, documents, vocabulary, shards, base, examples, chat, scores)
-    return report(*made, config=recipe.report)
+    corpus = (pages, cleaned, distinct, documents, vocabulary, shards)
+    return report(*corpus, base, examples, tuned, pairs, preferred, rewarded, classifier, scores, config=recipe.report)
 
 
 @prefect.flow(flow_run_name="{recipe.name}", validate_parameters=True)
@@ -79,9 +95,9 @@ def pipeline(
         until_stage: Stages after this one do not run.
         force: Stages to build again even if they are in the store.
     """
-    check_benchmarks(recipe.evaluate)  # hours before they are asked
+    check_files(recipe)
     session = new_session(recipe, from_stage=from_stage, until_stage=until_stage, force=force)
-    with tracked(session, recipe.name), running(session):
+    with tracked(session, recipe.name), registered(session, recipe.name), running(session):
         build_model(recipe)
     return {name: str(artifact.path) for name, artifact in session.built.items()}
 

@@ -19,16 +19,18 @@ from llm.config import Config
 from llm.data.clean import CleanConfig
 from llm.data.decontaminate import DecontaminateConfig
 from llm.data.dedup import DedupConfig
-from llm.data.instruct import InstructConfig
+from llm.data.instruct.config import InstructConfig
 from llm.data.pack import ShardConfig
 from llm.data.sources.ingest import IngestConfig
 from llm.data.web.crawl import CrawlConfig
 from llm.evaluate.config import EvaluateConfig
+from llm.evaluate.gate import GateConfig
 from llm.report.report import ReportConfig
 from llm.scaling.config import ScalingConfig
 from llm.tokenizer import TokenizerConfig
 from llm.train.config import FinetuneConfig, PretrainConfig, given
 from llm.train.dial import resolved
+from llm.train.method_configs import ClassifyConfig, PreferConfig, ReferenceConfig, ReinforceConfig
 from tasks.engine import EngineConfig
 from tasks.session import OnCodeChange
 
@@ -61,8 +63,18 @@ class Recipe(Config):
     """How instruction examples are made from the corpus; empty, together with finetune, makes no chat model."""
     finetune: FinetuneConfig | None = FinetuneConfig()
     """How the chat model is trained on them; empty, together with instruct, makes none."""
+    reference: ReferenceConfig | None = None
+    """Which preference pairs there are, and how likely the chat model finds their answers; empty with prefer."""
+    prefer: PreferConfig | None = None
+    """How the chat model is trained on the pairs (DPO); empty: it is not."""
+    reinforce: ReinforceConfig | None = None
+    """Which questions with known answers the chat model is trained on by its own answers (GRPO); empty: it is not."""
+    classify: ClassifyConfig | None = None
+    """Which labelled texts a classifier is made for, out of the chat model or, without one, of the base model."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """Which scores, and over how many documents, examples and questions."""
+    gate: GateConfig = GateConfig()
+    """When a newly trained model takes the champion's place in the registry."""
     report: ReportConfig = ReportConfig()
     """What the report shows."""
     engine: EngineConfig = EngineConfig()
@@ -77,6 +89,11 @@ class Recipe(Config):
             raise ValueError(f"a recipe has either a crawl or an ingest section; this one has {found}")
         if (self.instruct is None) != (self.finetune is None):
             raise ValueError("instruct and finetune make the chat model together: give both, or set both to null")
+        if (self.reference is None) != (self.prefer is None):
+            raise ValueError("reference and prefer train on preference pairs together: give both, or set both to null")
+        for name in ("prefer", "reinforce"):
+            if getattr(self, name) and not self.finetune:
+                raise ValueError(f"{name} trains the chat model further: give instruct and finetune too, which make it")
         pretrain = resolved(self.pretrain, self.tokenizer.vocab_size, self.shard.context_length)
         if given(pretrain.batch_tokens) % self.shard.context_length:
             raise ValueError(

@@ -14,6 +14,7 @@ from tasks.stage import STAGES
 
 from .pipeline import StageName, build_model, new_session, stages_of, tracked
 from .recipe import Recipe, load_recipe
+from .registration import registered
 
 
 def stage_flow(name: StageName) -> prefect.Flow[..., dict[str, str]]:
@@ -24,7 +25,7 @@ def stage_flow(name: StageName) -> prefect.Flow[..., dict[str, str]]:
     ) -> dict[str, str]:
         asked = dataclasses.replace(load_recipe(recipe, overrides), **{name: config})  # type: ignore[arg-type]
         session = new_session(asked, from_stage=name, until_stage=name, force=(name,) if force else ())
-        with tracked(session, f"{asked.name} {name}"), running(session):
+        with tracked(session, f"{asked.name} {name}"), registered(session, asked.name), running(session):
             build_model(asked)
         return {name: str(session.built[name].path)}
 
@@ -51,6 +52,10 @@ shard = stage_flow("shard")
 pretrain = stage_flow("pretrain")
 instruct = stage_flow("instruct")
 finetune = stage_flow("finetune")
+reference = stage_flow("reference")
+prefer = stage_flow("prefer")
+reinforce = stage_flow("reinforce")
+classify = stage_flow("classify")
 evaluate = stage_flow("evaluate")
 report = stage_flow("report")
 

@@ -13,8 +13,11 @@ from .store import Artifact
 
 
 @stage(version=1, process="llm.train", undigested=("metrics.jsonl",), verify_inputs=True, on_code_change="reuse")
-def finetune(build: Build, base: Artifact, examples: Artifact, config: FinetuneConfig) -> Counts:
-    """A model that answers, trained on the answers of the examples; a retry goes on at the last checkpoint."""
+def finetune(
+    build: Build, base: Artifact, examples: Artifact, shards: Artifact | None, config: FinetuneConfig
+) -> Counts:
+    """A model that answers, trained on the answers of the examples, perhaps with some sequences of the shards among
+    them; a retry goes on at the last checkpoint."""
     return build.process(
         "llm.train",
         kind="finetune",
@@ -22,4 +25,5 @@ def finetune(build: Build, base: Artifact, examples: Artifact, config: FinetuneC
         base_dir=str(base.path),
         examples_dir=str(examples.path),
         tokenizer_dir=str(base.path),
+        **({"shards_dir": str(shards.path)} if shards else {}),
     )

@@ -1,25 +1,37 @@
-"""Questions and answers out of the corpus."""
+"""Questions and answers out of the corpus, files and data sets."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from llm.counts import Counts
-from llm.data.instruct import InstructConfig, extract_definitions, overall_counts, split_examples
+from llm.data.instruct.config import InstructConfig
+from llm.data.instruct.definitions import extract_definitions
+from llm.data.instruct.sources import outside, read_sources
+from llm.data.instruct.split import overall_counts, write_examples
 from llm.data.warc import page_slices
 
-from .build import Build
+from . import session
+from .build import Build, place
 from .stage import stage
 from .store import Artifact
 
 
-@stage(version=1)
+@stage(version=2, outside=outside)
 def instruct(build: Build, pages: Artifact, documents: Artifact, config: InstructConfig) -> Counts:
-    """Instruction examples and a closed-book benchmark from the definition lists of the pages that the corpus keeps."""
-    if not (pages.path / "pages.parquet").exists():
-        raise ValueError(
-            "the corpus is not made of web pages, so it has no definition lists to make examples of; "
-            "set instruct and finetune to null in the recipe"
-        )
-    slices = page_slices(pages.path, config.pages_per_partition)
-    folders, extracted = build.each(extract_definitions, slices, documents.path, config=config)
-    kept = split_examples([folder / "definitions.parquet" for folder in folders], build.out_dir, config)
+    """Instruction examples; of the definition lists of the pages that the corpus keeps also a closed-book benchmark."""
+    given = read_sources(config, session.current().downloads)
+    folders, extracted = list[Path](), None
+    if config.definitions:
+        if not (pages.path / "pages.parquet").exists():
+            raise ValueError(
+                "the corpus is not made of web pages, so it has no definition lists to make examples of; give other "
+                "instruct.sources, or set instruct and finetune to null in the recipe"
+            )
+        slices = page_slices(pages.path, config.pages_per_partition)
+        folders, extracted = build.each(extract_definitions, slices, documents.path, config=config)
+    for index, folder in enumerate(folders):
+        place(folder / "dropped.parquet", build.out_dir / f"dropped-{index:05d}.parquet")
+    definitions = [folder / "definitions.parquet" for folder in folders]
+    kept = write_examples(definitions, given, build.out_dir, config, f"dropped-{len(folders):05d}.parquet")
     return overall_counts(extracted, kept)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from llm.data.drops import Dropped, sample_dropped
-from llm.files import write_json
+from llm.files import read_table, write_json
 from llm.process import METRICS_FILE, read_metrics
 
 from .store import PROVENANCE, Artifact, Store
@@ -30,7 +30,9 @@ SHOWN_FILES = (
     "report.html",
     "report.json",
     "samples.md",
+    "example.html",
     "answers.jsonl",
+    "scores.parquet",
     "metrics.jsonl",
     "config.json",
     "fit.json",
@@ -68,6 +70,12 @@ class Tracker:
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
         self.on = bool(self.uri)
         self._parent: str | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether MLflow would write to a SQLite file that is not there yet; making one takes seconds."""
+        path = self.uri.removeprefix("sqlite:///")
+        return path != self.uri and not Path(path).exists()
 
     @functools.cached_property
     def client(self) -> MlflowClient:
@@ -144,6 +152,7 @@ class Tracker:
         self._log_counts(run_id, artifact)
         self._log_datasets(run_id, artifact)
         self._log_dropped(run_id, artifact)
+        self._log_scores(run_id, artifact)
         for name in SHOWN_FILES:
             path = artifact.path / name
             if path.is_file() and path.stat().st_size < MAX_SHOWN_BYTES:
@@ -165,6 +174,18 @@ class Tracker:
         if self._parent:
             built_by = artifact.provenance.get("mlflow_run_id") or artifact.fingerprint
             self.client.set_tag(self._parent, f"hit.{artifact.stage}", built_by)
+
+    @guarded
+    def log_to_flow(self, path: Path) -> None:
+        """Sends a file to the parent run."""
+        if self._parent:
+            self.client.log_artifact(self._parent, str(path))
+
+    def file_link(self, name: str) -> str | None:
+        """Address of a file of the parent run, as it is; None without a server."""
+        if not (self._parent and self.on and self.uri.startswith("http")):
+            return None
+        return f"{self.uri}/get-artifact?path={name}&run_uuid={self._parent}"
 
     def link(self, run_id: str | None) -> str | None:
         """Address of a run in the MLflow UI; None without a server."""
@@ -191,6 +212,12 @@ class Tracker:
             names = [field.name for field in dataclasses.fields(Dropped)]
             columns = {name: [getattr(item, name) for item in dropped] for name in names}
             self.client.log_table(run_id, columns, "dropped.json")
+
+    def _log_scores(self, run_id: str, artifact: Artifact) -> None:
+        """An evaluation's scores as a table."""
+        path = artifact.path / "scores.parquet"
+        if path.is_file():
+            self.client.log_table(run_id, read_table(path).to_pydict(), "scores.json")
 
     def _log_datasets(self, run_id: str, artifact: Artifact) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -236,9 +263,15 @@ def replay(store: Store, tracker: Tracker) -> int:
             provenance = artifact.provenance
             if provenance.get("mlflow_run_id") or not tracker.on:
                 continue
-            run_id = tracker.start_stage(stage, artifact.fingerprint, artifact.manifest["config"])
-            if run_id:
-                tracker.log_metrics(run_id, read_metrics(artifact.path / METRICS_FILE))
-                tracker.finish_stage(run_id, artifact)
+            send(tracker, artifact)
             n_sent += tracker.on
     return n_sent
+
+
+def send(tracker: Tracker, artifact: Artifact) -> str | None:
+    """Makes the run of an artifact that was built before; returns its id, None when MLflow failed."""
+    run_id = tracker.start_stage(artifact.stage, artifact.fingerprint, artifact.manifest["config"])
+    if run_id:
+        tracker.log_metrics(run_id, read_metrics(artifact.path / METRICS_FILE))
+        tracker.finish_stage(run_id, artifact)
+    return run_id if tracker.on else None

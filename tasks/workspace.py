@@ -1,4 +1,4 @@
-"""Where everything lives, and the environment that Prefect and MLflow read before they are imported."""
+"""Where everything lives, and the environment that Prefect, MLflow and torch read before they are imported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def workspace() -> Path:
 
 
 def configure() -> None:
-    """Points Prefect and MLflow at the workspace, without telemetry; call it before either is imported.
+    """Points Prefect and MLflow at the workspace, without telemetry; call it before they or torch are imported.
 
     When the servers of `flows ui` are up, runs go through them and show there; else Prefect starts its own temporary
     server and MLflow writes to its SQLite file.
@@ -44,6 +44,9 @@ def configure() -> None:
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
         }
     )
+    # Threads of torch that wait for each other spin; by default so long that on a busy machine a step of training takes
+    # thirty times as long. This costs a quiet one nothing (benchmarks/RESULTS.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     # Errors reach a person as one message of ours; Prefect's own log, with tracebacks, is kept by its server.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     servers = running_servers()

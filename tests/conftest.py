@@ -23,6 +23,12 @@ workspace.configure()
 
 
 @pytest.fixture(scope="session")
+def mlflow_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of a database that all tests of this process share: making one takes MLflow many seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """Prefect's temporary server for the whole test session."""
     from prefect.testing.utilities import prefect_test_harness

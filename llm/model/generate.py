@@ -32,9 +32,9 @@ def generate(
 ) -> Iterator[int]:
     """Yields up to `max_new_tokens` tokens that continue `tokens`, and ends after yielding one of `stop`.
 
-    A prompt longer than the context is cut at its start. When the context is full, its last half is read again and
-    generation goes on from there, so a token always sees at least half a context. Raises ValueError for an empty
-    prompt. The model must be in evaluation mode.
+    Of a prompt longer than the context its first token and its end are read. When the context is full, as much as fills
+    half of it is read again in the same way, and generation goes on from there: a token always sees at least half a
+    context. Raises ValueError for an empty prompt. The model must be in evaluation mode.
     """
     if not tokens:
         raise ValueError("tokens is empty; give at least one token to go on from, such as the document token")
@@ -42,10 +42,10 @@ def generate(
     device = model.token_embedding.weight.device
     generator = torch.Generator().manual_seed(sampling.seed)
     history = list(tokens)
-    cache, unread = KeyValueCache(model), history[-context_length:]
+    cache, unread = KeyValueCache(model), shortened(history, context_length)
     for _ in range(max_new_tokens):
         if cache.n_tokens + len(unread) > context_length:
-            cache, unread = KeyValueCache(model), history[-max(1, context_length // 2) :]
+            cache, unread = KeyValueCache(model), shortened(history, max(1, context_length // 2))
         features = model.features(torch.tensor([unread], device=device), cache)  # (1, T, C)
         logits = model.logits(features[0, -1])  # (V,): the head costs as much for every other token, and is not needed
         token = choose(logits.float().cpu(), sampling, generator)
@@ -54,6 +54,15 @@ def generate(
             return
         history.append(token)
         unread = [token]
+
+
+def shortened(tokens: Sequence[int], length: int) -> list[int]:
+    """The first token and the last `length` - 1 ones; all when there are no more than `length`.
+
+    The first is the document token. Models have never seen a text without it, and heads park attention on the first
+    token that they do not use (Xiao et al. 2023, "Efficient streaming language models with attention sinks").
+    """
+    return [*tokens[:1], *tokens[max(1, len(tokens) - length + 1) :]]
 
 
 def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
@@ -87,7 +96,7 @@ def generate_batch(
     """
     if not all(prompts):
         raise ValueError("a prompt is empty; give at least one token to go on from, such as the document token")
-    cut = [list(prompt[-model.config.context_length :]) for prompt in prompts]
+    cut = [shortened(prompt, model.config.context_length) for prompt in prompts]
     drafts = [
         _Draft(list(tokens), len(tokens) + max_new_tokens, torch.Generator().manual_seed(sampling.seed + index))
         for index, tokens in enumerate(cut)
@@ -126,9 +135,11 @@ def _extend(model: GPT, drafts: list[_Draft], sampling: Sampling, stop: Collecti
     cache, n_read = KeyValueCache(model, len(drafts)), 0
     end = min(len(draft.tokens) for draft in drafts)
     while not all(draft.is_done for draft in drafts):
-        if cache.n_tokens + end - n_read > context_length:  # as `generate` does: the last half is read again
+        if cache.n_tokens + end - n_read > context_length:  # as `generate` does: half is read again
             cache, n_read = KeyValueCache(model, len(drafts)), end - max(1, context_length // 2)
         rows = [[*draft.tokens[n_read:end], *[0] * (end - max(n_read, len(draft.tokens)))] for draft in drafts]
+        if cache.n_tokens == 0:
+            rows = [[draft.tokens[0], *row[1:]] for draft, row in zip(drafts, rows, strict=True)]
         logits = model(torch.tensor(rows, device=device), cache)[:, -1].float().cpu()  # (B, V)
         for draft, row in zip(drafts, logits, strict=True):
             if not draft.is_done and len(draft.tokens) == end:

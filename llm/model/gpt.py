@@ -119,24 +119,29 @@ def share(x: Tensor, n_heads: int) -> Tensor:
     return x if x.shape[1] == n_heads else x.repeat_interleave(n_heads // x.shape[1], dim=1)
 
 
-def attention_weights(query: Tensor, key: Tensor) -> Tensor:
+def attention_weights(query: Tensor, key: Tensor, visible: Tensor | None = None) -> Tensor:
     """How much each token takes from each it may see: softmax(Q K' / sqrt(D) + M), Vaswani et al. 2017, equation 1.
 
-    (B, H, T, D) and (B, G, S, D) to (B, H, T, S); rows sum to 1. The form to read, and to draw.
+    (B, H, T, D) and (B, G, S, D) to (B, H, T, S); rows sum to 1. `visible` replaces the causal mask. The form to read,
+    and to draw.
     """
-    allowed = causal_mask(query.shape[-2], key.shape[-2], query.device)  # (T, S)
+    allowed = causal_mask(query.shape[-2], key.shape[-2], query.device) if visible is None else visible  # (..., T, S)
     bias = torch.zeros_like(allowed, dtype=query.dtype).masked_fill(~allowed, -math.inf)  # e^-inf = 0: no weight
     key = share(key, query.shape[1])  # (B, H, S, D)
     scores = (query / math.sqrt(query.shape[-1])) @ key.transpose(-2, -1) + bias  # (B, H, T, S)
     return torch.softmax(scores, dim=-1)
 
 
-def plain_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0) -> Tensor:
+def plain_attention(
+    query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0, visible: Tensor | None = None
+) -> Tensor:
     """softmax(Q K' / sqrt(D) + M) V, (B, H, T, D): what each token gathers, as the formula says it."""
-    return F.dropout(attention_weights(query, key), dropout) @ share(value, query.shape[1])
+    return F.dropout(attention_weights(query, key, visible), dropout) @ share(value, query.shape[1])
 
 
-def attention_in_pieces(query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0) -> Tensor:
+def attention_in_pieces(
+    query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0, visible: Tensor | None = None
+) -> Tensor:
     """`plain_attention`, `PIECE` queries at a time: the keys after a piece are hidden from it, and so are left out.
 
     Of the (T, S) weights a quarter is never computed at T = 256, nearly half at larger T.
@@ -144,8 +149,9 @@ def attention_in_pieces(query: Tensor, key: Tensor, value: Tensor, dropout: floa
     n_before = key.shape[2] - query.shape[2]  # keys that a cache holds
     pieces = []
     for start in range(0, query.shape[2], PIECE):
-        end = n_before + start + PIECE
-        pieces.append(plain_attention(query[:, :, start : start + PIECE], key[:, :, :end], value[:, :, :end], dropout))
+        queries, end = slice(start, start + PIECE), n_before + start + PIECE
+        seen = None if visible is None else visible[:, :, queries, :end]
+        pieces.append(plain_attention(query[:, :, queries], key[:, :, :end], value[:, :, :end], dropout, seen))
     return torch.cat(pieces, dim=2)  # (B, H, T, D)
 
 
@@ -208,8 +214,8 @@ class Attention(nn.Module):
             key, value = cache.extend(self.layer, key, value)  # (B, G, S, D)
         dropout = self.dropout if self.training else 0.0
         is_short = key.shape[2] <= MAX_LENGTH_OF_PLAIN_ATTENTION
-        if x.requires_grad and x.device.type == "cpu" and is_short and visible is None:
-            gathered = attention_in_pieces(query, key, value, dropout)  # (B, H, T, D)
+        if x.requires_grad and x.device.type == "cpu" and is_short:
+            gathered = attention_in_pieces(query, key, value, dropout, visible)  # (B, H, T, D)
         else:
             gathered = fused_attention(query, key, value, dropout, visible)  # (B, H, T, D)
         return self.projection(gathered.transpose(1, 2).flatten(2))  # (B, T, C)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,8 @@ class Curve:
     values: Sequence[float]
 
 
-def loss_figure(name: str, train: Curve, held_out: Curve) -> str:
-    """Loss (nats per token) over steps: training as a line, held-out as points joined by a line.
+def training_figure(name: str, label: str, train: Curve, held_out: Curve) -> str:
+    """What `label` says over steps: in training as a line, held-out as points joined by a line; either may be empty.
 
     `name` must be another for each figure of a page: it keeps their element ids apart.
     """
@@ -58,15 +59,15 @@ def loss_figure(name: str, train: Curve, held_out: Curve) -> str:
 
     with _context(name):
         figure, axes = _axes(7.2, 3.2)
-        steps, values = binned(train)
-        axes.plot(steps, values, color=BLUE, label="training")
+        if train.steps:
+            axes.plot(*binned(train), color=BLUE, label="training")
         if held_out.steps:
             axes.plot(held_out.steps, held_out.values, color=ORANGE, marker="o", markersize=4, label="held-out")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("step")
-        axes.set_ylabel("loss, nats per token")
+        axes.set_ylabel(label)
         axes.legend()
-        return _svg(figure)
+        return _svg(figure, f"{label}, over steps")
 
 
 def length_figure(name: str, n_chars: npt.ArrayLike) -> str:
@@ -83,7 +84,28 @@ def length_figure(name: str, n_chars: npt.ArrayLike) -> str:
         axes.set_xlabel("length of a document, characters")
         axes.set_ylabel("documents")
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-        return _svg(figure)
+        return _svg(figure, "Lengths of documents")
+
+
+def calibration_figure(name: str, bins: Sequence[Mapping[str, float]]) -> str:
+    """How often predictions of a like confidence are right: a point with its 95 % interval for each bin.
+
+    A bin has `confidence` (mean), `accuracy`, `low` and `high`. On the grey diagonal confidence is what it should be.
+    """
+    confidence, accuracy = ([each[key] for each in bins] for key in ("confidence", "accuracy"))
+    errors = [
+        [each["accuracy"] - each["low"] for each in bins],
+        [each["high"] - each["accuracy"] for each in bins],
+    ]
+    with _context(name):
+        figure, axes = _axes(7.2, 3.6)
+        axes.plot([0, 1], [0, 1], color=INK, alpha=0.3)
+        axes.errorbar(confidence, accuracy, yerr=errors, color=BLUE, marker="o", markersize=4, capsize=2)
+        axes.set_xlim(0, 1.02)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("confidence")
+        axes.set_ylabel("share that is right")
+        return _svg(figure, "Share of right predictions by their confidence")
 
 
 def binned(curve: Curve) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -116,15 +138,17 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _svg(figure: Figure) -> str:
+def _svg(figure: Figure, label: str) -> str:
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    return inline_svg(buffer.getvalue())
+    return inline_svg(buffer.getvalue(), label)
 
 
-def inline_svg(document: str) -> str:
+def inline_svg(document: str, label: str) -> str:
     """A Matplotlib SVG document as an element for an HTML page with a strict content security policy.
+
+    `label` says what it shows to those who cannot see it.
 
     Styles become attributes, since the policy admits no inline style; ids that nothing refers to are dropped; ink
     becomes the text colour; the size follows the page.
@@ -139,7 +163,8 @@ def inline_svg(document: str) -> str:
         r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1
     )
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
-    return svg.replace("<svg", '<svg class="chart" role="img" stroke-linejoin="round"', 1)
+    opening = f'<svg class="chart" role="img" aria-label="{html.escape(label)}" stroke-linejoin="round"'
+    return svg.replace("<svg", opening, 1)
 
 
 def _attributes(style: str) -> str:

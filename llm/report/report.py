@@ -24,9 +24,37 @@ from ..data.drops import SAMPLES_PER_REASON
 from ..files import write_text
 from . import sections
 from .attention import AttentionMap, chat_attention, text_attention
+from .classifier import classifier
 from .dag import BOX_HEIGHT, BOX_WIDTH, Drawing, Node, draw
+from .scores import (
+    ACCURACY,
+    BASE,
+    BITS_PER_BYTE,
+    CHAT,
+    CORE,
+    DEFINITIONS,
+    DOCUMENTS,
+    XZ,
+    ScoreRow,
+    answers,
+    score_tables,
+    scores,
+    written,
+)
+from .training import example, training
+from .words import compact, cut, figure, grouped, interval, score, spaced
 
 REPORT_FILE = "report.html"
+TEMPLATES = (
+    "report.html.jinja",
+    "data.html.jinja",
+    "training.html.jinja",
+    "scores.html.jinja",
+    "classifier.html.jinja",
+)
+"""The page and what it includes: named here, so that a change of any makes the report anew."""
+CHAT_STAGES = ("reinforce", "prefer", "finetune")
+"""The stages that make a chat model, the newest first."""
 # Control characters (but for tab and line end), lone surrogates, and what changes the direction of text: they would
 # break the page or make text read as something that it is not.
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -72,6 +100,10 @@ class ReportConfig(Config):
     """A longer text from a page or a model is cut, in characters."""
     attention_tokens: int = setting(28, at_least=2)
     """Tokens in the attention map at most."""
+    example_tokens: int = setting(200, at_least=0)
+    """Tokens shown of a chat as fine-tuning reads it."""
+    n_skipped: int = setting(10, at_least=0)
+    """Steps shown, of those that a training stage has not learned from."""
 
 
 def write_report(stages: Sequence[StageSummary], out_dir: Path, config: ReportConfig) -> Counts:
@@ -82,7 +114,7 @@ def write_report(stages: Sequence[StageSummary], out_dir: Path, config: ReportCo
     style = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
     page = (
         _environment(config)
-        .get_template("report.html.jinja")
+        .get_template(TEMPLATES[0])
         .render(
             config=config,
             style=Markup(style),
@@ -96,17 +128,18 @@ def write_report(stages: Sequence[StageSummary], out_dir: Path, config: ReportCo
 
 
 def _content(stages: Mapping[str, StageSummary], config: ReportConfig) -> dict[str, Any]:
-    """The values of the template, by section."""
+    """The values of the templates, by section."""
     path = {name: stage.path for name, stage in stages.items()}
-    curves = {name: sections.training_curve(name, path[name]) for name in ("pretrain", "finetune") if name in path}
+    runs = {name: training(name, stage.path, stage.counts) for name, stage in stages.items()}
     lengths = next(
         (sections.document_lengths(path[name]) for name in ("decontaminate", "dedup", "clean") if name in path), None
     )
-    answers = sections.answers(path["evaluate"]) if "evaluate" in path else []
-    scores = sections.scores(path["evaluate"]) if "evaluate" in path else []
+    answered = answers(path["evaluate"]) if "evaluate" in path else []
+    rows = scores(path["evaluate"]) if "evaluate" in path else []
     tokenizer = sections.tokenizer_report(path["tokenizer"]) if "tokenizer" in path else None
+    has_chats = "instruct" in path and "finetune" in path
     return {
-        "tiles": _tiles(stages, scores),
+        "tiles": _tiles(stages, rows),
         "drawing": _drawing(list(stages.values())),
         "box": (BOX_WIDTH, BOX_HEIGHT),
         "funnels": [found for name, stage in stages.items() if (found := sections.funnel(name, stage.counts))],
@@ -114,17 +147,18 @@ def _content(stages: Mapping[str, StageSummary], config: ReportConfig) -> dict[s
         "lengths": lengths,
         "tokenizer": tokenizer,
         "longest_tokens": tokenizer["longest_tokens"][: config.n_tokens] if tokenizer else [],
-        "curves": {name: curve for name, curve in curves.items() if curve},
-        "samples": sections.samples_text(path["pretrain"]) if "pretrain" in path else None,
-        "attention": _attention(path, answers, config),
-        "scores": scores,
-        "answers": answers[: config.n_answers],
+        "runs": {name: run for name, run in runs.items() if run},
+        "example": example(path["instruct"], path["finetune"], config.example_tokens) if has_chats else [],
+        "attention": _attention(path, answered, config),
+        "score_tables": score_tables(rows),
+        "answers": answered[: config.n_answers],
+        "classifier": classifier(path["classify"]) if "classify" in path else None,
+        "written": written(path["evaluate"]) if "evaluate" in path else {},
     }
 
 
-def _tiles(stages: Mapping[str, StageSummary], scores: Sequence[sections.ScoreRow]) -> list[Tile]:
+def _tiles(stages: Mapping[str, StageSummary], rows: Sequence[ScoreRow]) -> list[Tile]:
     """The run in a few numbers."""
-    by_name = {(row.model, row.metric): row for row in scores}
     tiles = []
     if "dedup" in stages:
         counts = stages["dedup"].counts
@@ -133,13 +167,21 @@ def _tiles(stages: Mapping[str, StageSummary], scores: Sequence[sections.ScoreRo
         counts = stages["pretrain"].counts
         note = f"trained on {compact(counts.n_out)} {counts.unit}"
         tiles.append(Tile("Parameters", compact(counts.figures["n_params"]), note))
-    if row := by_name.get(("base", "bits per byte")):
-        xz = by_name.get(("xz -9", "bits per byte"))
-        note = f"held-out documents{f'; xz -9: {xz.score:.2f}' if xz else ''}"
-        tiles.append(Tile("Bits per byte", score(row), note))
-    if row := by_name.get(("chat", "accuracy")):
+    return tiles + _score_tiles({(row.model, row.benchmark, row.metric): row for row in rows if not row.part})
+
+
+def _score_tiles(rows: Mapping[tuple[str, str, str], ScoreRow]) -> list[Tile]:
+    tiles = []
+    if row := rows.get((BASE, DOCUMENTS, BITS_PER_BYTE)):
+        xz = rows.get((XZ, DOCUMENTS, BITS_PER_BYTE))
+        tiles.append(Tile("Bits per byte", score(row), f"held-out documents{f'; xz -9: {xz.score:.2f}' if xz else ''}"))
+    if row := rows.get((CHAT, DEFINITIONS, ACCURACY)):
         note = interval(row) + (f", chance {100 * row.chance:.0f} %" if row.chance is not None else "")
         tiles.append(Tile("Four-choice accuracy", score(row), note))
+    core = {model: row for (model, name, _), row in rows.items() if name == CORE and not row.is_difference}
+    if row := core.get(BASE):
+        chat = f"; chat: {score(core[CHAT])}" if CHAT in core else ""
+        tiles.append(Tile("CORE", score(row), f"{interval(row)}, {row.metric.partition(', ')[2]}{chat}"))
     return tiles
 
 
@@ -160,11 +202,12 @@ def _attention(
     path: Mapping[str, Path], answers: Sequence[Mapping[str, Any]], config: ReportConfig
 ) -> AttentionMap | None:
     """The chat model on a held-out question and its reference answer, else the base model on a held-out document."""
-    if "finetune" in path and answers:
+    chat = next((name for name in CHAT_STAGES if name in path), None)
+    if chat and answers:
         shortest = min(answers, key=lambda answer: len(answer["question"] + answer["reference"]))
         roles = (("user", "question"), ("assistant", "reference"))
         messages = [{"role": role, "content": shortest[key]} for role, key in roles]
-        return chat_attention(path["finetune"], messages, config.attention_tokens)
+        return chat_attention(path[chat], messages, config.attention_tokens)
     text = sections.first_held_out_text(path["dedup"]) if "dedup" in path else None
     if "pretrain" in path and text:
         return text_attention(path["pretrain"], text, config.attention_tokens)
@@ -203,43 +246,3 @@ def _environment(config: ReportConfig) -> Environment:
 def _visible(value: object) -> object:
     """Jinja's `finalize`: every value on its way to the page, before it is escaped."""
     return value if isinstance(value, Markup) else _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", str(value))
-
-
-def score(row: sections.ScoreRow) -> str:
-    """A score: shares in per cent, others with three decimals."""
-    return f"{100 * row.score:.1f} %" if row.is_share else f"{row.score:.3f}"
-
-
-def interval(row: sections.ScoreRow) -> str:
-    """The ends of a score's 95 % interval, "" if it has none."""
-    if row.low is None or row.high is None:
-        return ""
-    return f"{100 * row.low:.1f} to {100 * row.high:.1f} %" if row.is_share else f"{row.low:.3f} to {row.high:.3f}"
-
-
-def cut(text: str, max_chars: int) -> str:
-    """The text, ended by an ellipsis when it is longer than `max_chars`."""
-    return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
-
-
-def spaced(text: str) -> str:
-    """A token's text with its spaces and line ends made visible."""
-    return text.replace(" ", "·").replace("\n", "⏎")
-
-
-def compact(number: float) -> str:
-    """A count in at most five characters or so: 999, 12,345, 1.23 M."""
-    for size, suffix in ((1e9, " G"), (1e6, " M")):
-        if abs(number) >= size:
-            return f"{number / size:.3g}{suffix}"
-    return grouped(number)
-
-
-def grouped(number: float) -> str:
-    """A whole number with its thousands marked."""
-    return f"{number:,.0f}"
-
-
-def figure(number: float) -> str:
-    """A figure of a stage: whole numbers in full, others with four digits that count."""
-    return grouped(number) if float(number).is_integer() else f"{number:.4g}"

@@ -1,14 +1,12 @@
-"""What the report shows of each stage, read from its artifact as plain values.
+"""What the report shows of the stages that make documents and the tokenizer, read from artifacts as plain values.
 
-Every function gives None (or an empty list) when the files are not there, and reads only what cannot differ between
-two artifacts of the same digest: no times, no speeds.
+Every function gives None (or an empty list) when the files are not there.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,8 @@ from typing import Any
 from ..counts import Counts
 from ..data.drops import Dropped, read_dropped, sampled
 from ..files import read_json, read_table
-from ..process import read_metrics
-from .figures import Curve, length_figure, loss_figure
+from .figures import length_figure
 
-_LOSS_KEYS = ("loss", "val_loss")
 MAX_REASONS = 12
 
 
@@ -60,33 +56,6 @@ class Lengths:
     n_documents: int
     n_chars: int
     median: int
-
-
-@dataclass(frozen=True)
-class TrainingCurve:
-    """A loss figure (inline SVG) and the last values behind it; `val_bpb` is bits per byte."""
-
-    figure: str
-    n_steps: int
-    loss: float
-    val_loss: float | None
-    val_bpb: float | None
-
-
-@dataclass(frozen=True)
-class ScoreRow:
-    """A row of scores.parquet; `is_share` marks scores from 0 to 1 that can be drawn on one scale."""
-
-    model: str
-    benchmark: str
-    metric: str
-    metric_version: int
-    score: float
-    low: float | None
-    high: float | None
-    n: int
-    chance: float | None
-    is_share: bool
 
 
 def funnel(stage: str, counts: Counts) -> Funnel | None:
@@ -142,42 +111,6 @@ def tokenizer_report(artifact: Path) -> dict[str, Any] | None:
     return read_json(path) if path.exists() else None
 
 
-def training_curve(stage: str, artifact: Path) -> TrainingCurve | None:
-    """The losses of a training stage, and nothing else of its metrics, of which speeds differ from run to run."""
-    lines = read_metrics(artifact / "metrics.jsonl")
-    train, held_out = (_curve(lines, key) for key in _LOSS_KEYS)
-    if not train.steps:
-        return None
-    bpb = _curve(lines, "val_bpb").values
-    return TrainingCurve(
-        loss_figure(f"{stage}-loss", train, held_out),
-        int(max(train.steps)),
-        train.values[-1],
-        held_out.values[-1] if held_out.values else None,
-        bpb[-1] if bpb else None,
-    )
-
-
-def samples_text(artifact: Path) -> str | None:
-    """What the model wrote while it was trained."""
-    path = artifact / "samples.md"
-    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
-
-
-def scores(artifact: Path) -> list[ScoreRow]:
-    """The rows of scores.parquet, in their order."""
-    path = artifact / "scores.parquet"
-    rows = read_table(path).to_pylist() if path.exists() else []
-    return [ScoreRow(**row, is_share=_is_share(row)) for row in rows]
-
-
-def answers(artifact: Path) -> list[dict[str, Any]]:
-    """The sampled answers: question, reference, answer, ended."""
-    path = artifact / "answers.jsonl"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines() if line]
-
-
 def first_held_out_text(artifact: Path) -> str | None:
     """The text of the first held-out document."""
     for path in sorted(artifact.glob("documents-*.parquet")):
@@ -185,14 +118,3 @@ def first_held_out_text(artifact: Path) -> str | None:
             if row["held_out"]:
                 return row["text"]
     return None
-
-
-def _is_share(row: dict[str, Any]) -> bool:
-    if row["low"] is None:
-        return False
-    return 0 <= row["low"] <= row["high"] <= 1 and (row["chance"] is not None or "ends of turn" in row["metric"])
-
-
-def _curve(lines: Sequence[dict[str, Any]], key: str) -> Curve:
-    points = [(line["step"], line[key]) for line in lines if isinstance(line.get(key), int | float)]
-    return Curve([step for step, _ in points], [value for _, value in points])

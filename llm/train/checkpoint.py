@@ -214,8 +214,11 @@ class Checkpoints:
 
 
 def state_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """All tensors of a run, themselves and not copies: weights under their names, and `optimizer.<weight>.<key>`."""
-    return dict(model.state_dict()) | optimizer.tensors()
+    """All tensors that a run changes, themselves and not copies: weights under their names, those that are frozen left
+    out, and `optimizer.<weight>.<key>`."""
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    weights = {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
+    return weights | optimizer.tensors()
 
 
 def generator_tensors(rank: int) -> dict[str, Tensor]:

@@ -129,10 +129,11 @@ class GuardConfig(Config):
     """When a step of training is not learned from, and what happens if that does not help; see llm/train/guard.py."""
 
     sigma: float | None = setting(6.0, at_least=1.0)
-    """Steps are skipped whose loss or gradient norm is more than so many standard deviations above the mean of the last
-    `window` steps; null: only those whose loss or gradient norm is not finite."""
+    """Steps are skipped whose loss, or logarithm of the gradient norm, is more than so many standard deviations above
+    the mean of the last `window` steps; null: only those whose loss or gradient norm is not finite."""
     window: int = setting(128, at_least=8)
-    """Steps that mean and standard deviation are taken over; nothing is compared before half of them are there."""
+    """Steps that mean and standard deviation are taken over; before half of them are there, a loss is only compared
+    with the first."""
     max_skipped: int = setting(4, at_least=1)
     """Steps skipped in a row after which the run goes back to its last good checkpoint, and on with other batches."""
     max_rollbacks: int = setting(2, at_least=0)
@@ -216,6 +217,22 @@ class PretrainConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraConfig(Config):
+    """Low-rank adapters (Hu et al. 2021): of each matrix only a thin correction is learned; see llm/model/lora.py."""
+
+    rank: int = setting(8, at_least=1)
+    """Rank of the correction of a matrix."""
+    alpha: float = setting(16.0, at_least=1e-6)
+    """The correction counts alpha / rank times."""
+    targets: tuple[str, ...] | None = None
+    """Layers that get adapters, by the end of their names (query, attention.projection, mlp.expand); null: all linear
+    layers of the blocks."""
+    embeddings: bool = True
+    """Whether the tokens' embeddings and the head learn as well, as they are. A base model has never seen the tokens
+    that begin and end a turn: without this it learns neither, and never ends an answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(Config):
     """Supervised fine-tuning of a pretrained model on chats; only what the assistant says is learned."""
 
@@ -225,15 +242,28 @@ class FinetuneConfig(Config):
     """Length of training in optimizer steps; null: from n_epochs."""
     batch_size: int = setting(32, at_least=1)
     """Examples in a step."""
+    too_long: Literal["drop", "shorten"] = "drop"
+    """What to do with an example of more tokens than the context holds: leave it out and count it, or leave out the
+    last exchanges of its chat until it fits."""
+    replay: float = setting(0.0, at_least=0.0, at_most=10.0)
+    """Sequences of the base model's training text that are learned along with the examples, as a share of their number:
+    against forgetting. Such a sequence is as long as the context, so 0.1 may add half as many tokens again."""
     n_samples: int = setting(3, at_least=0)
     """Held-out questions that the model answers at each measurement."""
+    lora: LoraConfig | None = None
+    """Learn low-rank adapters instead of all weights; they are merged into the model in the end, and kept beside it in
+    peft's layout. They take a learning rate several times as high. null: all weights are learned."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """How weights follow gradients."""
-    loop: LoopConfig = LoopConfig(micro_batch_size=8)
-    """Measurements, checkpoints, seed, device."""
+    loop: LoopConfig = LoopConfig()
+    """Measurements, checkpoints, seed, device; micro_batch_size counts rows that hold several examples each."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.too_long not in ("drop", "shorten"):
+            raise ValueError(f"too_long is {self.too_long!r}; allowed: 'drop', 'shorten'")
+        if self.lora and self.optimizer.kind != "adamw":
+            raise ValueError(f"lora is set and optimizer.kind is {self.optimizer.kind!r}; adapters learn with 'adamw'")
         if self.loop.compile:
             raise ValueError(
                 "loop.compile is true; fine-tuning's batches differ in shape and are not compiled: omit it"

@@ -5,22 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..counts import Counts
 from ..files import sha256_file
 from ..model.files import WEIGHTS_FILE, load_model
+from ..model.gpt import GPT
+from ..model.lora import add_lora, merge, save_adapter
 from ..tokenizer import TOKENIZER_FILE, Tokenizer
 from .artifact import write_model_artifact
-from .config import FinetuneConfig, result_settings
+from .config import FinetuneConfig, LoraConfig, result_settings
 from .device import choose_dtype
 from .dial import resolved_finetune
-from .examples import prompts, read_examples
+from .examples import prompts, read_examples, write_shown
 from .loader import files_digest
 from .loop import Course, Trainer
 from .memory import require_memory
 from .parallel import World, whole_model
+from .shards import Shards, read_shards
 
 
 def finetune(
@@ -31,6 +35,7 @@ def finetune(
     out_dir: Path,
     config: FinetuneConfig,
     should_stop: Callable[[], bool] = lambda: False,
+    shards_dir: Path | None = None,
 ) -> Counts:
     """Trains a pretrained model on chats and writes its artifact; counts the examples.
 
@@ -44,22 +49,21 @@ def finetune(
     require_same_tokenizer(base_dir, tokenizer_dir)
     model = load_model(base_dir, device)
     context_length = model.config.context_length
-    train = read_examples(examples_dir / "train.parquet", tokenizer, context_length)
-    val = read_examples(examples_dir / "val.parquet", tokenizer, context_length)
+    shorten = config.too_long == "shorten"
+    train = read_examples(examples_dir / "train.parquet", tokenizer, context_length, shorten=shorten)
+    val = read_examples(examples_dir / "val.parquet", tokenizer, context_length, shorten=shorten)
     dtype = choose_dtype(config.loop, device)
     n_at_once = min(config.loop.micro_batch_size, config.batch_size // world.n_shares)
     require_memory(model.config, n_at_once, world, dtype, muon=config.optimizer.kind == "muon")
-    n_steps = config.n_steps or math.ceil(config.n_epochs * len(train.sequences) / config.batch_size)
-    identity = {
-        "kind": "finetune",
-        "base": sha256_file(base_dir / WEIGHTS_FILE),
-        "tokenizer": sha256_file(tokenizer_dir / TOKENIZER_FILE),
-        "data": files_digest([examples_dir / "train.parquet", examples_dir / "val.parquet"]),
-        **result_settings(config),
-        "loop.precision": str(dtype)[6:],
-    }
+    identity = finetune_identity(base_dir, examples_dir, config, dtype)
+    sequences = train.sequences
+    if config.replay:
+        shards = shards_to_replay(shards_dir, tokenizer_dir, context_length)
+        identity["replayed"] = shards.digest
+        sequences = sequences.with_rows(shards.train, round(config.replay * len(sequences)))
+    n_steps = config.n_steps or math.ceil(config.n_epochs * len(sequences) / config.batch_size)
     course = Course(
-        train=train.sequences,
+        train=sequences,
         val=val.sequences,
         n_steps=n_steps,
         batch_size=config.batch_size,
@@ -69,14 +73,55 @@ def finetune(
         prompts=prompts(val.chats, tokenizer, config.n_samples),
         identity=identity,
     )
+    if world.is_first:
+        write_shown(out_dir, tokenizer, train.sequences)
     torch.manual_seed(config.loop.seed)
+    if config.lora:
+        adapt(model, config.lora, world)
     progress = Trainer(model, tokenizer, course, work_dir, world).run(should_stop)
     finished = whole_model(model, world)
     if finished is not None:
+        if config.lora:
+            save_adapter(finished, out_dir)
+            merge(finished)
         write_model_artifact(out_dir, finished, tokenizer_dir, work_dir, identity, progress.samples)
     n_kept, n_dropped = len(train.sequences), sum(train.dropped.values())
-    figures = progress.figures() | {"n_epochs": n_steps * config.batch_size / n_kept, "n_tokens": progress.n_tokens}
+    n_epochs = n_steps * config.batch_size / len(sequences)
+    figures = progress.figures() | {"n_epochs": n_epochs, "n_tokens": progress.n_tokens}
+    figures |= {"n_shortened": train.n_shortened} if shorten else {}
     return Counts("examples", n_kept + n_dropped, n_kept, train.dropped, figures)
+
+
+def finetune_identity(base_dir: Path, examples_dir: Path, config: FinetuneConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """What decides the result, as plain values; kept in checkpoints and in the model's config."""
+    return {
+        "kind": "finetune",
+        "base": sha256_file(base_dir / WEIGHTS_FILE),
+        "tokenizer": sha256_file(base_dir / TOKENIZER_FILE),
+        "data": files_digest([examples_dir / "train.parquet", examples_dir / "val.parquet"]),
+        **result_settings(config),
+        "loop.precision": str(dtype)[6:],
+    }
+
+
+def shards_to_replay(shards_dir: Path | None, tokenizer_dir: Path, context_length: int) -> Shards:
+    """The base model's training text; raises ValueError when it is not there or does not fit the model."""
+    if shards_dir is None:
+        raise ValueError("replay is above 0, but there are no shards to replay: set finetune.replay to 0")
+    shards = read_shards(shards_dir, tokenizer_dir)
+    if shards.context_length > context_length:
+        raise ValueError(
+            f"the shards' sequences have {shards.context_length} tokens, and the model's context is {context_length}: "
+            "set finetune.replay to 0, or build the shards for this model"
+        )
+    return shards
+
+
+def adapt(model: GPT, lora: LoraConfig, world: World) -> None:
+    """Gives a model adapters; ValueError where these cannot be trained."""
+    if world.size > 1 and world.config.strategy != "ddp":
+        raise ValueError(f"lora is set and parallel.strategy is {world.config.strategy!r}: use 'ddp'")
+    add_lora(model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, embeddings=lora.embeddings)
 
 
 def require_same_tokenizer(base_dir: Path, tokenizer_dir: Path) -> None:

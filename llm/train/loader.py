@@ -40,9 +40,14 @@ class Batch:
     """(N,) int64, the places to learn from among the B * T; None: all of them."""
 
     @property
-    def n_learned(self) -> int:
+    def n_tokens(self) -> int:
         """Number of targets to learn; known without asking the device."""
         return self.targets.numel() if self.positions is None else len(self.positions)
+
+    @property
+    def n_learned(self) -> int:
+        """What the sum of losses is divided by: the tokens, or the examples of a method that counts these."""
+        return self.n_tokens
 
     def learned(self) -> tuple[Tensor | None, Tensor]:
         """`positions`, and the targets to learn, (N,); for CUDA without waiting for the device."""

@@ -64,8 +64,8 @@ class Course:
     """What is made smaller."""
     measure: Measure = held_out
     """What is measured on held-out sequences."""
-    loader: type[StepLoader] = StepLoader
-    """What makes batches out of the training sequences."""
+    loader: Callable[..., StepLoader] = StepLoader
+    """What makes batches out of the training sequences; called as the class is."""
 
 
 class Trainer:
@@ -190,18 +190,22 @@ class Trainer:
         progress.step += 1
         self.is_saved = False
         self.pace.count(n_tokens)
-        self.write_line(loss=loss, grad_norm=grad_norm, learning_rate=rate, **({"skipped": why} if why else {}))
+        noted = self.objective.figures()
+        self.write_line(
+            loss=loss, grad_norm=grad_norm, learning_rate=rate, **noted, **({"skipped": why} if why else {})
+        )
         if why is not None:
             self.skip(why)
 
     def add_gradients(self, batches: list[Batch]) -> tuple[Tensor, int]:
-        """The loss of all supervised tokens of a step, however they fall into micro-batches, and their number."""
-        n_tokens = int(self.world.total(torch.tensor(sum(batch.n_learned for batch in batches))))
+        """The mean loss of a step, however it falls into micro-batches, and the number of tokens learned from."""
+        counts = torch.tensor([[batch.n_learned, batch.n_tokens] for batch in batches]).sum(0)
+        n_learned, n_tokens = self.world.total(counts).tolist()
         loss = torch.zeros((), device=self.device)
         for number, batch in enumerate(batches, start=1):
             self.check_stop()
             with accumulate(self.trained, is_last=number == len(batches)):
-                part = self.trained(*self.inputs(batch)) / n_tokens
+                part = self.trained(*self.inputs(batch)) / n_learned
                 part.backward()
             loss += part.detach()
         return self.world.total(loss), n_tokens

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..model.gpt import GPT, soft_capped
+from ..model.gpt import GPT, Layout, causal_mask, soft_capped
 from ..model.size import HEAD_ROWS
 
 HEAD_BYTES_ON_GPU = 1 << 30
@@ -29,17 +29,37 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.dtype = model, dtype
 
-    def forward(self, inputs: Tensor, positions: Tensor | None, targets: Tensor) -> Tensor:
+    def forward(
+        self, inputs: Tensor, positions: Tensor | None, targets: Tensor, segments: Tensor | None = None
+    ) -> Tensor:
         """Sum of -log p over the targets, in nats; float32 scalar.
 
         `inputs` is (B, T). `targets` (N,) are the tokens to learn and `positions` (N,) their places among the B * T
-        positions; None: all of them, in order. A target below 0 is not learned.
+        positions; None: all of them, in order. A target below 0 is not learned. `segments` (B, T), see `layout_of`,
+        keep apart the texts of a row; None: each row is one text.
         """
+        layout = None if segments is None else layout_of(segments)
         with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            features = self.model.features(inputs).flatten(0, 1)  # (B * T, C)
+            features = self.model.features(inputs, layout=layout).flatten(0, 1)  # (B * T, C)
         if positions is not None:
             features = features.index_select(0, positions)  # (N, C)
         return summed_nll(features, self.model.head_weight, targets, self.dtype, self.model.config.logit_softcap)
+
+    def figures(self) -> dict[str, float]:
+        """What a step has shown besides its loss, for its line of metrics."""
+        return {}
+
+
+def layout_of(segments: Tensor) -> Layout:
+    """The layout of rows that hold several texts one after the other: each sees itself only, and begins at position 0.
+
+    `segments` (B, T) are numbers that are the same within a text and differ between neighbours.
+    """
+    places = torch.arange(segments.shape[1], device=segments.device)  # (T,)
+    is_first = F.pad(segments[:, 1:] != segments[:, :-1], (1, 0), value=True)  # (B, T)
+    starts = torch.where(is_first, places, 0).cummax(dim=1).values  # (B, T)
+    same = segments[:, None, :, None] == segments[:, None, None, :]  # (B, 1, T, T)
+    return Layout(places - starts, same & causal_mask(len(places), len(places), segments.device))
 
 
 def summed_nll(

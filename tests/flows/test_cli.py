@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from llm.files import write_json
 from tests.flows.runs import TINY, TINY_STAGES, Run
 
 
@@ -95,6 +96,7 @@ SHOWN = {
     "verify": r"report [0-9a-f]{12}  sound",
     "chat": r"\S",
     "compare": r"training tokens",
+    "evaluation": r"measured +\S+",
     "dropped": r"too short +http://\S+ +\d+ characters",
     "export": r"written to",
     "run": r"bits per byte|in the store",
@@ -106,6 +108,7 @@ SHOWN = {
 def test_the_readmes_commands_do_what_they_say(tiny: Run, server_environment: dict[str, str], tmp_path: Path) -> None:
     """Each runs over the tiny recipe instead of the demo; those of `OWN_TESTS` have tests of their own."""
     replaced = {"conf/demo.yaml": TINY, "pretrain.n_steps=500": "pretrain.n_steps=12", "my-model": str(tmp_path / "hf")}
+    replaced |= own_instructions(tmp_path)
     commands = [command for command in readme_commands() if command[0] not in OWN_TESTS]
     assert {command[0] for command in commands} == set(SHOWN)
     for command in commands:
@@ -116,6 +119,19 @@ def test_the_readmes_commands_do_what_they_say(tiny: Run, server_environment: di
         result = flows(server_environment, tiny.workspace, *words)
         assert result.returncode == 0, f"{command}: {result.stderr}"
         assert re.search(SHOWN[command[0]], result.stdout), f"{command}: {result.stdout}"
+
+
+def own_instructions(folder: Path) -> dict[str, str]:
+    """Instruction data, and a recipe that makes the tiny model of it; by the words of the README that they replace."""
+    records = [{"instruction": f"What is {n} and one?", "input": "", "output": f"It is {n + 1}."} for n in range(40)]
+    write_json(folder / "my-data.json", records)
+    sources = [{"kind": "alpaca", "path": "given-by-the-command.json"}]
+    write_json(folder / "own.yaml", {"extends": str(Path(TINY).resolve()), "instruct": {"sources": sources}})
+    path = "instruct.sources.0.path="
+    return {
+        "conf/instruct-json.yaml": str(folder / "own.yaml"),
+        f"{path}my-data.json": f"{path}{folder / 'my-data.json'}",
+    }
 
 
 def test_track_sends_what_mlflow_has_missed(tiny: Run, server_environment: dict[str, str], tmp_path: Path) -> None:

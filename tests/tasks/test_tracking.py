@@ -19,11 +19,6 @@ from tasks.tracking import Tracker, replay
 pytestmark = pytest.mark.filterwarnings("ignore")  # of alembic and sqlalchemy, inside MLflow
 
 
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
-
-
 def build(root: Path, text: str = "x", run_id: str | None = None) -> Artifact:
     store = Store(root)
     key = Key("toy", 1, {"model": {"width": 8}, "text": text}, [{"stage": "a", "fingerprint": "f", "digest": "d"}], {})
@@ -36,8 +31,8 @@ def build(root: Path, text: str = "x", run_id: str | None = None) -> Artifact:
     return store.commit(out_dir, key, counts, provenance={"started": "2026", "seconds": 2.0, "mlflow_run_id": run_id})
 
 
-def test_a_stage_run_holds_everything_that_matters(tmp_path: Path, uri: str) -> None:
-    tracker = Tracker(uri)
+def test_a_stage_run_holds_everything_that_matters(tmp_path: Path, mlflow_uri: str) -> None:
+    tracker = Tracker(mlflow_uri)
     parent = tracker.start_flow("demo", "flow-1")
     artifact = build(tmp_path)
     run_id = tracker.start_stage("toy", artifact.fingerprint, artifact.manifest["config"])
@@ -65,12 +60,12 @@ def test_a_stage_run_holds_everything_that_matters(tmp_path: Path, uri: str) -> 
     assert tracker.client.get_run(parent).info.status == "FINISHED"
 
 
-def test_a_retried_flow_finds_its_run_again(uri: str) -> None:
-    assert Tracker(uri).start_flow("demo", "flow-2") == Tracker(uri).start_flow("demo", "flow-2")
+def test_a_retried_flow_finds_its_run_again(mlflow_uri: str) -> None:
+    assert Tracker(mlflow_uri).start_flow("demo", "flow-2") == Tracker(mlflow_uri).start_flow("demo", "flow-2")
 
 
-def test_a_hit_points_to_the_run_that_built_it(tmp_path: Path, uri: str) -> None:
-    tracker = Tracker(uri)
+def test_a_hit_points_to_the_run_that_built_it(tmp_path: Path, mlflow_uri: str) -> None:
+    tracker = Tracker(mlflow_uri)
     parent = tracker.start_flow("demo", "flow-3")
     tracker.note_hit(build(tmp_path, run_id="the-run"))
     assert tracker.client.get_run(parent).data.tags["hit.toy"] == "the-run"
@@ -88,19 +83,19 @@ def test_a_dead_server_costs_one_warning_and_little_time(tmp_path: Path, caplog:
     assert len([record for record in caplog.records if record.name == "tasks.tracking"]) == 1
 
 
-def test_replay_sends_what_is_missing_once(tmp_path: Path, uri: str) -> None:
+def test_replay_sends_what_is_missing_once(tmp_path: Path, mlflow_uri: str) -> None:
     build(tmp_path, "one")
     build(tmp_path, "two", run_id="known")
     store = Store(tmp_path)
-    assert replay(store, Tracker(uri)) == 1
-    assert replay(store, Tracker(uri)) == 0
+    assert replay(store, Tracker(mlflow_uri)) == 1
+    assert replay(store, Tracker(mlflow_uri)) == 0
     sent = next(item for item in store.artifacts("toy") if item.manifest["config"]["text"] == "one")
-    assert Tracker(uri).client.get_run(sent.provenance["mlflow_run_id"]).data.metrics["loss"] == 2.0
+    assert Tracker(mlflow_uri).client.get_run(sent.provenance["mlflow_run_id"]).data.metrics["loss"] == 2.0
     assert sent.damage(full=False) == []
 
 
-def test_replay_of_an_artifact_without_metrics(tmp_path: Path, uri: str) -> None:
+def test_replay_of_an_artifact_without_metrics(tmp_path: Path, mlflow_uri: str) -> None:
     artifact = build(tmp_path, "three")
     (artifact.path / "metrics.jsonl").unlink()
     write_json(artifact.path / "note.json", {})
-    assert replay(Store(tmp_path), Tracker(uri)) == 1
+    assert replay(Store(tmp_path), Tracker(mlflow_uri)) == 1

@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llm.model.generate import Sampling, choose, generate, generate_batch
+from llm.model.generate import Sampling, choose, generate, generate_batch, shortened
+from llm.model.gpt import GPT, GPTConfig
 
 GREEDY = Sampling(temperature=0)
 
@@ -22,19 +23,43 @@ def test_greedy_tokens_equal_those_of_full_passes(tiny_model):
     assert [3, 1, *new] == greedy_without_cache(tiny_model, [3, 1], 10)
 
 
-def test_a_full_context_goes_on_from_its_last_half(tiny_model):
-    """12 tokens fit; tokens 13 and on come from the last 6 read again."""
+def test_a_full_context_goes_on_from_its_first_token_and_its_end(tiny_model):
+    """12 tokens fit; tokens 14 and on come from the first and the last 5 read again."""
     new = list(generate(tiny_model, [3, 1], max_new_tokens=15, sampling=GREEDY))
     full = greedy_without_cache(tiny_model, [3, 1], 11)
-    expected = full + greedy_without_cache(tiny_model, full[-6:], 4)[6:]
+    expected = full + greedy_without_cache(tiny_model, [3, *full[-5:]], 4)[6:]
     assert [3, 1, *new] == expected
 
 
-def test_a_prompt_longer_than_the_context_is_cut_at_its_start(tiny_model):
+def test_a_prompt_longer_than_the_context_keeps_its_first_token_and_its_end(tiny_model):
     prompt = list(range(20))
     assert next(generate(tiny_model, prompt, max_new_tokens=1, sampling=GREEDY)) == next(
-        generate(tiny_model, prompt[-12:], max_new_tokens=1, sampling=GREEDY)
+        generate(tiny_model, [0, *prompt[-11:]], max_new_tokens=1, sampling=GREEDY)
     )
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 12, 30])
+def test_whatever_is_read_begins_with_the_document_token(tiny_model, monkeypatch, length):
+    """The first token of the prompt, when the context is full too, alone and in a batch."""
+    document, begun, features = 7, [], tiny_model.features
+
+    def watched(tokens, cache=None, *more):
+        if cache.n_tokens == 0:
+            begun.extend(tokens[:, 0].tolist())
+        return features(tokens, cache, *more)
+
+    monkeypatch.setattr(tiny_model, "features", watched)
+    prompt = [document, *[8] * (length - 1)]
+    list(generate(tiny_model, prompt, max_new_tokens=30, sampling=GREEDY))
+    generate_batch(tiny_model, [prompt, prompt[:1]], max_new_tokens=30, sampling=GREEDY)
+    assert len(begun) > 6
+    assert set(begun) == {document}
+
+
+def test_a_context_of_one_token_can_be_generated_with():
+    model = GPT(GPTConfig(vocab_size=31, context_length=1, n_layers=1, n_heads=1, d_model=8)).eval()
+    assert len(list(generate(model, [3, 4, 5], max_new_tokens=4))) == 4
+    assert len(generate_batch(model, [[3, 4, 5]], max_new_tokens=4)[0]) == 4
 
 
 def test_ends_after_yielding_a_stop_token(tiny_model):
@@ -117,3 +142,10 @@ def test_an_empty_prompt_in_a_batch_is_refused(tiny_model):
     with pytest.raises(ValueError, match="a prompt is empty"):
         generate_batch(tiny_model, [[1], []], max_new_tokens=1)
     assert generate_batch(tiny_model, [], max_new_tokens=1) == []
+
+
+@pytest.mark.parametrize(
+    ("length", "kept"), [(1, [5]), (2, [5, 9]), (3, [5, 8, 9]), (5, [5, 6, 7, 8, 9]), (9, [5, 6, 7, 8, 9])]
+)
+def test_shortened(length, kept):
+    assert shortened([5, 6, 7, 8, 9], length) == kept

@@ -92,7 +92,6 @@ def test_the_tokenizer_goes_along(gguf, tmp_path):
 
 def test_transformers_reads_it(gguf, random_model_of, tmp_path):
     """It takes heads to be 128 wide."""
-    pytest.importorskip("accelerate", reason="transformers reads GGUF files with accelerate, which is not installed")
     from transformers import AutoModelForCausalLM
 
     shape = {"vocab_size": 50, "context_length": 64, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "d_model": 256}

@@ -32,6 +32,9 @@ INPUTS = {
     "evaluate": ("pretrain", "finetune", "dedup", "instruct"),
 }
 
+MEASURED = {0: 6.0, 10: 0.125, 30: 0.25}
+"""The held-out loss of either model by step."""
+
 MakeRun = Callable[..., list[StageSummary]]
 
 
@@ -41,6 +44,7 @@ def tiny_tokenizer() -> Tokenizer:
 
 
 def score_row(model: str, benchmark: str, metric: str, score: float, chance: float | None = None) -> dict:
+    """A row of scores.parquet, with an interval of 1/32 on either side."""
     interval = {"low": score - 0.03125, "high": score + 0.03125}
     return {
         "model": model, "benchmark": benchmark, "metric": metric, "metric_version": 1, "score": score, "n": 64,
@@ -84,6 +88,7 @@ def make_run(tiny_tokenizer) -> MakeRun:
         write_json(path["tokenizer"] / "report.json", report)
         for stage in ("pretrain", "finetune"):
             _write_model(path[stage], tiny_tokenizer, text, speed)
+        _write_chats(path["instruct"], text)
         _write_evaluation(path["evaluate"], text)
         return [
             StageSummary(stage, fingerprint, f"{index}" * 64, INPUTS[stage], counts, path[stage])
@@ -124,23 +129,37 @@ def _write_model(directory: Path, tokenizer: Tokenizer, text: str, speed: float)
     save_model(model, directory, {})
     tokenizer.save(directory)
     lines = [{"step": s, "of": 30, "loss": 6 / s, "tokens_per_s": speed * s, "grad_norm": speed} for s in range(1, 31)]
-    lines += [{"step": 30, "val_loss": 0.25, "val_bpb": 0.125, "seconds": speed}]
+    lines += [{"step": s, "val_loss": loss, "val_bpb": loss / 2, "seconds": speed} for s, loss in MEASURED.items()]
     (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (directory / "samples.md").write_text(f"# step 30\n\n{text}\n", encoding="utf-8")
+    write_json(directory / "skipped.json", [{"step": 7, "batch": 6, "why": text}])
+
+
+def _write_chats(directory: Path, text: str) -> None:
+    messages = [{"role": "user", "content": text}, {"role": "assistant", "content": "Yes."}]
+    write_table(directory / "train.parquet", pa.Table.from_pylist([{"messages": messages}]))
 
 
 def _write_evaluation(directory: Path, text: str) -> None:
     rows = [
         score_row("xz -9", "held-out documents", "bits per byte", 2.5),
         score_row("base", "held-out documents", "bits per byte", 1.75),
+        score_row("base", f"held-out documents, source {text}", "bits per byte", 1.5),
         score_row("chat", "four-choice definitions", "accuracy", 0.5, chance=0.25),
         score_row("chat", "four-choice definitions", "accuracy minus base", 0.125),
         score_row("chat", "held-out examples", "well-formed ends of turn", 0.75),
+        score_row("base", "arc_easy", "accuracy", 0.5, chance=0.25),
+        score_row("base", "arc_easy, clean items", "accuracy", 0.4375, chance=0.25),
+        score_row("base", "arc_easy", "centred accuracy", 1 / 3),
+        score_row("base", "CORE", "centred accuracy, 1 of 22 tasks", 1 / 3),
+        score_row("chat", "CORE", "centred accuracy, 1 of 22 tasks", 0.25),
     ]
     write_table(directory / "scores.parquet", pa.Table.from_pylist(rows, schema=SCORE_SCHEMA))
-    answers = [{"question": text, "reference": text, "answer": text, "ended": ended} for ended in (True, False)]
-    lines = "".join(json.dumps(answer) + "\n" for answer in answers)
-    (directory / "answers.jsonl").write_text(lines, encoding="utf-8")
+    answer = {"question": text, "reference": text, "answer": text, "exact": False, "f1": 0.5}
+    answers = [answer | {"ended": ended} for ended in (True, False)]
+    samples = [{"model": model, "prompt": text, "text": text} for model in ("base", "chat")]
+    for name, values in {"answers.jsonl": answers, "samples.jsonl": samples}.items():
+        (directory / name).write_text("".join(json.dumps(line) + "\n" for line in values), encoding="utf-8")
 
 
 @pytest.fixture(autouse=True)

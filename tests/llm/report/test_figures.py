@@ -11,11 +11,26 @@ import matplotlib
 import numpy as np
 import pytest
 
-from llm.report.figures import BLUE, MAX_POINTS, ORANGE, Curve, binned, inline_svg, length_figure, loss_figure
+from llm.report.figures import (
+    BLUE,
+    MAX_POINTS,
+    ORANGE,
+    Curve,
+    binned,
+    calibration_figure,
+    inline_svg,
+    length_figure,
+    training_figure,
+)
 
 STEPS = list(range(1, 101))
 TRAIN = Curve(STEPS, [9 / step + 1 for step in STEPS])
 HELD_OUT = Curve([1, 50, 100], [9.5, 1.5, 1.25])
+BINS = [
+    {"confidence": 0.55, "accuracy": 0.5, "low": 0.25, "high": 0.75},
+    {"confidence": 0.75, "accuracy": 0.75, "low": 0.5, "high": 0.875},
+    {"confidence": 0.95, "accuracy": 1.0, "low": 0.75, "high": 1.0},
+]
 
 
 def line(svg: str, color: str) -> np.ndarray:
@@ -26,7 +41,7 @@ def line(svg: str, color: str) -> np.ndarray:
 
 
 def test_the_lines_are_the_data():
-    svg = loss_figure("a", TRAIN, HELD_OUT)
+    svg = training_figure("a", "loss, nats per token", TRAIN, HELD_OUT)
     drawn = line(svg, BLUE)
     # what matplotlib may simplify away lies on the line: compare the drawn height with the loss at each drawn step
     x_scale = np.polyfit([drawn[0, 0], drawn[-1, 0]], [1, 100], 1)
@@ -35,6 +50,13 @@ def test_the_lines_are_the_data():
     np.testing.assert_allclose(losses, np.interp(steps, TRAIN.steps, TRAIN.values), atol=0.02)
     held_out = np.polyval(y_scale, line(svg, ORANGE)[:, 1])
     np.testing.assert_allclose(held_out, HELD_OUT.values, atol=0.02)
+
+
+def test_calibration_points_stand_where_the_numbers_say():
+    corners = line(calibration_figure("d", BINS), BLUE)
+    per_unit = (corners[2, 0] - corners[0, 0]) / 0.4, (corners[2, 1] - corners[0, 1]) / 0.5
+    expected = [[each[key] - BINS[0][key] for key in ("confidence", "accuracy")] for each in BINS]
+    np.testing.assert_allclose((corners - corners[0]) / per_unit, expected, atol=1e-3)
 
 
 def test_bars_count_every_document():
@@ -56,19 +78,24 @@ def test_any_lengths_can_be_drawn(lengths):
 
 
 def test_bytes_depend_on_data_alone(monkeypatch):
-    expected = loss_figure("a", TRAIN, HELD_OUT)
+    expected = training_figure("a", "loss, nats per token", TRAIN, HELD_OUT)
     for key, value in {"font.size": 30.0, "axes.grid": True, "svg.fonttype": "path"}.items():
         monkeypatch.setitem(matplotlib.rcParams, key, value)
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1000000000")
     before = dict(matplotlib.rcParams)
-    assert loss_figure("a", TRAIN, HELD_OUT) == expected
+    assert training_figure("a", "loss, nats per token", TRAIN, HELD_OUT) == expected
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert dict(matplotlib.rcParams) == before
 
 
 def test_figures_fit_a_strict_page():
-    pictures = [loss_figure("a", TRAIN, HELD_OUT), loss_figure("b", TRAIN, HELD_OUT), length_figure("c", [10, 20, 500])]
+    pictures = [
+        training_figure("a", "loss, nats per token", TRAIN, HELD_OUT),
+        training_figure("b", "loss, nats per token", TRAIN, HELD_OUT),
+        length_figure("c", [10, 20, 500]),
+        calibration_figure("d", BINS),
+    ]
     ids: Counter[str] = Counter()
     for svg in pictures:
         root = ElementTree.fromstring(svg)
@@ -86,8 +113,8 @@ def test_figures_fit_a_strict_page():
 def test_style_declarations_become_attributes():
     svg = '<?xml?>\n<!DOCTYPE x><svg xmlns="http://x" width="9pt" height="9pt" viewBox="0 0 9 9"><style>*{}</style>'
     svg += '<g id="unused" style="fill: #0b0c0d; font-family: \'A, B\'; stroke-width: 0.8"/></svg>'
-    expected = '<svg class="chart" role="img" stroke-linejoin="round" viewBox="0 0 9 9">'
-    assert inline_svg(svg) == expected + '<g fill="currentColor" stroke-width="0.8"/></svg>'
+    expected = '<svg class="chart" role="img" aria-label="a &lt; b" stroke-linejoin="round" viewBox="0 0 9 9">'
+    assert inline_svg(svg, "a < b") == expected + '<g fill="currentColor" stroke-width="0.8"/></svg>'
 
 
 def test_long_curves_are_averaged():

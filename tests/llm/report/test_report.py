@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
+import llm.report
 from llm.counts import Counts
-from llm.report.report import ReportConfig, StageSummary, compact, cut, figure, write_report
+from llm.files import read_json, write_json
+from llm.report.report import TEMPLATES, ReportConfig, StageSummary, write_report
 
 CONFIG = ReportConfig(attention_tokens=6)
 
@@ -43,10 +45,10 @@ def elements(html: str) -> list[LexborNode]:
 
 
 def skeleton(html: str) -> list[tuple[str, tuple[str, ...]]]:
-    """Every element with the names of its attributes, in order; of the attention map only what kinds there are."""
+    """Every element with the names of its attributes, in order; where tokens stand only what kinds there are."""
     tree = LexborHTMLParser(html)
-    cells = {(node.tag, tuple(node.attributes)) for node in tree.css(".attention *")}
-    for node in tree.css(".attention *"):
+    cells = {(node.tag, tuple(node.attributes)) for node in tree.css(".attention *, .example *")}
+    for node in tree.css(".attention *, .example *"):
         node.decompose()
     return [*((node.tag, tuple(node.attributes)) for node in elements(tree.html or "")), *sorted(cells)]
 
@@ -67,7 +69,9 @@ def test_text_from_outside_is_only_ever_text(payload, make_run, tmp_path):
     shown = payload.replace("\u202e", "\ufffd").replace("\x00", "\ufffd").replace("\x1b", "\ufffd")
     assert tree.css_first("h1").text() == shown
     assert tree.css_first("title").text() == shown
-    assert [node.text() for node in tree.css(".answer .question")] == [shown] * 2
+    assert [node.text() for node in tree.css(".answer .question")] == [shown] * 3
+    assert f"source {shown}" in [node.text() for node in tree.css("#scores td")]
+    assert shown in [node.text() for node in tree.css("#training td")]
     assert shown in tree.css_first("#training pre").text()
     assert tree.css_first("#tokenizer td").text() == shown.replace(" ", "·")
     dropped = " ".join(node.text() for node in tree.css("#data details li"))
@@ -125,23 +129,85 @@ def test_all_sections_are_there_and_show_the_numbers(make_run, tmp_path):
         "Parameters": ["1.35 M", "trained on 1.23 M tokens"],
         "Bits per byte": ["1.750", "held-out documents; xz -9: 2.50"],
         "Four-choice accuracy": ["50.0 %", "46.9 to 53.1 %, chance 25 %"],
+        "CORE": ["0.333", "0.302 to 0.365, 1 of 22 tasks; chat: 0.250"],
     }
     boxes = tree.css(".dag .name")
     assert [node.text() for node in boxes] == [
         "crawl", "clean", "dedup", "tokenizer", "shard", "pretrain", "instruct", "finetune", "evaluate",
     ]  # fmt: skip
     assert "1,300 → 1,234" in [node.text() for node in tree.css(".dag .count")]
-    rows = [[cell.text().strip() for cell in row.css("td")] for row in tree.css("#scores tr")][1:]
-    assert rows[1][:7] == ["held-out documents", "bits per byte v1", "base", "1.750", "1.719 to 1.781", "", "64"]
-    assert rows[2][3:6] == ["50.0 %", "46.9 to 53.1 %", "25.0 %"]
-    assert rows[3][3:5] == ["0.125", "0.094 to 0.156"]
     data = tree.css_first("#data").text()
     assert "6 documents" in data
     assert [cell.text().strip() for cell in tree.css("#data table")[0].css("td")[:3]] == ["kept", "1,234", "94.9 %"]
-    assert "30 steps; last training loss 0.200, last held-out loss 0.250 (0.125 bits per byte)" in " ".join(
-        tree.css_first("#training").text().split()
+    assert len(tree.css("#answers .bad")) == 1
+
+
+def table(tree: LexborHTMLParser, number: int) -> list[list[str]]:
+    """The cells of a table of scores, row by row."""
+    rows = tree.css("table.scores")[number].css("tr")
+    return [[" ".join(cell.text(separator=" ").split()) for cell in row.css("th, td")] for row in rows]
+
+
+def test_scores_stand_by_what_they_are_about(make_run, tmp_path):
+    tree = LexborHTMLParser(page(make_run(tmp_path / "run"), tmp_path / "out"))
+    titles = [node.text() for node in tree.css("#scores h3")]
+    assert titles == ["Text", "Answers", "Choices and other tasks", "Benchmarks"]
+    head = ["benchmark, metric", "of", "model", "score", "95 % interval", "n"]
+    assert table(tree, 0) == [
+        head,
+        ["held-out documents bits per byte v1", "all", "xz -9", "2.500", "2.469 to 2.531", "64"],
+        ["all", "base", "1.750", "1.719 to 1.781", "64"],
+        ["source plain words", "base", "1.500", "1.469 to 1.531", "64"],
+    ]
+    assert table(tree, 1)[1:] == [
+        ["held-out examples well-formed ends of turn v1", "chat", "75.0 %", "71.9 to 78.1 %", "64", ""]
+    ]
+    assert table(tree, 2)[1:] == [
+        ["four-choice definitions accuracy v1", "chat", "50.0 %", "46.9 to 53.1 %", "25.0 %", "64", ""],
+        ["chat minus base", "+12.5 points", "+9.4 to +15.6", "", "64", ""],
+    ]
+    assert table(tree, 3) == [
+        [*head[:5], "chance", "n", "centred", "0 to 100 %"],
+        ["CORE centred accuracy, 1 of 22 tasks v1", "all", "base", "0.333", "0.302 to 0.365", "", "64", "", ""],
+        ["all", "chat", "0.250", "0.219 to 0.281", "", "64", "", ""],
+        ["arc_easy accuracy v1", "all", "base", "50.0 %", "46.9 to 53.1 %", "25.0 %", "64", "0.333", ""],
+        ["clean items", "base", "43.8 %", "40.6 to 46.9 %", "25.0 %", "64", "", ""],
+    ]
+
+
+def test_training_shows_the_best_and_the_kept_step_and_what_was_skipped(make_run, tmp_path):
+    stages = make_run(tmp_path / "run")
+    config_path = tmp_path / "run" / "finetune" / "config.json"
+    write_json(config_path, read_json(config_path) | {"training": {"loop.keep": "best"}})
+    tree = LexborHTMLParser(page(stages, tmp_path / "out"))
+    pretrain, finetune = [" ".join(part.text(separator=" ").split()) for part in tree.css("#training .columns > div")]
+    said = "30 steps; last training loss 0.200; lowest held-out loss at step 10; the model is that of step"
+    assert f"pretrain {said} 30." in pretrain
+    assert f"finetune {said} 10." in finetune
+    assert (
+        "held out step 0 best, step 10 kept, step 30 loss 6.000 0.125 0.250 bits per byte 3.000 0.062 0.125" in pretrain
     )
-    assert len(tree.css("#answers .tag")) == 1
+    assert "kept, step 10 loss 6.000 0.125 0.125" in finetune
+    assert "Steps not learned from: 1 step batch why 7 6 plain words" in pretrain
+    assert len(tree.css("#training svg.chart")) == 2
+
+
+def test_the_example_marks_what_is_learned(make_run, tmp_path):
+    tree = LexborHTMLParser(page(make_run(tmp_path / "run"), tmp_path / "out"))
+    (example,) = tree.css(".example")
+    text = {tag: "".join(node.text() for node in example.css(tag)) for tag in ("span", "mark")}
+    assert text == {"span": "<|document|><|user|>plain·words<|end|><|assistant|>", "mark": "Yes.<|end|>"}
+    short = LexborHTMLParser(page(make_run(tmp_path / "again"), tmp_path / "b", replace(CONFIG, example_tokens=3)))
+    assert len(short.css(".example span")) == 3
+    none = LexborHTMLParser(page(make_run(tmp_path / "none"), tmp_path / "c", replace(CONFIG, example_tokens=0)))
+    assert not none.css(".example")
+
+
+def test_models_stand_beside_each_other_under_each_prompt(make_run, tmp_path):
+    tree = LexborHTMLParser(page(make_run(tmp_path / "run"), tmp_path / "out"))
+    last = tree.css("#answers .answer")[-1]
+    assert [node.text() for node in last.css("dt")] == ["prompt", "base", "chat"]
+    assert [node.text() for node in last.css("dd")] == ["plain words"] * 3
 
 
 def test_attention_cells_stand_in_their_own_columns(make_run, tmp_path):
@@ -191,6 +257,11 @@ def test_stages_without_their_files_do_not_stop_the_report(make_run, tmp_path):
     assert [node.attributes["id"] for node in tree.css("section")] == ["stages", "data", "provenance"]
 
 
+def test_every_template_is_named_so_that_a_change_of_it_makes_the_report_anew():
+    folder = Path(llm.report.__file__).parent
+    assert {path.name for path in folder.glob("*.jinja")} == set(TEMPLATES)
+
+
 def test_counts_are_of_stages(make_run, tmp_path):
     (tmp_path / "out").mkdir()
     counts = write_report(make_run(tmp_path / "run"), tmp_path / "out", CONFIG)
@@ -203,7 +274,7 @@ def test_counts_are_of_stages(make_run, tmp_path):
 def test_long_texts_are_cut_and_samples_limited(make_run, tmp_path):
     config = replace(CONFIG, max_chars=10, n_samples=2, n_answers=1)
     tree = LexborHTMLParser(page(make_run(tmp_path / "run", text="x" * 50), tmp_path / "out", config))
-    assert [node.text() for node in tree.css(".answer .question")] == ["x" * 9 + "…"]
+    assert [node.text() for node in tree.css(".answer .question")] == ["x" * 9 + "…"] * 2  # an answer and a prompt
     assert max(len(row.css("li")) for row in tree.css("#data details tr")) == 2
     assert all(len(node.text()) <= 10 for node in tree.css("#data li strong, #data li span"))
     assert max(len(node.text(deep=False).strip()) for node in tree.css("#data li")) <= 10
@@ -219,16 +290,3 @@ def test_many_reasons_are_folded_and_still_add_up(make_run, tmp_path):
     assert len(numbers) == 13
     assert (numbers[0], sum(numbers[1:])) == (7, n_dropped)
     assert "19 other reasons" in table.text()
-
-
-@pytest.mark.parametrize(
-    ("number", "short", "full"),
-    [(0, "0", "0"), (999, "999", "999"), (123456, "123,456", "123,456"), (1_350_400, "1.35 M", "1,350,400"),
-     (2.5e9, "2.5 G", "2,500,000,000"), (1.98765, "2", "1.988")],
-)  # fmt: skip
-def test_numbers_read_well(number, short, full):
-    assert (compact(number), figure(number)) == (short, full)
-
-
-def test_cut_keeps_the_limit():
-    assert [cut("abcd", n) for n in (1, 3, 4, 9)] == ["…", "ab…", "abcd", "abcd"]

@@ -27,8 +27,8 @@ BATCH_SIZE = 8
 
 
 def recent(n=64, loss=2.0, grad_norm=0.5):
-    """Loss and gradient norm of some steps, with standard deviations of 0.1 and 0.05."""
-    return [[loss + 0.1 * (-1) ** i, grad_norm + 0.05 * (-1) ** i] for i in range(n)]
+    """Loss and gradient norm of some steps, with standard deviations of 0.1 and, of the logarithm, 0.1."""
+    return [[loss + 0.1 * (-1) ** i, grad_norm * math.exp(0.1 * (-1) ** i)] for i in range(n)]
 
 
 @pytest.mark.parametrize(
@@ -37,36 +37,80 @@ def recent(n=64, loss=2.0, grad_norm=0.5):
         ((math.nan, 0.5), "loss is nan"),
         ((2.0, math.inf), "gradient norm is inf"),
         ((2.61, 0.5), "loss is 2.61, 6.1 standard deviations above 2, the mean of the last 64 steps"),
-        ((2.0, 0.81), "gradient norm is 0.81, 6.2 standard deviations above 0.5"),
+        ((2.0, 3.03), "gradient norm is 3.03, 6.1 times 0.5, that of the last 64 steps"),
     ],
 )
 def test_what_is_objected_to(values, named):
     assert named in objection(*values, recent(), GuardConfig())
-    assert objection(2.59, 0.79, recent(), GuardConfig()) is None
+    assert objection(2.59, 3.02, recent(), GuardConfig()) is None  # 6 * 0.3 is the logarithm of 6.05
     assert objection(-1e9, 0.0, recent(), GuardConfig()) is None  # only what is too large
 
 
-def test_the_bound_is_that_of_mean_and_standard_deviation():
+def test_the_bounds_are_those_of_mean_and_standard_deviation():
     draw = np.random.default_rng(0)
-    values = draw.normal(3.0, 0.4, size=(128, 2)).tolist()
-    losses = [loss for loss, _ in values]
+    losses = draw.normal(3.0, 0.4, 128).tolist()
+    norms = draw.lognormal(0.0, 0.5, 128).tolist()
+    values = list(zip(losses, norms, strict=True))
     bound = statistics.fmean(losses) + 6 * statistics.pstdev(losses)
     assert objection(bound - 1e-9, 0.0, values, GuardConfig()) is None
     assert "loss" in objection(bound + 1e-9, 0.0, values, GuardConfig())
     assert objection(bound + 1e-9, 0.0, values, GuardConfig(sigma=6.1)) is None
+    logarithms = [math.log(norm) for norm in norms]
+    bound = math.exp(statistics.fmean(logarithms) + 6 * statistics.pstdev(logarithms))
+    assert objection(0.0, bound * (1 - 1e-9), values, GuardConfig()) is None
+    assert "gradient norm" in objection(0.0, bound * (1 + 1e-9), values, GuardConfig())
 
 
-def test_nothing_is_compared_with_too_few_steps_or_without_sigma():
-    assert objection(1e9, 1e9, recent(63), GuardConfig()) is None
-    assert objection(1e9, 1e9, recent(64), GuardConfig()) is not None
+def test_outliers_of_the_gradient_that_clipping_makes_harmless_are_learned_from():
+    """The four steps of a recorded run that 6 standard deviations of the norm itself would have passed over."""
+    norms = np.random.default_rng(0).lognormal(0.0, 0.1, 128)
+    values = [[4.0, norm] for norm in norms]
+    for norm in (1.94, 2.08, 2.22, 2.74):
+        assert norm > norms.mean() + 6 * norms.std()
+        assert objection(4.0, norm, values, GuardConfig()) is None
+
+
+def test_a_loss_far_above_the_first_is_objected_to_while_there_is_little_to_compare_with():
+    assert objection(1e9, 1.0, [], GuardConfig()) is None
+    falling = [[8.3 - 0.1 * i, 1.0] for i in range(63)]
+    assert objection(13.2, 1.0, falling[:1], GuardConfig()) is None
+    expected = "loss is 13.31, more than 5 above the first, 8.3"
+    assert [objection(13.31, 1.0, falling[:n], GuardConfig()) for n in (1, 63)] == [expected] * 2
+    assert objection(13.31, 1.0, falling, GuardConfig(sigma=None)) is None
+
+
+def test_steps_without_a_gradient_are_not_compared_with():
+    """As those of reinforcement where all answers of a group are worth the same."""
+    silent = [[0.0, 0.0]] * 100
+    assert objection(0.5, 0.7, silent, GuardConfig()) is None
+    heard = recent()
+    assert objection(2.59, 3.02, [*heard, *silent], GuardConfig(window=128)) is None
+    assert "3.03" in objection(2.0, 3.03, [*silent, *heard], GuardConfig(window=128))
+
+
+def test_norms_are_not_compared_with_too_few_steps_and_nothing_without_sigma():
+    assert objection(2.0, 1e9, recent(63), GuardConfig()) is None
+    assert objection(2.0, 1e9, recent(64), GuardConfig()) is not None
     assert objection(1e9, 1e9, recent(128), GuardConfig(sigma=None)) is None
     assert objection(math.nan, 1.0, [], GuardConfig(sigma=None)) is not None
 
 
 def test_values_that_never_differ_leave_room():
     still = [[2.0, 0.5]] * 128
-    assert objection(2.1, 0.5, still, GuardConfig()) is None
-    assert objection(2.13, 0.5, still, GuardConfig()) is not None
+    assert objection(2.1, 3.0, still, GuardConfig()) is None
+    assert "loss" in objection(2.13, 0.5, still, GuardConfig())
+    assert "gradient norm" in objection(2.0, 3.1, still, GuardConfig())
+
+
+def test_a_divergence_in_the_first_steps_ends_with_a_remedy(make_trainer):
+    """The loss stays finite: 6, 20, 40 and so on."""
+    guard = GuardConfig(window=128, max_skipped=3, max_rollbacks=2)
+    loop = LoopConfig(micro_batch_size=BATCH_SIZE, eval_every=10, n_eval_sequences=8, precision="float32", guard=guard)
+    optimizer = OptimizerConfig(learning_rate=30.0, warmup_steps=0, weight_decay=0.1)
+    with pytest.raises(
+        ValueError, match=r"diverged at step \d .*more than 5 above the first.*lower optimizer.learning_rate"
+    ):
+        make_trainer("a", optimizer=optimizer, loop=loop).run()
 
 
 class InTurn:

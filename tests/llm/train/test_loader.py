@@ -6,16 +6,36 @@ import numpy as np
 import pytest
 import torch
 
-from llm.train.examples import Chats
-from llm.train.loader import IGNORED, Batch, StepLoader, batch_of, evenly_spaced, step_rows
+from llm.train.loader import IGNORED, Batch, Sequences, StepLoader, batch_of, evenly_spaced, step_rows
 from llm.train.order import one_group
 
 CPU = torch.device("cpu")
 
 
-def chats(*rows, masks=None):
+class Rows(Sequences):
+    """Sequences of different lengths in memory, filled up to the longest of a batch."""
+
+    def __init__(self, rows, masks):
+        self.rows, self.masks, self.order = rows, masks, one_group(len(rows))
+
+    def __len__(self):
+        return len(self.rows)
+
+    def lengths(self, rows):
+        return np.array([len(self.rows[row]) for row in rows])
+
+    def batch(self, rows):
+        width = self.lengths(rows).max()
+        tokens, masks = (
+            np.array([np.pad(values[row], (0, width - len(values[row]))) for row in rows])
+            for values in (self.rows, self.masks)
+        )
+        return batch_of(tokens, masks)
+
+
+def rows_of(*rows, masks=None):
     masks = masks or [[1] * len(row) for row in rows]
-    return Chats([np.array(row) for row in rows], [np.array(mask, bool) for mask in masks])
+    return Rows([np.array(row) for row in rows], [np.array(mask, bool) for mask in masks])
 
 
 def values(batches):
@@ -23,13 +43,13 @@ def values(batches):
 
 
 def test_targets_are_the_inputs_one_place_on():
-    batch = chats([5, 6, 7, 8], [9, 10]).batch(np.array([1, 0]))
+    batch = rows_of([5, 6, 7, 8], [9, 10]).batch(np.array([1, 0]))
     assert batch.inputs.tolist() == [[9, 10, 0], [5, 6, 7]]
     assert batch.targets.tolist() == [[10, IGNORED, IGNORED], [6, 7, 8]]
 
 
 def test_only_supervised_tokens_are_targets():
-    sequences = chats([5, 6, 7, 8], [1, 2, 3], masks=[[0, 0, 1, 1], [1, 0, 1]])
+    sequences = rows_of([5, 6, 7, 8], [1, 2, 3], masks=[[0, 0, 1, 1], [1, 0, 1]])
     batch = sequences.batch(np.array([0, 1]))
     assert batch.targets.tolist() == [[IGNORED, 7, 8], [IGNORED, 3, IGNORED]]
     positions, targets = batch.learned()
@@ -55,7 +75,7 @@ def test_the_targets_to_learn_are_those_that_are_not_ignored(is_learned):
 
 def test_micro_batches_hold_every_row_once_and_like_lengths_together():
     rows = [list(range(1, n)) for n in (9, 3, 7, 4, 8, 3)]
-    batches = list(chats(*rows).batches(np.arange(6), 2))
+    batches = list(rows_of(*rows).batches(np.arange(6), 2))
     assert [batch.inputs.shape[1] for batch in batches] == [1, 5, 7]
     assert sum(batch.n_learned for batch in batches) == sum(len(row) - 1 for row in rows)
 
@@ -66,7 +86,7 @@ def test_evenly_spaced_rows():
     assert evenly_spaced(5, 0).tolist() == []
 
 
-SEQUENCES = chats(*[[i, i + 1, i + 2] for i in range(20)])
+SEQUENCES = rows_of(*[[i, i + 1, i + 2] for i in range(20)])
 
 
 def plain_batches(step, sequences=SEQUENCES):
@@ -87,7 +107,7 @@ def test_shares_of_a_step_make_up_the_step():
         assert sorted(torch.cat(parts).tolist()) == sorted(torch.cat(whole).tolist())
 
 
-class Watched(Chats):
+class Watched(Rows):
     """Notes the rows that it is asked for, and fails at row 13."""
 
     asked: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()

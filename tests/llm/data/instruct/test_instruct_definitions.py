@@ -1,29 +1,22 @@
-"""Tests of instruction examples: reading Sphinx definition lists, dropping, splitting, the four-choice benchmark."""
+"""Tests of examples out of the corpus: reading Sphinx definition lists, dropping."""
 
-import json
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import pytest
 from bs4 import BeautifulSoup
 
-from llm.counts import Counts
-from llm.data import instruct
 from llm.data.documents import Document, documents_table
-from llm.data.instruct import (
+from llm.data.drops import read_dropped
+from llm.data.instruct import definitions as definition_module
+from llm.data.instruct.config import InstructConfig
+from llm.data.instruct.definitions import (
     DEFINITION_SCHEMA,
-    EXAMPLE_SCHEMA,
     Definition,
-    InstructConfig,
-    benchmark_items,
     definition_table,
     definitions,
     extract_definitions,
-    overall_counts,
-    split_examples,
 )
 from llm.data.warc import PageSlice, WebPage
 from llm.files import read_table, write_table
@@ -178,7 +171,7 @@ def test_every_definition_is_kept_or_has_a_reason() -> None:
         web_page("http://b/held", entry("bakery.rest", KNEAD)),
         web_page("http://b/gone", entry("x.y", KNEAD)),
     ]
-    table, counts = definition_table(pages, DOCUMENTS, InstructConfig())
+    table, dropped = definition_table(pages, DOCUMENTS, InstructConfig())
     assert table.schema == DEFINITION_SCHEMA
     [row] = table.to_pylist()
     assert len(row.pop("id")) == 32
@@ -190,8 +183,7 @@ def test_every_definition_is_kept_or_has_a_reason() -> None:
         "url": "http://b/kept",
         "document_id": "1" * 32,
     }
-    assert (counts.unit, counts.n_in, counts.n_out) == ("definitions", 11, 1)
-    assert counts.dropped == {
+    assert Counter(item.reason for item in dropped) == {
         "no description": 1,
         "too short": 1,
         "too long": 1,
@@ -210,7 +202,7 @@ def test_answer_lengths_are_inclusive_bounds() -> None:
 
 def test_a_partition_reads_its_slice_and_the_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pages = [web_page("http://b/kept", entry("bakery.knead", KNEAD)), web_page("http://b/gone", entry("x.y", KNEAD))]
-    monkeypatch.setattr(instruct, "read_pages", lambda crawl_dir, start, stop: iter(pages[start:stop]))
+    monkeypatch.setattr(definition_module, "read_pages", lambda crawl_dir, start, stop: iter(pages[start:stop]))
     (tmp_path / "documents").mkdir()
     document = Document("1" * 32, "http://b/kept", "", "text", "en", 4, False)
     write_table(tmp_path / "documents" / "documents-00000.parquet", documents_table([document]))
@@ -221,155 +213,7 @@ def test_a_partition_reads_its_slice_and_the_documents(tmp_path: Path, monkeypat
         counts = extract_definitions(slice_, tmp_path / "documents", out_dir, InstructConfig())
         table = read_table(out_dir / "definitions.parquet")
         assert (counts.n_in, counts.n_out, len(table)) == (stop - start, n_out, n_out)
+        (out_dir / "dropped.parquet").rename(out_dir / "dropped-00000.parquet")
+        reasons = [item.reason for item in read_dropped(out_dir)]
+        assert reasons == ["page not in the corpus"] * (stop - start - n_out) == list(counts.dropped)
         assert table.schema == DEFINITION_SCHEMA
-
-
-def made_up_definitions(n: int = 400) -> list[dict[str, str]]:
-    """Definitions of two kinds with answers of different lengths; every tenth answer is that of the one before."""
-    rows = []
-    for i in range(n):
-        text = i - 1 if i % 10 == 9 else i
-        answer = f"Answer number {text} says {'so ' * (text * 7919 % 60)}."
-        kind = "method" if text % 3 else "class"
-        row = {"id": f"{i:032x}", "symbol": f"bakery.name{i}", "kind": kind, "answer": answer}
-        rows.append(
-            row | {"question": f"What does bakery.name{i} do?", "url": "http://b/kept", "document_id": "1" * 32}
-        )
-    return rows
-
-
-def split(folder: Path, rows: list[dict[str, str]], *, n_files: int = 1, config: InstructConfig | None = None) -> Any:
-    """Runs `split_examples` over rows spread over files in order; returns counts, train, val rows and items."""
-    folder.mkdir()
-    size = -(-len(rows) // n_files)
-    paths = [folder / f"definitions-{k:05d}.parquet" for k in range(n_files)]
-    for k, path in enumerate(paths):
-        write_table(path, pa.Table.from_pylist(rows[k * size : (k + 1) * size], DEFINITION_SCHEMA))
-    counts = split_examples(paths, folder, config or InstructConfig())
-    train, val = read_table(folder / "train.parquet"), read_table(folder / "val.parquet")
-    assert train.schema == val.schema == EXAMPLE_SCHEMA
-    items = [json.loads(line) for line in (folder / "benchmark.jsonl").read_text(encoding="utf-8").splitlines()]
-    return counts, train.to_pylist(), val.to_pylist(), items
-
-
-def test_no_symbol_and_no_answer_is_in_both_parts(tmp_path: Path) -> None:
-    rows = made_up_definitions()
-    counts, train, val, items = split(tmp_path / "a", rows)
-    answers = [{row["messages"][1]["content"] for row in part} for part in (train, val)]
-    assert not answers[0] & answers[1]
-    assert sorted(row["question"] for row in train + val) == sorted(row["symbol"] for row in rows)
-    assert len(answers[1]) == round(0.1 * len(answers[0] | answers[1]))
-    assert counts.figures == {"n_train": len(train), "n_val": len(val), "n_benchmark": len(items)}
-
-
-def test_an_example_is_a_question_and_its_answer(tmp_path: Path) -> None:
-    rows = {row["id"]: row for row in made_up_definitions(50)}
-    _, train, val, _ = split(tmp_path / "a", list(rows.values()))
-    for example in train + val:
-        row = rows[example["id"]]
-        assert example == {
-            "id": row["id"],
-            "question": row["symbol"],
-            "messages": [
-                {"role": "user", "content": row["question"]},
-                {"role": "assistant", "content": row["answer"]},
-            ],
-            "document_id": row["document_id"],
-        }
-
-
-def test_the_first_definition_of_a_symbol_is_kept(tmp_path: Path) -> None:
-    rows = made_up_definitions(40)
-    again = [row | {"id": f"{i:032x}", "answer": f"Another answer {i}."} for i, row in enumerate(rows[:5], start=1000)]
-    counts, train, val, _ = split(tmp_path / "a", rows + again)
-    assert counts.dropped == {"duplicate symbol": 5}
-    assert {row["id"] for row in train + val} == {row["id"] for row in rows}
-
-
-def test_the_counts_of_both_steps_are_one_account(tmp_path: Path) -> None:
-    split_counts = split(tmp_path / "a", made_up_definitions(40) + made_up_definitions(5))[0]
-    extracted = Counts("definitions", 52, 45, {"too short": 4, "too long": 3})
-    counts = overall_counts(extracted, split_counts)
-    assert (counts.unit, counts.n_in, counts.n_out) == ("definitions", 52, 40)
-    assert counts.dropped == {"too short": 4, "too long": 3, "duplicate symbol": 5}
-    assert counts.figures == split_counts.figures
-
-
-def test_neither_partitions_nor_repetition_change_a_byte(tmp_path: Path) -> None:
-    rows = made_up_definitions()
-    for name, n_files in (("one", 1), ("four", 4), ("again", 1)):
-        split(tmp_path / name, rows, n_files=n_files)
-    for file in ("train.parquet", "val.parquet", "benchmark.jsonl"):
-        assert len({(tmp_path / name / file).read_bytes() for name in ("one", "four", "again")}) == 1
-
-
-def test_another_seed_draws_other_definitions(tmp_path: Path) -> None:
-    vals = [split(tmp_path / str(seed), made_up_definitions(), config=InstructConfig(seed=seed))[2] for seed in (0, 1)]
-    assert {row["id"] for row in vals[0]} != {row["id"] for row in vals[1]}
-
-
-def test_benchmark_items_have_four_different_answers_of_one_kind(tmp_path: Path) -> None:
-    rows = made_up_definitions()
-    _, train, val, items = split(tmp_path / "a", rows)
-    kind_of = {row["answer"]: row["kind"] for row in rows}
-    trained_on = {row["messages"][1]["content"] for row in train}
-    answer_of = {row["id"]: row["messages"][1]["content"] for row in val}
-    assert [item["id"] for item in items] == [row["id"] for row in val]
-    for item in items:
-        assert set(item) == {"id", "query", "choices", "gold", "document_id"}
-        assert item["choices"][item["gold"]] == answer_of[item["id"]]
-        assert len(set(item["choices"])) == 4
-        assert not set(item["choices"]) & trained_on
-        assert len({kind_of[choice] for choice in item["choices"]}) == 1
-    assert set(Counter(item["gold"] for item in items)) == {0, 1, 2, 3}
-
-
-def test_length_and_place_do_not_give_the_answer_away() -> None:
-    rows = [row | {"answer": "x" * (20 + i * 7919 % 2000)} for i, row in enumerate(made_up_definitions(2000))]
-    items = benchmark_items(rows, seed=0)
-
-    def accuracy(rank: int) -> float:
-        """Of always taking the choice with this rank by length; all lengths differ."""
-        hits = [sorted(item["choices"], key=len)[rank] == item["choices"][item["gold"]] for item in items]
-        return sum(hits) / len(hits)
-
-    # 0.25 by chance; 4 standard deviations of 2,000 trials are 0.039.
-    assert all(abs(accuracy(rank) - 0.25) < 0.039 for rank in range(4))
-    assert all(abs(n / len(items) - 0.25) < 0.039 for n in Counter(item["gold"] for item in items).values())
-    in_order = sum(item["choices"] == sorted(item["choices"], key=len) for item in items) / len(items)
-    assert abs(in_order - 1 / 24) < 0.018
-
-
-def test_a_kind_with_few_answers_borrows_from_the_others() -> None:
-    rows = made_up_definitions(40)
-    rows[0] = rows[0] | {"kind": "exception"}
-    [item] = [item for item in benchmark_items(rows, seed=0) if item["id"] == rows[0]["id"]]
-    assert len(set(item["choices"])) == 4
-    assert item["choices"][item["gold"]] == rows[0]["answer"]
-
-
-def test_a_small_site_still_gets_a_benchmark(tmp_path: Path) -> None:
-    _, train, val, items = split(tmp_path / "a", made_up_definitions(9))
-    assert (len(train), len(val), len(items)) == (5, 4, 4)
-
-
-@pytest.mark.parametrize("n", [0, 1, 4])
-def test_too_few_definitions_are_an_error_with_a_remedy(tmp_path: Path, n: int) -> None:
-    with pytest.raises(ValueError, match=rf"{n} definitions .* found, 5 are needed: crawl pages .* max_answer_chars"):
-        split(tmp_path / "a", made_up_definitions(n))
-
-
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ({"question": "What is it?"}, "question is 'What is it\\?'; it must contain {symbol}"),
-        (
-            {"min_answer_chars": 50, "max_answer_chars": 40},
-            "min_answer_chars is 50; allowed: up to max_answer_chars, 40",
-        ),
-        ({"held_out_fraction": 1.5}, "held_out_fraction is 1.5; allowed: from 0 to 0.9"),
-    ],
-)
-def test_wrong_settings_are_named(values: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        InstructConfig(**values)

@@ -1,0 +1,150 @@
+"""The examples of all sources as one set: without duplicates, split so that nothing held out is in training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from ...counts import Counts
+from ...files import read_table, write_table, write_text
+from ..drops import Dropped, write_dropped
+from ..four_choice import N_CHOICES, benchmark_items
+from .chats import DUPLICATE
+from .config import InstructConfig, InstructSource
+from .definitions import hash_of
+from .sources import Example, Found
+
+EXAMPLE_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("question", pa.string()),
+        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        ("document_id", pa.string()),
+    ]
+)
+
+
+def write_examples(
+    definitions: Sequence[Path], given: Found, out_dir: Path, config: InstructConfig, dropped_name: str
+) -> Counts:
+    """Writes `train.parquet`, `val.parquet`, the examples dropped here, and of definitions `benchmark.jsonl`.
+
+    `definitions` are the files of `extract_definitions`, `given` what `read_sources` found. Counts the examples that
+    come in and those that stay. Raises ValueError when there are too few for both parts and the benchmark.
+    """
+    from_corpus = definition_examples(definitions, config)
+    kept, repeated = without_duplicates([*from_corpus.examples, *given.examples])
+    dropped = [*from_corpus.dropped, *given.dropped, *repeated]
+    held_out = held_out_ids(kept, config)
+    train = [example for example in kept if example.id not in held_out for _ in range(example.weight)]
+    val = [example for example in kept if example.id in held_out]
+    write_table(out_dir / "train.parquet", example_table(train))
+    write_table(out_dir / "val.parquet", example_table(val))
+    write_dropped(out_dir / dropped_name, dropped)
+    figures = {"n_train": len(train), "n_val": len(val)}
+    if definitions:
+        items = benchmark_items([example.definition for example in val if example.definition], config.seed)
+        write_text(out_dir / "benchmark.jsonl", "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items))
+        figures["n_benchmark"] = len(items)
+    reasons = Counter(item.reason for item in dropped)
+    return Counts("examples", from_corpus.n_read + given.n_read, len(kept), dict(reasons), figures)
+
+
+def definition_examples(paths: Sequence[Path], config: InstructConfig) -> Found:
+    """Examples made of the partitions' definitions; a symbol defined twice keeps its first definition."""
+    source, found = config.definitions or InstructSource(), Found()
+    seen: set[str] = set()
+    for row in (row for path in paths for row in read_table(path).to_pylist()):
+        reason = "duplicate symbol" if row["symbol"] in seen else ""
+        if not reason and source.limit is not None and len(found.examples) >= source.limit:
+            reason = "over the limit"
+        if reason:
+            found.dropped.append(Dropped.of(row["id"], row["url"], f"{row['symbol']}: {row['answer']}", reason))
+            continue
+        seen.add(row["symbol"])
+        question = {"role": "user", "content": row["question"]}
+        messages = [question, {"role": "assistant", "content": row["answer"]}]
+        found.examples.append(Example(row["id"], row["symbol"], messages, row["document_id"], source.weight, row))
+    return found
+
+
+def without_duplicates(examples: Sequence[Example]) -> tuple[list[Example], list[Dropped]]:
+    """The first of each group of examples that say the same, and the others."""
+    kept: dict[str, Example] = {}
+    dropped = []
+    for example in examples:
+        said = json.dumps(example.messages)
+        if said in kept:
+            url = example.definition["url"] if example.definition else ""
+            dropped.append(Dropped.of(example.id, url, example.first_question, DUPLICATE))
+        else:
+            kept[said] = example
+    return list(kept.values()), dropped
+
+
+def held_out_ids(examples: Sequence[Example], config: InstructConfig) -> set[str]:
+    """The examples kept from training: the groups with the lowest hashes, up to the configured share of the examples.
+
+    A group are the examples that share their first question or their last answer, directly or through others. One that
+    is larger than the share ("Thank you.") stays in training; a benchmark of definitions takes four groups at least.
+    Raises ValueError when there are too few groups.
+    """
+    groups, n_least = connected(examples), N_CHOICES if config.definitions else 1
+    n_wanted = max(n_least, round(config.held_out_fraction * len(examples)))
+    drawn = sorted(groups, key=lambda group: min(hash_of(str(config.seed), example.answer) for example in group))
+    chosen, n_taken = list[list[Example]](), 0
+    for group in drawn:
+        n_allowed = n_wanted - n_taken if len(chosen) >= n_least else n_wanted
+        if len(group) <= n_allowed:
+            chosen.append(group)
+            n_taken += len(group)
+    if len(groups) <= n_least or not chosen:
+        raise ValueError(
+            f"{len(groups)} examples with different questions and answers were found, {n_least + 1} are needed: give "
+            "more examples; for definitions crawl pages that hold Sphinx definition lists (dl.py), or widen "
+            "min_answer_chars and max_answer_chars"
+        )
+    return {example.id for group in chosen for example in group}
+
+
+def connected(examples: Sequence[Example]) -> list[list[Example]]:
+    """The examples in groups; two that share their first question or their last answer are in the same."""
+    parent = list(range(len(examples)))
+
+    def root(place: int) -> int:
+        while parent[place] != place:
+            parent[place] = place = parent[parent[place]]
+        return place
+
+    first_with: dict[tuple[str, str], int] = {}
+    for place, example in enumerate(examples):
+        for key in (("question", example.first_question), ("answer", example.answer)):
+            parent[root(place)] = root(first_with.setdefault(key, place))
+    groups: dict[int, list[Example]] = defaultdict(list)
+    for place, example in enumerate(examples):
+        groups[root(place)].append(example)
+    return list(groups.values())
+
+
+def example_table(examples: Sequence[Example]) -> pa.Table:
+    """The examples as they are stored, `EXAMPLE_SCHEMA`."""
+    columns = EXAMPLE_SCHEMA.names
+    rows = [{name: getattr(example, name) for name in columns} for example in examples]
+    return pa.Table.from_pylist(rows, EXAMPLE_SCHEMA)
+
+
+def overall_counts(extracted: Counts | None, written: Counts) -> Counts:
+    """The counts of both steps as one: what was found, examples made, and every reason on the way.
+
+    `extracted` is the total of `extract_definitions`, if there was one; `written` what `write_examples` returned.
+    """
+    if extracted is None:
+        return written
+    reasons = Counter(extracted.dropped) + Counter(written.dropped)
+    n_in = extracted.n_in + written.n_in - extracted.n_out
+    return dataclasses.replace(written, n_in=n_in, dropped=dict(reasons))

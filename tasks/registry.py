@@ -1,0 +1,188 @@
+"""MLflow's model registry: every trained model is a version, `candidate` the newest, `champion` the best so far.
+
+The registry is a view of the store like all of MLflow: a version names an artifact by its tags, and holds a copy of its
+files. Each function does nothing and gives None once MLflow has failed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llm.files import write_json, write_text
+
+from .model_card import KINDS as KINDS
+from .model_card import model_card, summary
+from .store import PROVENANCE, Artifact, Store
+from .tracking import Tracker, guarded, send
+
+CANDIDATE, CHAMPION = "candidate", "champion"
+PREFIX = "sourdough-"
+"""What the names of our registered models begin with."""
+MODEL_FILES = (
+    "model.safetensors",
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "labels.json",
+    "adapter_model.safetensors",
+    "adapter_config.json",
+)
+"""What a version holds of these, beside its card: never pickled objects."""
+TAGS = ("stage", "fingerprint", "digest", "built")
+CARD_FILE, FOLDER = "MODEL_CARD.md", "model"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model."""
+
+    name: str
+    number: str
+    stage: str
+    fingerprint: str
+    digest: str
+    built: str
+    """When, as the store says it."""
+    aliases: tuple[str, ...] = ()
+    decision: str | None = None
+    """What the gate said of it: promoted or refused; None before."""
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.number}"
+
+
+def registered_name(recipe: str, stage: str) -> str:
+    """The name in the registry for the models that a stage makes of a recipe: `sourdough-demo-chat`."""
+    return f"{PREFIX}{recipe}-{KINDS[stage]}"
+
+
+@guarded
+def register(tracker: Tracker, name: str, model: Artifact, store: Store, scores: Artifact | None) -> Version:
+    """Makes `model` a version of `name` and its `candidate`, unless it is one; writes its card anew if it has changed.
+
+    `scores` is an evaluation of the model, or None when there is none yet.
+    """
+    client, card = tracker.client, model_card(name, model, store, scores)
+    there = next((item for item in versions_of(tracker, name) if item.digest == model.digest), None)
+    if there is None:
+        there = add_version(tracker, name, model, card)
+    elif scores:
+        found = client.get_model_version(name, there.number)
+        if found.description != summary(card):
+            client.update_model_version(name, there.number, summary(card))
+            log_card(tracker, found.run_id, card)
+    mark(model, {"name": name, "version": there.number})
+    return there
+
+
+def add_version(tracker: Tracker, name: str, model: Artifact, card: str) -> Version:
+    """A new version, with the alias `candidate` unless that of a model built later."""
+    client, run_id = tracker.client, known_run(tracker, model)
+    for path in (model.path / file for file in MODEL_FILES):
+        if path.is_file():
+            client.log_artifact(run_id, str(path), FOLDER)
+    log_card(tracker, run_id, card)
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name)
+    before = aliased(tracker, name, CANDIDATE)
+    tags = {"stage": model.stage, "fingerprint": model.fingerprint, "digest": model.digest}
+    tags["built"] = str(model.provenance.get("started", ""))
+    source = f"{client.get_run(run_id).info.artifact_uri}/{FOLDER}"
+    made = client.create_model_version(name, source, run_id, tags=tags, description=summary(card))
+    is_newest = before is None or before.built <= tags["built"]
+    if is_newest:
+        client.set_registered_model_alias(name, CANDIDATE, made.version)
+    return Version(name, str(made.version), **tags, aliases=(CANDIDATE,) if is_newest else ())
+
+
+def log_card(tracker: Tracker, run_id: str, card: str) -> None:
+    """Puts the card beside the model's files."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_text(Path(folder) / CARD_FILE, card)
+        tracker.client.log_artifact(run_id, str(Path(folder) / CARD_FILE), FOLDER)
+
+
+def known_run(tracker: Tracker, model: Artifact) -> str:
+    """The run that shows a model's training; it is sent now if this MLflow does not know it."""
+    run_id = model.provenance.get("mlflow_run_id")
+    if run_id and tracker.client.search_runs([tracker.experiment], f"attributes.run_id = '{run_id}'"):
+        return str(run_id)
+    sent = send(tracker, model)
+    if sent is None:
+        raise ConnectionError("MLflow failed while the run of the model was sent")
+    return sent
+
+
+@guarded
+def all_versions(tracker: Tracker) -> list[Version]:
+    """Every version of our registered models, the newest of each first; none before the first was registered."""
+    if tracker.is_empty:
+        return []
+    names = [item.name for item in tracker.client.search_registered_models(f"name LIKE '{PREFIX}%'")]
+    return [version for name in sorted(names) for version in versions_of(tracker, name)]
+
+
+def versions_of(tracker: Tracker, name: str) -> list[Version]:
+    """The versions of a registered model, the newest first."""
+    found = tracker.client.search_registered_models(f"name = '{name}'")
+    aliases: dict[str, str] = found[0].aliases if found else {}
+    listed = sorted(
+        tracker.client.search_model_versions(f"name = '{name}'"), key=lambda item: int(item.version), reverse=True
+    )
+    return [as_version(item, aliases) for item in listed if item.tags.keys() >= set(TAGS)]
+
+
+def as_version(item: Any, aliases: dict[str, str]) -> Version:
+    """A version as MLflow gives it; its aliases are kept with the registered model."""
+    tags = {key: item.tags[key] for key in TAGS}
+    own = tuple(alias for alias, number in aliases.items() if str(number) == str(item.version))
+    return Version(item.name, str(item.version), **tags, aliases=own, decision=item.tags.get("gate"))
+
+
+@guarded
+def aliased(tracker: Tracker, name: str, alias: str) -> Version | None:
+    """The version of a registered model that has an alias."""
+    if tracker.is_empty:
+        return None
+    return next((version for version in versions_of(tracker, name) if alias in version.aliases), None)
+
+
+@guarded
+def record_decision(tracker: Tracker, candidate: Version, *, promote: bool, reasons: list[str], against: str) -> bool:
+    """Writes the gate's decision to the candidate's version and run, and moves `champion` if it is promoted."""
+    client, verdict = tracker.client, "promoted" if promote else "refused"
+    tags = {"gate": verdict, "gate.reason": reasons[0][:5000], "gate.against": against}
+    for key, value in tags.items():
+        client.set_model_version_tag(candidate.name, candidate.number, key, value)
+    run_id = client.get_model_version(candidate.name, candidate.number).run_id
+    client.log_dict(run_id, {**tags, "candidate": str(candidate), "reasons": reasons}, "gate.json")
+    if promote:
+        client.set_registered_model_alias(candidate.name, CHAMPION, candidate.number)
+    return True
+
+
+def replay_registrations(store: Store, tracker: Tracker) -> int:
+    """Registers every model that a flow has marked and the registry lacks; returns how many were registered."""
+    n_made = 0
+    for stage in (name for name in KINDS if name in store.stages()):
+        for model in reversed(store.artifacts(stage)):
+            registered = model.provenance.get("registered", {})
+            if "name" in registered and "version" not in registered:
+                made = register(tracker, registered["name"], model, store, evaluation_of(model, store))
+                n_made += made is not None
+    return n_made
+
+
+def evaluation_of(model: Artifact, store: Store) -> Artifact | None:
+    """The newest evaluation in the store that measured a model."""
+    made = store.artifacts("evaluate")
+    return next((item for item in made if model.digest in {each["digest"] for each in item.manifest["inputs"]}), None)
+
+
+def mark(model: Artifact, registered: dict[str, str]) -> None:
+    """Notes in a model's provenance under which name it is registered, and as which version once it is."""
+    if model.provenance.get("registered") != registered:
+        write_json(model.path / PROVENANCE, {**model.provenance, "registered": registered})
