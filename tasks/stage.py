@@ -194,6 +194,8 @@ class Stage:
             bar.update(n_done, n_total)
             if run_id and lines:
                 tracker.log_metrics(run_id, lines)
+            if run_id and lines and lines[0]["step"] == 0:
+                tracker.log_first_files(run_id, out_dir)
 
         build = Build(out_dir, store.work_dir(self.name, key.fingerprint), session.engine, listener)
         try:

@@ -11,7 +11,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -38,6 +38,8 @@ SHOWN_FILES = (
     "fit.json",
     "scaling.png",
 )
+FIRST_FILES = ("example.html",)
+"""Those that are there before training begins, and are sent with the first metrics: in time to stop it."""
 MAX_SHOWN_BYTES = 20_000_000
 
 log = logging.getLogger(__name__)
@@ -147,16 +149,18 @@ class Tracker:
             self.client.log_batch(run_id, metrics=metrics[start : start + 1000])
 
     @guarded
+    def log_first_files(self, run_id: str, out_dir: Path) -> None:
+        """Sends what a stage that still runs has left to look at."""
+        self._log_files(run_id, out_dir, FIRST_FILES)
+
+    @guarded
     def finish_stage(self, run_id: str, artifact: Artifact) -> None:
         """Sends an artifact's counts, figures, data sets and the files worth looking at; closes the child run."""
         self._log_counts(run_id, artifact)
         self._log_datasets(run_id, artifact)
         self._log_dropped(run_id, artifact)
         self._log_scores(run_id, artifact)
-        for name in SHOWN_FILES:
-            path = artifact.path / name
-            if path.is_file() and path.stat().st_size < MAX_SHOWN_BYTES:
-                self.client.log_artifact(run_id, str(path))
+        self._log_files(run_id, artifact.path, SHOWN_FILES)
         for name, value in {"digest": artifact.digest, "artifact": str(artifact.path)}.items():
             self.client.set_tag(run_id, name, value)
         self.client.set_terminated(run_id, "FINISHED")
@@ -192,6 +196,11 @@ class Tracker:
         if not (run_id and self.on and self.uri.startswith("http")):
             return None
         return f"{self.uri}/#/experiments/{self.experiment}/runs/{run_id}"
+
+    def _log_files(self, run_id: str, folder: Path, names: Sequence[str]) -> None:
+        for path in (folder / name for name in names):
+            if path.is_file() and path.stat().st_size < MAX_SHOWN_BYTES:
+                self.client.log_artifact(run_id, str(path))
 
     def _log_counts(self, run_id: str, artifact: Artifact) -> None:
         from mlflow.entities import Metric

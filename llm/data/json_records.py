@@ -60,51 +60,63 @@ def record_files(section: str, patterns: Sequence[str]) -> list[Path]:
 
 def read_records(path: Path) -> list[Record]:
     """The records of a file; raises ValueError naming file and line for one that is empty or malformed."""
-    try:
-        records = list(_records(path))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a Parquet file: {error}") from error
+    records = []
+    for where, value in values_of(path):
+        if isinstance(value, ValueError):
+            raise ValueError(f"{path}, {where}: {value}") from value
+        if not isinstance(value, dict):
+            kind = type(value).__name__
+            raise ValueError(f"{path}, {where}: a record must be an object with fields, but is {kind}")
+        records.append(Record(f"{path}, {where}", value))
     if not records:
         raise ValueError(f"{path} holds no record; give a file with at least one")
     return records
 
 
-def _records(path: Path) -> Iterator[Record]:
-    if path.suffix in DELIMITERS:
-        with open(path, encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, delimiter=DELIMITERS[path.suffix])
-            for row in reader:
-                yield Record(f"{path}, line {reader.line_num}", row)
-    elif path.suffix == ".parquet":
-        for number, row in enumerate(read_table(path).to_pylist(), start=1):
-            yield Record(f"{path}, row {number}", row)
-    elif path.suffix == ".json":
-        values = _parsed(path.read_text(encoding="utf-8"), str(path))
-        if not isinstance(values, list):
-            raise ValueError(f"{path} must hold a list of records; put one record a line into a .jsonl file otherwise")
-        for number, value in enumerate(values, start=1):
-            yield _record(value, f"{path}, record {number}")
-    else:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    place = f"{path}, line {number}"
-                    yield _record(_parsed(line, place), place)
+def values_of(path: Path) -> Iterator[tuple[str, Any]]:
+    """What a file holds, one thing after the other, each with its place (`line 3`).
 
-
-def _parsed(text: str, place: str) -> Any:
+    In place of one that is not JSON there is the ValueError that says why. JSON is one list, or an object in each line.
+    Raises ValueError for a table that cannot be read.
+    """
     try:
-        return json.loads(text)
+        if path.suffix in DELIMITERS:
+            with open(path, encoding="utf-8", newline="") as file:
+                reader = csv.DictReader(file, delimiter=DELIMITERS[path.suffix])
+                yield from ((f"line {reader.line_num}", row) for row in reader)
+        elif path.suffix == ".parquet":
+            yield from ((f"row {number}", row) for number, row in enumerate(read_table(path).to_pylist(), 1))
+        else:
+            yield from _json_values(path.read_bytes())
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path} is not a Parquet file: {error}") from error
+
+
+def _json_values(content: bytes) -> Iterator[tuple[str, Any]]:
+    if content.lstrip()[:1] == b"[":
+        values = _parsed(content)
+        if isinstance(values, ValueError):
+            yield "the list", values
+        else:
+            yield from ((f"record {number}", value) for number, value in enumerate(values, 1))
+        return
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if line.strip():
+            yield f"line {number}", _parsed(line)
+
+
+def _parsed(content: bytes) -> Any:
+    try:
+        return json.loads(content.decode())
+    except UnicodeDecodeError as error:
+        return ValueError(f"it is not UTF-8 at byte {error.start + 1}")
     except json.JSONDecodeError as error:
-        raise ValueError(f"{place}: not valid JSON: {error}") from error
-
-
-def _record(value: Any, place: str) -> Record:
-    if not isinstance(value, dict):
-        raise ValueError(f"{place}: a record must be an object with fields, but is {type(value).__name__}")
-    return Record(place, value)
+        place = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
+        return ValueError(f"it is not JSON: {error.msg} at {place}")
+    except RecursionError:
+        return ValueError("it nests too deep")
 
 
 def instruction(record: Record) -> str:

@@ -7,7 +7,6 @@ small steps.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..files import atomic_path
+from ..files import atomic_path, write_text
 from .gate import GONE, NOT_NUMBERS, Compared
 
 if TYPE_CHECKING:
@@ -65,20 +64,14 @@ def _rows(table: pa.Table, keys: set[tuple[str, str]], *, inside: bool) -> pa.Ta
 
 
 def append(path: Path, line: dict[str, Any]) -> None:
-    """Adds a line to a history, durably."""
+    """Adds a line to a history, which is written anew as a whole: a kill leaves it as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as file:
-        file.write(json.dumps(line, sort_keys=True).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
+    write_text(path, "".join(json.dumps(each, sort_keys=True) + "\n" for each in [*read(path), line]))
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a history, the oldest first; a last line that was cut off by a kill is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    """The lines of a history, the oldest first."""
+    return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
 
 def draw(path: Path, history: Sequence[dict[str, Any]]) -> None:

@@ -60,6 +60,17 @@ def test_a_stage_run_holds_everything_that_matters(tmp_path: Path, mlflow_uri: s
     assert tracker.client.get_run(parent).info.status == "FINISHED"
 
 
+def test_an_example_is_there_before_training_ends(tmp_path: Path, mlflow_uri: str) -> None:
+    tracker = Tracker(mlflow_uri)
+    run_id = tracker.start_stage("toy", "f", {})
+    assert run_id is not None
+    for name in ("example.html", "model.safetensors"):
+        (tmp_path / name).write_text("<p>a chat</p>")
+    tracker.log_first_files(run_id, tmp_path)
+    assert [item.path for item in tracker.client.list_artifacts(run_id)] == ["example.html"]
+    assert tracker.client.get_run(run_id).info.status == "RUNNING"
+
+
 def test_a_retried_flow_finds_its_run_again(mlflow_uri: str) -> None:
     assert Tracker(mlflow_uri).start_flow("demo", "flow-2") == Tracker(mlflow_uri).start_flow("demo", "flow-2")
 

@@ -28,7 +28,8 @@ class InstructSource(Config):
     """definitions: what the corpus says of a name; alpaca: records with instruction, input and output; chat: records
     with messages (role, content), or conversations (from, value) as ShareGPT has them."""
     path: str | None = None
-    """For alpaca and chat: a file (JSON, JSONL or Parquet), a folder with such files, or a pattern with `*`."""
+    """For alpaca and chat: a file (JSON, JSONL, Parquet, CSV or TSV), a folder with such files, or a pattern with
+    `*`."""
     dataset: str | None = None
     """Instead of path: a data set for the library `datasets`, `owner/name` on the hub or a folder. It is fetched once
     and kept among the downloads of the workspace."""

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...files import read_table
 from ..benchmark_items import file_states
 from ..drops import Dropped
+from ..json_records import values_of
 from .chats import ALWAYS_DROPPED, BadExample, Message, messages_of
 from .config import InstructConfig, InstructSource
 from .definitions import hash_of
 
-SUFFIXES = (".json", ".jsonl", ".parquet")
+SUFFIXES = (".json", ".jsonl", ".parquet", ".csv", ".tsv")
 
 
 @dataclass(frozen=True)
@@ -125,11 +125,9 @@ def _records(source: InstructSource, downloads: Path) -> Iterator[tuple[str, Any
     if source.dataset is not None:
         yield from _dataset_records(source, downloads)
     for path in source_files(source):
-        if path.suffix == ".parquet":
-            rows = read_table(path).to_pylist()
-            yield from ((f"{path.name}, row {number}", row) for number, row in enumerate(rows, 1))
-        else:
-            yield from _json_records(path)
+        for where, value in values_of(path):
+            is_broken = isinstance(value, ValueError)
+            yield f"{path.name}, {where}", BadExample("not JSON", str(value)) if is_broken else value
 
 
 def source_files(source: InstructSource) -> list[Path]:
@@ -147,33 +145,6 @@ def source_files(source: InstructSource) -> list[Path]:
             f"{path.absolute()}; give it with instruct.sources.0.path=FILE"
         )
     return files
-
-
-def _json_records(path: Path) -> Iterator[tuple[str, Any]]:
-    """The records of a file that is one JSON list, or has one JSON object in each line."""
-    content = path.read_bytes()
-    if content.lstrip()[:1] == b"[":
-        records = _parsed(content)
-        if isinstance(records, BadExample):
-            yield path.name, records
-        else:
-            yield from ((f"{path.name}, record {number}", record) for number, record in enumerate(records, 1))
-        return
-    for number, line in enumerate(content.split(b"\n"), 1):
-        if line.strip():
-            yield f"{path.name}, line {number}", _parsed(line)
-
-
-def _parsed(content: bytes) -> Any:
-    try:
-        return json.loads(content.decode())
-    except UnicodeDecodeError as error:
-        return BadExample("not JSON", f"it is not UTF-8 at byte {error.start + 1}")
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
-        return BadExample("not JSON", f"it is not JSON: {error.msg} at {place}")
-    except RecursionError:
-        return BadExample("not JSON", "it nests too deep")
 
 
 def _dataset_records(source: InstructSource, downloads: Path) -> Iterator[tuple[str, Any]]:

@@ -75,8 +75,12 @@ def test_files_without_records_are_refused(tmp_path):
     empty, broken, other = tmp_path / "a.jsonl", tmp_path / "b.jsonl", tmp_path / "c.json"
     empty.write_text("\n")
     broken.write_text('{"prompt": "a"\n')
-    other.write_text("{}")
-    for path, message in ((empty, "holds no record"), (broken, "line 1: not valid JSON"), (other, "must hold a list")):
+    other.write_text("[1]")
+    for path, message in (
+        (empty, "holds no record"),
+        (broken, "line 1: it is not JSON"),
+        (other, "record 1: .* is int"),
+    ):
         with pytest.raises(ValueError, match=message):
             read_records(path)
 

@@ -76,13 +76,15 @@ def history() -> list[dict[str, Any]]:
     ]
 
 
-def test_lines_come_back_without_a_torn_one(tmp_path: Path, history: list[dict[str, Any]]) -> None:
+def test_lines_come_back_and_one_that_cannot_be_written_changes_nothing(
+    tmp_path: Path, history: list[dict[str, Any]]
+) -> None:
     path = tmp_path / "folder" / "history.jsonl"
     assert read(path) == []
     for line in history:
         append(path, line)
-    with open(path, "ab") as file:
-        file.write(b'{"time": "20')
+    with pytest.raises(TypeError):
+        append(path, {"time": object()})
     assert read(path) == history
 
 

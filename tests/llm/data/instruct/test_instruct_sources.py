@@ -131,7 +131,7 @@ def test_a_broken_record_is_refused_by_line_and_field_or_dropped(
 
 def test_what_is_no_list_or_no_utf8_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('[\n{"instruction": "x"},\n')
-    with pytest.raises(ValueError, match=r"a\.json: it is not JSON: .* at line 3, column 1"):
+    with pytest.raises(ValueError, match=r"a\.json, the list: it is not JSON: .* at line 3, column 1"):
         read(tmp_path / "a.json", "alpaca")
     (tmp_path / "b.jsonl").write_bytes(b'{"instruction": "\xff"}\n')
     with pytest.raises(ValueError, match=r"b\.jsonl, line 1: it is not UTF-8 at byte 18"):
