@@ -44,8 +44,8 @@ StageName = Literal[
     "decontaminate",
     "tokenizer",
     "shard",
-    "pretrain",
     "instruct",
+    "pretrain",
     "finetune",
     "reference",
     "prefer",
@@ -65,14 +65,14 @@ def build_model(recipe: Recipe) -> Artifact:
     documents = decontaminate(distinct, config=recipe.decontaminate)
     vocabulary = tokenizer(documents, config=recipe.tokenizer)
     shards = shard(documents, vocabulary, config=recipe.shard)
-    base = pretrain(shards, vocabulary, config=recipe.pretrain)
     examples = instruct(pages, documents, config=recipe.instruct) if recipe.instruct else None
+    base = pretrain(shards, vocabulary, config=recipe.pretrain)
     replayed = shards if recipe.finetune and recipe.finetune.replay else None
     tuned = finetune(base, examples, replayed, config=recipe.finetune) if examples else None
-    pairs = reference(tuned, config=recipe.reference) if recipe.reference else None
+    pairs = reference(tuned, examples, config=recipe.reference) if recipe.reference else None
     preferred = prefer(tuned, pairs, config=recipe.prefer) if pairs else None
     chat = preferred or tuned
-    rewarded = reinforce(chat, config=recipe.reinforce) if recipe.reinforce else None
+    rewarded = reinforce(chat, examples, config=recipe.reinforce) if recipe.reinforce else None
     chat = rewarded or chat
     classifier = classify(chat or base, config=recipe.classify) if recipe.classify else None
     scores = evaluate(documents, base, chat, examples, config=recipe.evaluate)

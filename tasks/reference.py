@@ -20,6 +20,12 @@ def outside(config: ReferenceConfig) -> dict[str, str]:
 
 
 @stage(version=1, process="llm.train", outside=outside, verify_inputs=True, on_code_change="reuse")
-def reference(build: Build, chat: Artifact, config: ReferenceConfig) -> Counts:
+def reference(build: Build, chat: Artifact, examples: Artifact, config: ReferenceConfig) -> Counts:
     """Preference pairs with the chat model's log-probabilities of their answers: DPO's reference, computed once."""
-    return build.process("llm.train", kind="reference", config=dataclasses.asdict(config), model_dir=str(chat.path))
+    return build.process(
+        "llm.train",
+        kind="reference",
+        config=dataclasses.asdict(config),
+        model_dir=str(chat.path),
+        examples_dir=str(examples.path),
+    )

@@ -27,6 +27,12 @@ def outside(config: ReinforceConfig) -> dict[str, str]:
     verify_inputs=True,
     on_code_change="reuse",
 )
-def reinforce(build: Build, chat: Artifact, config: ReinforceConfig) -> Counts:
+def reinforce(build: Build, chat: Artifact, examples: Artifact, config: ReinforceConfig) -> Counts:
     """The chat model, trained on the rewards of its own answers (GRPO); a retry goes on at the last checkpoint."""
-    return build.process("llm.train", kind="reinforce", config=dataclasses.asdict(config), model_dir=str(chat.path))
+    return build.process(
+        "llm.train",
+        kind="reinforce",
+        config=dataclasses.asdict(config),
+        model_dir=str(chat.path),
+        examples_dir=str(examples.path),
+    )

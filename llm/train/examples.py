@@ -155,6 +155,26 @@ def read_examples(path: Path, tokenizer: Tokenizer, context_length: int, *, shor
     return Examples(sequences, {reason: n for reason, n in dropped.items() if n}, chats, n_shortened)
 
 
+ASKED_LATER = "held out for the evaluation"
+"""Why records of other data are dropped."""
+
+
+def held_out_questions(examples_dir: Path | None) -> set[str]:
+    """What users say in the examples that the evaluation asks; nothing without examples.
+
+    Other data may hold the same questions: no method may learn from those.
+    """
+    if examples_dir is None:
+        return set()
+    chats = read_table(examples_dir / "val.parquet", ["messages"])["messages"].to_pylist()
+    return {question for messages in chats for question in questions_of(messages)}
+
+
+def questions_of(messages: Sequence[dict[str, str]]) -> set[str]:
+    """What the user says in a chat."""
+    return {message["content"].strip() for message in messages if message["role"] == "user"}
+
+
 def prompts(chats: Sequence[Any], tokenizer: Tokenizer, n_prompts: int) -> list[list[int]]:
     """Tokens that ask for an answer: some chats, evenly spaced, up to where the assistant's last turn begins."""
     chosen = evenly_spaced(len(chats), n_prompts)

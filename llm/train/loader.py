@@ -58,6 +58,11 @@ class Batch:
         """What the objective is called with."""
         return self.inputs, *self.learned()
 
+    def emptied(self) -> Self:
+        """The same with nothing to learn: what a process works on while others still have batches of a step."""
+        nothing = torch.empty(0, dtype=torch.int64, device=self.inputs.device)
+        return replace(self, targets=torch.full_like(self.targets, IGNORED), positions=nothing)
+
     def to(self, device: torch.device) -> Self:
         """The same on a device; a copy out of pinned memory does not wait."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
@@ -129,7 +134,7 @@ class StepLoader:
         if len(sequences) < batch_size:
             raise ValueError(
                 f"a step learns from {batch_size} sequences, but there are only {len(sequences)}: add documents or "
-                "examples, or set a smaller pretrain.batch_tokens (in fine-tuning: finetune.batch_size)"
+                "examples, or set a smaller batch_size (in pretraining: pretrain.batch_tokens)"
             )
         self.sequences, self.batch_size, self.micro_batch_size = sequences, batch_size, micro_batch_size
         self.seed, self.device, self.share = seed, device, share

@@ -199,6 +199,8 @@ class Trainer:
 
     def add_gradients(self, batches: list[Batch]) -> tuple[Tensor, int]:
         """The mean loss of a step, however it falls into micro-batches, and the number of tokens learned from."""
+        n_missing = self.world.most(len(batches)) - len(batches)  # packed rows: as many as a process' sequences fill
+        batches = [*batches, *[batches[-1].emptied()] * n_missing]
         counts = torch.tensor([[batch.n_learned, batch.n_tokens] for batch in batches]).sum(0)
         n_learned, n_tokens = self.world.total(counts).tolist()
         loss = torch.zeros((), device=self.device)

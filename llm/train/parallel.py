@@ -114,6 +114,10 @@ class World:
         """Whether any process says so; all of them get the same answer."""
         return bool(self._reduced(int(flag), dist.ReduceOp.MAX))
 
+    def most(self, value: int) -> int:
+        """The largest of the processes' values, in all of them."""
+        return self._reduced(value, dist.ReduceOp.MAX)
+
     def from_first(self, value: int) -> int:
         """The first process' value, in all of them."""
         return self._reduced(value if self.is_first else 0, dist.ReduceOp.SUM)

@@ -23,6 +23,7 @@ from ..process import MetricsLog, Stopped
 from ..tokenizer import Tokenizer
 from .config import LoopConfig
 from .device import choose_device, choose_dtype
+from .examples import ASKED_LATER, held_out_questions, questions_of
 from .method_configs import ReferenceConfig
 from .preference import REFERENCE_FILE, Pairs, PreferenceObjective, rendered
 
@@ -44,26 +45,29 @@ def reference(
     out_dir: Path,
     config: ReferenceConfig,
     should_stop: Callable[[], bool] = lambda: False,
+    examples_dir: Path | None = None,
 ) -> Counts:
     """Writes `train.parquet` and `val.parquet`: preference pairs with the model's ln p of both answers, in nats.
 
-    A pair that does not fit into the context is dropped, not cut. Raises ValueError for malformed files, and when too
-    few pairs are left; `Stopped` when asked to stop.
+    A pair that does not fit into the context is dropped, not cut; a question that `examples_dir` holds out as well.
+    Raises ValueError for malformed files, and when too few pairs are left; `Stopped` when asked to stop.
     """
-    pairs, dropped = read_pairs(record_files("reference", config.files))
+    found, dropped = read_pairs(record_files("reference", config.files))
+    asked = held_out_questions(examples_dir)
+    pairs = [pair for pair in found if not asked & questions_of(pair.prompt)]
     loop = LoopConfig(precision=config.precision, device=config.device, n_threads=config.n_threads)
     device = choose_device(loop)
     model, tokenizer, dtype = load_model(model_dir, device), Tokenizer.load(model_dir), choose_dtype(loop, device)
     kept = fitting(pairs, tokenizer, model.config.context_length)
-    counted = Counter(dropped) + Counter({"too long": len(pairs) - len(kept)})
+    counted = Counter(dropped) + Counter({ASKED_LATER: len(found) - len(pairs), "too long": len(pairs) - len(kept)})
     if len(kept) < 2:
         raise ValueError(
             f"{len(kept)} pairs are left, too few to train on ({dict(counted)}); the context is "
             f"{model.config.context_length} tokens: add pairs, or shorter ones"
         )
+    held_out = held_out_keys((pair.key for pair in kept), config.held_out_fraction)
     objective = PreferenceObjective(model, dtype, beta=1.0, label_smoothing=0.0)
     log_p = answers_log_p(objective, kept, tokenizer, work_dir, config.micro_batch_size, should_stop)
-    held_out = held_out_keys((pair.key for pair in kept), config.held_out_fraction)
     sides = np.array([pair.key in held_out for pair in kept])
     for name, is_on_side in (("train", ~sides), ("val", sides)):
         write_table(

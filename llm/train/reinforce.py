@@ -28,6 +28,7 @@ from ..data.questions import Question, read_questions
 from ..model.generate import Sampling
 from .answers import HeldOutReward, Questions, Writer
 from .config import LoopConfig
+from .examples import ASKED_LATER, held_out_questions, questions_of
 from .loader import Batch, StepLoader, evenly_spaced, step_rows
 from .log_p import AnswerObjective, chats_batch
 from .loop import Course
@@ -108,23 +109,27 @@ def reinforce(
     out_dir: Path,
     config: ReinforceConfig,
     should_stop: Callable[[], bool] = lambda: False,
+    examples_dir: Path | None = None,
 ) -> Counts:
     """Trains a chat model on the rewards of its own answers and writes its artifact; counts the questions.
 
-    Goes on from the checkpoints in `work_dir`. Raises ValueError for malformed files, and when too few questions leave
-    room for an answer; `Stopped` when asked to stop.
+    Questions that `examples_dir` holds out are dropped. Goes on from the checkpoints in `work_dir`. Raises ValueError
+    for malformed files, and when too few questions leave room for an answer; `Stopped` when asked to stop.
     """
     rates = with_rates(config.optimizer, learning_rate=3e-4, warmup_steps=5, weight_decay=0.0)
     config = replace(config, optimizer=rates, loop=without_outliers(config.loop))
     files = record_files("reinforce", config.files)
     found, dropped = read_questions(files)
+    asked = held_out_questions(examples_dir)
+    unasked = [item for item in found if not asked & questions_of(item.prompt)]
     start = Start.of(model_dir, config.loop, config.optimizer, config.loop.micro_batch_size)
-    kept = fitting(found, start, config.max_answer_tokens)
-    if len(kept) < len(found):
-        dropped = {**dropped, "no room for an answer": len(found) - len(kept)}
+    kept = fitting(unasked, start, config.max_answer_tokens)
+    lost = {ASKED_LATER: len(found) - len(unasked), "no room for an answer": len(unasked) - len(kept)}
+    dropped |= {reason: n for reason, n in lost.items() if n}
     held_out = held_out_keys((item.key for item in kept), config.held_out_fraction)
     train = Questions([item for item in kept if item.key not in held_out], start.tokenizer)
     val = Questions([item for item in kept if item.key in held_out], start.tokenizer)
+    seen = [examples_dir / "val.parquet"] if examples_dir else []
     writer = Writer(start.model, start.tokenizer, config)
     course = Course(
         train=train,
@@ -135,7 +140,7 @@ def reinforce(
         loop=config.loop,
         dtype=start.dtype,
         prompts=[val.prompts[row] for row in evenly_spaced(len(val), config.n_samples)],
-        identity=start.identity("reinforce", files, config),
+        identity=start.identity("reinforce", [*files, *seen], config),
         objective=PolicyObjective,
         measure=HeldOutReward(writer, val),
         loader=functools.partial(Rollouts, writer=writer),

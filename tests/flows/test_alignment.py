@@ -71,9 +71,9 @@ def test_each_method_goes_on_from_the_model_before_it(tiny: Run, tmp_path: Path)
     run = run_recipe(workspace, *changes, until_stage="evaluate")
     made = run.artifacts
     inputs = {name: [item["stage"] for item in made[name].manifest["inputs"]] for name in (*ALIGNED, "evaluate")}
-    assert inputs["reference"] == ["finetune"]
+    assert inputs["reference"] == ["finetune", "instruct"]
     assert inputs["prefer"] == ["finetune", "reference"]
-    assert inputs["reinforce"] == ["prefer"]
+    assert inputs["reinforce"] == ["prefer", "instruct"]
     assert inputs["classify"] == ["reinforce"]
     assert "reinforce" in inputs["evaluate"]
     assert "finetune" not in inputs["evaluate"]

@@ -109,6 +109,7 @@ def test_the_readmes_commands_do_what_they_say(tiny: Run, server_environment: di
     """Each runs over the tiny recipe instead of the demo; those of `OWN_TESTS` have tests of their own."""
     replaced = {"conf/demo.yaml": TINY, "pretrain.n_steps=500": "pretrain.n_steps=12", "my-model": str(tmp_path / "hf")}
     replaced |= own_instructions(tmp_path)
+    workspace = shutil.copytree(tiny.workspace, tmp_path / "workspace")
     commands = [command for command in readme_commands() if command[0] not in OWN_TESTS]
     assert {command[0] for command in commands} == set(SHOWN)
     for command in commands:
@@ -116,7 +117,7 @@ def test_the_readmes_commands_do_what_they_say(tiny: Run, server_environment: di
         words = [
             str(tiny.artifacts["finetune"].path) if word.startswith("workspace/store/") else word for word in words
         ]
-        result = flows(server_environment, tiny.workspace, *words)
+        result = flows(server_environment, workspace, *words)
         assert result.returncode == 0, f"{command}: {result.stderr}"
         assert re.search(SHOWN[command[0]], result.stdout), f"{command}: {result.stdout}"
 

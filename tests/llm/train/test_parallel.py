@@ -13,13 +13,16 @@ import torch
 from llm.files import read_json, write_json
 from llm.model.files import load_tensors
 from llm.model.gpt import GPT, GPTConfig
+from llm.tokenizer import Tokenizer
 from llm.train.__main__ import train
 from llm.train.compile import has_compiler
 from llm.train.config import LoopConfig, ParallelConfig
+from llm.train.examples import read_examples
+from llm.train.loader import step_rows
 from llm.train.loss import Objective
 from llm.train.parallel import World, distribute
 from tests.llm.train.ranks import Ranks
-from tests.llm.train.train_materials import CONTEXT_LENGTH, LOOP, TINY, artifact, tiny_job
+from tests.llm.train.train_materials import CONTEXT_LENGTH, LOOP, TINY, WORDS, artifact, chat, tiny_job, write_chats
 
 SHAPES = {
     "gpt2": TINY | {"dropout": 0.0},
@@ -153,17 +156,33 @@ def test_two_processes_resumed_end_with_the_same_bytes(strategy, ranks, material
     assert artifact(tmp_path) == expected
 
 
+def packed_rows(examples_dir, tokenizer_dir):
+    """For each step of fine-tuning, the rows that either of two processes packs its chats into."""
+    tokenizer = Tokenizer.load(tokenizer_dir)
+    chats = read_examples(examples_dir / "train.parquet", tokenizer, CONTEXT_LENGTH).sequences
+    for step in range(12):
+        rows = step_rows(chats.order, 8, step, seed=0)
+        yield [len(list(chats.batches(rows[rank::2], 1))) for rank in (0, 1)]
+
+
 @pytest.mark.parametrize("strategy", ["zero-3", pytest.param("ddp", marks=pytest.mark.slow)])
 def test_fine_tuning_in_two_processes(strategy, ranks, materials, tmp_path):
-    """Sequences differ in length here, and the loss is that of all tokens of a step wherever they fall."""
+    """Sequences differ in length here, and so do the numbers of rows that each process packs its own into; the loss is
+    that of all tokens of a step wherever they fall."""
     base = materials.base_dir
+    (tmp_path / "examples").mkdir()
+    for name, n in (("train", 40), ("val", 8)):
+        chats = [chat(" ".join(WORDS[: 1 + i % 3]), WORDS[i % 7]) for i in range(n)]
+        write_chats(tmp_path / "examples" / f"{name}.parquet", chats)
+    assert any(first != second for first, second in packed_rows(tmp_path / "examples", materials.tokenizer_dir))
     shutil.copytree(base, tmp_path / "base")
     values = read_json(base / "config.json")
     values["model"]["dropout"] = 0.0
     write_json(tmp_path / "base" / "config.json", values)
     for name, parallel in (("alone", {}), ("two", STRATEGIES[strategy])):
-        loop = LOOP | {"micro_batch_size": 2, "precision": "float32", "parallel": parallel}
-        values = tiny_job(materials, tmp_path / name, "finetune", loop=loop) | {"base_dir": str(tmp_path / "base")}
+        loop = LOOP | {"micro_batch_size": 1, "precision": "float32", "parallel": parallel}
+        values = tiny_job(materials, tmp_path / name, "finetune", loop=loop)
+        values |= {"base_dir": str(tmp_path / "base"), "examples_dir": str(tmp_path / "examples")}
         if parallel:
             assert ranks.train(values) == [None, None]
         else:

@@ -16,8 +16,16 @@ from llm.tokenizer import Tokenizer
 from llm.train.__main__ import train, train_until
 from llm.train.log_p import token_log_p
 from llm.train.preference import Pairs, PreferenceObjective, held_out_pairs, rendered
-from tests.llm.train.method_jobs import QUIET, SELDOM, after_calls, make_reference, prefer_job, reference_job
-from tests.llm.train.train_materials import artifact
+from tests.llm.train.method_jobs import (
+    QUIET,
+    SELDOM,
+    after_calls,
+    make_reference,
+    prefer_job,
+    reference_job,
+    write_pairs,
+)
+from tests.llm.train.train_materials import WORDS, artifact, write_chats
 
 PAIRS = [([1, 2], [3, 4, 5], [6]), ([7, 8, 9], [2], [3, 4, 4, 1]), ([5], [1], [2])]
 """Prompts with a chosen and a rejected answer."""
@@ -155,6 +163,19 @@ def test_pairs_that_do_not_fit_are_dropped_and_counted(materials, tmp_path):
     kept = sum(len(read_table(out / f"{name}.parquet")) for name in ("train", "val"))
     assert kept == 4
     assert (counts.n_in, counts.dropped) == (6, {"too long": 2})
+
+
+def test_a_question_that_the_evaluation_asks_is_not_learned(materials, tmp_path):
+    asked = [[{"role": "user", "content": f" {WORDS[0]} {WORDS[6]} "}, {"role": "assistant", "content": "yes"}]]
+    (tmp_path / "examples").mkdir()
+    write_chats(tmp_path / "examples" / "val.parquet", asked)
+    values = reference_job(tmp_path, materials, write_pairs(tmp_path))
+    counts = train(values | {"examples_dir": str(tmp_path / "examples")})
+    assert counts.dropped == {"held out for the evaluation": 1}
+    tables = [read_table(tmp_path / f"reference/out/{name}.parquet") for name in ("train", "val")]
+    rows = [row for table in tables for row in table.to_pylist()]
+    prompts = {row["prompt"][0]["content"] for row in rows}
+    assert (len(rows), f"{WORDS[0]} {WORDS[6]}" in prompts) == (47, False)
 
 
 def test_training_raises_margins_and_accuracy(materials, reference_dir, tmp_path):

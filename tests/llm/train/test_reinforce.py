@@ -15,7 +15,7 @@ from llm.train.answers import HeldOutReward, Questions, Writer
 from llm.train.method_configs import ReinforceConfig
 from llm.train.reinforce import PolicyObjective, Rollouts, advantages, answer_batch
 from tests.llm.train.method_jobs import QUIET, SELDOM, after_calls, reinforce_job, write_lines, write_questions
-from tests.llm.train.train_materials import artifact
+from tests.llm.train.train_materials import WORDS, artifact, write_chats
 
 CPU = torch.device("cpu")
 
@@ -146,6 +146,16 @@ def test_a_stopped_run_ends_with_the_same_bytes(materials, questions, tmp_path):
             n_stops += 1
     assert 1 < n_stops < 50
     assert artifact(tmp_path / "broken") == artifact(tmp_path / "unbroken")
+
+
+def test_a_question_that_the_evaluation_asks_is_not_learned(materials, questions, tmp_path):
+    said = [f"{a} {b}?" for a in WORDS[:8] for b in WORDS[:2]]
+    asked = [[{"role": "user", "content": text}, {"role": "assistant", "content": "a"}] for text in said]
+    (tmp_path / "examples").mkdir()
+    write_chats(tmp_path / "examples" / "val.parquet", asked)
+    values = reinforce_job(tmp_path, materials, questions, n_steps=1)
+    counts = train(values | {"examples_dir": str(tmp_path / "examples")})
+    assert counts.dropped == {"held out for the evaluation": 16}
 
 
 def test_questions_without_room_for_an_answer_are_dropped(materials, tmp_path):
