@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import glob
 import hashlib
@@ -14,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from ..files import read_table
+from .messages import BadRecord, Message, check_turns, messages_of, text_of, with_input
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
@@ -25,24 +27,27 @@ class Record:
     place: str
     values: dict[str, Any]
 
-    def text(self, name: str) -> str:
-        """The text of a field; raises ValueError when it is missing, not text, or empty."""
-        value = self.values.get(name)
-        if not isinstance(value, str) or not value.strip():
-            found = f"is {value!r}" if name in self.values else "is missing"
-            raise ValueError(f"{self.place}: field {name!r} {found}; it must be a text that is not empty")
-        return value
+    def field(self, name: str) -> str:
+        """A field in words: `pairs.jsonl, line 3: field 'prompt'`."""
+        return f"{self.place}: field {name!r}"
 
-    def messages(self, name: str) -> list[dict[str, str]]:
-        """The messages of a field; raises ValueError when they are not `{"role", "content"}` with text."""
-        value = self.values[name]
-        is_good = isinstance(value, list) and all(
-            isinstance(item, dict) and isinstance(item.get("role"), str) and isinstance(item.get("content"), str)
-            for item in value
-        )
-        if not is_good or not value:
-            raise ValueError(f"{self.place}: field {name!r} must be a text or a list of {{role, content}} messages")
-        return [{"role": item["role"], "content": item["content"]} for item in value]
+    def text(self, name: str) -> str:
+        """The text of a field; raises BadRecord, naming place and field, as `text_of` does."""
+        return text_of(self.values, name, self.field(name))
+
+    def prompt(self) -> list[Message]:
+        """What is asked: the field `prompt` (text or messages) or `instruction` and `input`.
+
+        Raises BadRecord, naming place and field, for one that is malformed.
+        """
+        if "prompt" not in self.values:
+            question = with_input(self.text("instruction"), self.values, "input", self.field("input"))
+            return [{"role": "user", "content": question}]
+        if not isinstance(self.values["prompt"], list):
+            return [{"role": "user", "content": self.text("prompt")}]
+        messages = messages_of(self.values["prompt"], self.field("prompt"))
+        check_turns(messages, self.field("prompt"), last="user")
+        return messages
 
 
 def record_files(section: str, patterns: Sequence[str]) -> list[Path]:
@@ -62,7 +67,7 @@ def read_records(path: Path) -> list[Record]:
     """The records of a file; raises ValueError naming file and line for one that is empty or malformed."""
     records = []
     for where, value in values_of(path):
-        if isinstance(value, ValueError):
+        if isinstance(value, BadRecord):
             raise ValueError(f"{path}, {where}: {value}") from value
         if not isinstance(value, dict):
             kind = type(value).__name__
@@ -76,75 +81,74 @@ def read_records(path: Path) -> list[Record]:
 def values_of(path: Path) -> Iterator[tuple[str, Any]]:
     """What a file holds, one thing after the other, each with its place (`line 3`).
 
-    In place of one that is not JSON there is the ValueError that says why. JSON is one list, or an object in each line.
+    In place of one that is not JSON there is the BadRecord that says why. JSON is one list, or an object in each line.
     Raises ValueError for a table that cannot be read.
     """
     try:
         if path.suffix in DELIMITERS:
-            with open(path, encoding="utf-8", newline="") as file:
-                reader = csv.DictReader(file, delimiter=DELIMITERS[path.suffix])
-                yield from ((f"line {reader.line_num}", row) for row in reader)
+            yield from _rows(path)
         elif path.suffix == ".parquet":
             yield from ((f"row {number}", row) for number, row in enumerate(read_table(path).to_pylist(), 1))
         else:
-            yield from _json_values(path.read_bytes())
+            yield from _json_values(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from error
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a Parquet file: {error}") from error
 
 
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    with open(path, encoding="utf-8-sig", newline="") as file:  # Excel begins its files with a byte order mark
+        reader = csv.DictReader(file, delimiter=DELIMITERS[path.suffix])
+        try:
+            yield from ((f"line {reader.line_num}", row) for row in reader)
+        except csv.Error as error:
+            raise ValueError(
+                f"{path}, line {reader.reader.line_num}: {error}; look for a quotation mark that is not closed, and "
+                "give longer texts as JSON lines or Parquet"
+            ) from error
+
+
 def _json_values(content: bytes) -> Iterator[tuple[str, Any]]:
     if content.lstrip()[:1] == b"[":
         values = _parsed(content)
-        if isinstance(values, ValueError):
+        if isinstance(values, BadRecord):
             yield "the list", values
         else:
             yield from ((f"record {number}", value) for number, value in enumerate(values, 1))
+        return
+    if _is_spread(content):
+        why = "it goes over several lines; give a list of records, or one object a line"
+        yield "first object", BadRecord("not JSON", why)
         return
     for number, line in enumerate(content.split(b"\n"), 1):
         if line.strip():
             yield f"line {number}", _parsed(line)
 
 
+def _is_spread(content: bytes) -> bool:
+    """Whether the first thing in a file is sound JSON, but ends in another line than it begins."""
+    text = content.decode(errors="replace").lstrip()
+    try:
+        end = json.JSONDecoder().raw_decode(text)[1]
+    except (ValueError, RecursionError):
+        return False
+    return "\n" in text[:end]
+
+
 def _parsed(content: bytes) -> Any:
     try:
         return json.loads(content.decode())
     except UnicodeDecodeError as error:
-        return ValueError(f"it is not UTF-8 at byte {error.start + 1}")
+        why = f"it is not UTF-8 at byte {error.start + 1}"
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
-        return ValueError(f"it is not JSON: {error.msg} at {place}")
+        why = f"it is not JSON: {error.msg} at {place}"
+    except ValueError as error:  # a number of too many digits
+        why = f"it is not JSON that can be read: {error}"
     except RecursionError:
-        return ValueError("it nests too deep")
-
-
-def instruction(record: Record) -> str:
-    """The question of an Alpaca-style record: `instruction`, and below it `input` where there is one."""
-    more = record.values.get("input") or ""
-    return f"{record.text('instruction')}\n\n{more}" if str(more).strip() else record.text("instruction")
-
-
-def prompt_messages(record: Record) -> list[dict[str, str]]:
-    """What is asked, as messages: the field `prompt` (text or messages) or `instruction` and `input`."""
-    if "prompt" not in record.values:
-        return [{"role": "user", "content": instruction(record)}]
-    if isinstance(record.values["prompt"], list):
-        return require_turns(record.messages("prompt"), record.place, last="user")
-    return [{"role": "user", "content": record.text("prompt")}]
-
-
-def require_turns(messages: list[dict[str, str]], place: str, *, last: str) -> list[dict[str, str]]:
-    """The messages; ValueError unless they are (system, then) user and assistant in turn, the last one by `last`."""
-    roles = [message["role"] for message in messages]
-    turns = roles[1:] if roles[0] == "system" else roles
-    wanted = [("user", "assistant")[i % 2] for i in range(len(turns))]
-    if not turns or turns != wanted or turns[-1] != last:
-        raise ValueError(
-            f"{place}: the roles are {', '.join(roles)}; allowed: user and assistant in turn, a system message "
-            f"before them, the last one by the {last}"
-        )
-    return messages
+        why = "it nests too deep"
+    return BadRecord("not JSON", why)
 
 
 def held_out_keys(keys: Iterable[str], fraction: float) -> set[str]:

@@ -8,14 +8,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .json_records import Record, prompt_messages, read_records, require_turns
+from .json_records import Record, read_records
+from .messages import Message, check_turns, messages_of
 
 
 @dataclass(frozen=True)
 class Pair:
     """A chat that ends with a question, and two answers to it."""
 
-    prompt: list[dict[str, str]]
+    prompt: list[Message]
     chosen: str
     rejected: str
 
@@ -49,7 +50,7 @@ def read_pairs(paths: Iterable[Path]) -> tuple[list[Pair], dict[str, int]]:
 def pair_of(record: Record) -> Pair:
     """The pair of a record; see `read_pairs`."""
     begun = "prompt" in record.values or "instruction" in record.values
-    before = prompt_messages(record) if begun else None
+    before = record.prompt() if begun else None
     prompts, answers = [], []
     for name in ("chosen", "rejected"):
         prompt, answer = _prompt_and_answer(record, name)
@@ -62,13 +63,11 @@ def pair_of(record: Record) -> Pair:
     return Pair(prompts[0], *answers)
 
 
-def _prompt_and_answer(record: Record, name: str) -> tuple[list[dict[str, str]] | None, str]:
+def _prompt_and_answer(record: Record, name: str) -> tuple[list[Message] | None, str]:
     """What a field says before the last answer (None: nothing), and that answer."""
     if not isinstance(record.values.get(name), list):
         return None, record.text(name)
-    messages = record.messages(name)
-    if messages[-1]["role"] != "assistant" or not messages[-1]["content"].strip():
-        raise ValueError(f"{record.place}: field {name!r} must end with an answer of the assistant that is not empty")
-    if len(messages) == 1:
-        return None, messages[0]["content"]
-    return require_turns(messages, record.place, last="assistant")[:-1], messages[-1]["content"]
+    messages = messages_of(record.values[name], record.field(name))
+    if [message["role"] for message in messages] != ["assistant"]:
+        check_turns(messages, record.field(name), last="assistant")
+    return messages[:-1] or None, messages[-1]["content"]

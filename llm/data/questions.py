@@ -8,14 +8,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .json_records import prompt_messages, read_records
+from .json_records import read_records
+from .messages import Message
 
 
 @dataclass(frozen=True)
 class Question:
     """A chat that ends with a question, and the right answer to it."""
 
-    prompt: list[dict[str, str]]
+    prompt: list[Message]
     answer: str
 
     @property
@@ -35,7 +36,7 @@ def read_questions(paths: Iterable[Path]) -> tuple[list[Question], dict[str, int
     for record in (record for path in paths for record in read_records(path)):
         value = record.values.get("answer")
         answer = str(value) if isinstance(value, int | float) else record.text("answer").strip()
-        question = Question(prompt_messages(record), answer)
+        question = Question(record.prompt(), answer)
         before = found.setdefault(question.key, question)
         if before.answer != answer:
             raise ValueError(f"{record.place}: the same question has another answer before, {before.answer!r}")

@@ -79,7 +79,8 @@ class InstructSource(Config):
     @property
     def label(self) -> str:
         """What the source is called in the artifact: nothing of this machine is in it."""
-        return Path(self.path).name if self.path is not None else self.dataset or self.kind
+        place = self.path or self.dataset or self.kind
+        return place if self.is_on_hub else Path(place).name
 
 
 @dataclass(frozen=True, kw_only=True)

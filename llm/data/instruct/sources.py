@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 from ..benchmark_items import file_states
 from ..drops import Dropped
 from ..json_records import values_of
-from .chats import ALWAYS_DROPPED, BadExample, Message, messages_of
+from ..messages import BadRecord, Message
+from .chats import ALWAYS_DROPPED, chat_of
 from .config import InstructConfig, InstructSource
 from .definitions import hash_of
 
@@ -41,6 +43,11 @@ class Example:
         """What the user says first."""
         return next(message["content"] for message in self.messages if message["role"] == "user")
 
+    @property
+    def last_question(self) -> str:
+        """What the user says before the last answer."""
+        return self.messages[-2]["content"]
+
 
 @dataclass(frozen=True)
 class Found:
@@ -64,13 +71,14 @@ def outside(config: InstructConfig) -> dict[str, str]:
 
 
 def check_sources(config: InstructConfig) -> None:
-    """Reads the files of all sources, so that what is wrong with them is known before any model is trained.
+    """Reads all sources of this machine, so that what is wrong with them is known before any model is trained.
 
-    Data sets are passed over: they may have to be fetched. Raises ValueError as `read_source` does.
+    Data sets of the hub are passed over: they may have to be fetched. Raises ValueError as `read_source` does.
     """
-    for source in config.sources:
-        if source.path is not None:
-            read_source(source, Path(), config)
+    with tempfile.TemporaryDirectory() as scratch:
+        for source in config.sources:
+            if source.kind != "definitions" and not source.is_on_hub:
+                read_source(source, Path(scratch), config)
 
 
 def read_sources(config: InstructConfig, downloads: Path) -> Found:
@@ -95,7 +103,7 @@ def read_source(source: InstructSource, downloads: Path, config: InstructConfig)
         url = f"{source.label}:{place}"
         try:
             found.examples.append(_example(_chat(record, source), source))
-        except BadExample as error:
+        except BadRecord as error:
             if config.bad_examples == "refuse" and error.reason not in ALWAYS_DROPPED:
                 raise ValueError(
                     f"{place}: {error}. Mend it, or set instruct.bad_examples: drop to leave such records out"
@@ -110,9 +118,9 @@ def read_source(source: InstructSource, downloads: Path, config: InstructConfig)
 
 
 def _chat(record: Any, source: InstructSource) -> list[Message]:
-    if isinstance(record, BadExample):
+    if isinstance(record, BadRecord):
         raise record
-    return messages_of(record, source)
+    return chat_of(record, source)
 
 
 def _example(messages: list[Message], source: InstructSource) -> Example:
@@ -121,13 +129,11 @@ def _example(messages: list[Message], source: InstructSource) -> Example:
 
 
 def _records(source: InstructSource, downloads: Path) -> Iterator[tuple[str, Any]]:
-    """Each record with its place in words; a BadExample instead of one that cannot be read."""
+    """Each record with its place in words; a BadRecord instead of one that cannot be read."""
     if source.dataset is not None:
         yield from _dataset_records(source, downloads)
     for path in source_files(source):
-        for where, value in values_of(path):
-            is_broken = isinstance(value, ValueError)
-            yield f"{path.name}, {where}", BadExample("not JSON", str(value)) if is_broken else value
+        yield from ((f"{path.name}, {where}", value) for where, value in values_of(path))
 
 
 def source_files(source: InstructSource) -> list[Path]:
@@ -150,6 +156,7 @@ def source_files(source: InstructSource) -> list[Path]:
 def _dataset_records(source: InstructSource, downloads: Path) -> Iterator[tuple[str, Any]]:
     """The rows of a data set, which is fetched whole, so that it can be read again without a network."""
     import datasets
+    from datasets.exceptions import DatasetGenerationError
 
     try:
         rows = datasets.load_dataset(
@@ -161,6 +168,10 @@ def _dataset_records(source: InstructSource, downloads: Path) -> Iterator[tuple[
         )
     except ConnectionError:
         raise
+    except DatasetGenerationError as error:  # it says nothing; the reason is its cause
+        if isinstance(error.__cause__, OSError):
+            raise error.__cause__ from error
+        raise ValueError(f"instruct.sources: dataset {source.dataset!r}: {error.__cause__}") from error
     except (ValueError, FileNotFoundError) as error:  # what `datasets` raises for an unknown data set, split or file
         raise ValueError(f"instruct.sources: dataset {source.dataset!r}: {error}") from error
     yield from ((f"{source.label} {source.split}, row {number}", row) for number, row in enumerate(rows, 1))

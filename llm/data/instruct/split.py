@@ -90,8 +90,8 @@ def without_duplicates(examples: Sequence[Example]) -> tuple[list[Example], list
 def held_out_ids(examples: Sequence[Example], config: InstructConfig) -> set[str]:
     """The examples kept from training: the groups with the lowest hashes, up to the configured share of the examples.
 
-    A group are the examples that share their first question or their last answer, directly or through others. One that
-    is larger than the share ("Thank you.") stays in training; a benchmark of definitions takes four groups at least.
+    A group are the examples that share a question (first or last) or the last answer, directly or through others. One
+    that is larger than the share ("Thank you.") stays in training; a benchmark of definitions takes at least four.
     Raises ValueError when there are too few groups.
     """
     groups, n_least = connected(examples), N_CHOICES if config.definitions else 1
@@ -113,7 +113,7 @@ def held_out_ids(examples: Sequence[Example], config: InstructConfig) -> set[str
 
 
 def connected(examples: Sequence[Example]) -> list[list[Example]]:
-    """The examples in groups; two that share their first question or their last answer are in the same."""
+    """The examples in groups; two that share a question (first or last) or their last answer are in the same."""
     parent = list(range(len(examples)))
 
     def root(place: int) -> int:
@@ -123,7 +123,8 @@ def connected(examples: Sequence[Example]) -> list[list[Example]]:
 
     first_with: dict[tuple[str, str], int] = {}
     for place, example in enumerate(examples):
-        for key in (("question", example.first_question), ("answer", example.answer)):
+        questions = (("question", text) for text in (example.first_question, example.last_question))
+        for key in (*questions, ("answer", example.answer)):
             parent[root(place)] = root(first_with.setdefault(key, place))
     groups: dict[int, list[Example]] = defaultdict(list)
     for place, example in enumerate(examples):

@@ -47,7 +47,7 @@ def test_tables_and_numbers_are_labels_too(tmp_path):
     ("records", "message"),
     [
         ([record(0), {"text": "x"}], r"line 2: field 'label' is missing"),
-        ([record(0), {"text": "", "label": "a"}], r"line 2: field 'text' is ''"),
+        ([record(0), {"text": "", "label": "a"}], r"line 2: field 'text' is empty"),
         ([record(0), record(0, "b")], r"line 2: the same text has label 'a' in .*line 1"),
         ([record(0), record(2), record(4)], "have one label, 'a'"),
     ],

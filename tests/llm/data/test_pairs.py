@@ -56,12 +56,15 @@ def test_what_teaches_nothing_is_dropped_and_counted(tmp_path):
     ("record", "message"),
     [
         ({"prompt": "a", "chosen": "b"}, "line 2: field 'rejected' is missing"),
-        ({"prompt": "a", "chosen": " ", "rejected": "c"}, "line 2: field 'chosen' is ' '"),
+        ({"prompt": "a", "chosen": " ", "rejected": "c"}, "line 2: field 'chosen' is empty"),
         ({"prompt": "a", "chosen": 7, "rejected": "c"}, "line 2: field 'chosen' is 7"),
         ({"chosen": "b", "rejected": "c"}, "give it as field 'prompt'"),
         ({"prompt": [answer("b")], "chosen": "b", "rejected": "c"}, "the roles are assistant"),
-        ({"prompt": [{"role": "user"}], "chosen": "b", "rejected": "c"}, "field 'prompt' must be"),
-        ({"chosen": [*QUESTION, answer("b")], "rejected": QUESTION}, "field 'rejected' must end with an answer"),
+        ({"prompt": [{"role": "user"}], "chosen": "b", "rejected": "c"}, r"field 'prompt'\[0\].content is missing"),
+        (
+            {"chosen": [*QUESTION, answer("b")], "rejected": QUESTION},
+            "field 'rejected': the roles are user; .* assistant last",
+        ),
         ([1], "an object"),
     ],
 )

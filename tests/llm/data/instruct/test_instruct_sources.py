@@ -85,7 +85,7 @@ def test_a_limit_counts_usable_examples(tmp_path: Path) -> None:
 BROKEN = [
     ("chat", '{"messages": [', "not JSON", r"it is not JSON: Expecting value at column 15"),
     ("chat", "[1]", "no object", r"expected an object, found \[1\]"),
-    ("chat", {"text": "x"}, "missing field", "messages or conversations is missing; there are text"),
+    ("chat", {"text": "x"}, "missing field", "messages or conversations is missing; there are 'text'"),
     ("chat", {"messages": []}, "no messages", r"messages is \[\]; expected a list of messages"),
     ("chat", {"messages": ["hi"]}, "no messages", r"messages\[0\] is 'hi'; expected an object with role and content"),
     (
@@ -102,14 +102,14 @@ BROKEN = [
         r"messages\[1\].content is None; expected",
     ),
     ("chat", {"conversations": [{"from": "human"}]}, "missing field", r"conversations\[0\].value is missing"),
-    ("chat", {"messages": [QUESTION | {"content": " "}, ANSWER]}, "empty question", "message 1, of the user, is empty"),
+    ("chat", {"messages": [QUESTION | {"content": " "}, ANSWER]}, "empty question", r"messages\[0\].content is empty"),
     ("chat", {"messages": [QUESTION, ANSWER | {"content": "\ud800"}]}, "no text", "half a character"),
     ("chat", {"messages": [ANSWER, QUESTION]}, "roles out of order", "the roles are assistant, user; allowed: user"),
     ("chat", {"messages": [QUESTION, QUESTION, ANSWER]}, "roles out of order", "the roles are user, user, assistant"),
     ("chat", {"messages": [QUESTION, SYSTEM, ANSWER]}, "roles out of order", "the roles are user, system, assistant"),
     ("chat", {"messages": [QUESTION, ANSWER, QUESTION]}, "roles out of order", "the assistant last"),
     ("chat", {"messages": [SYSTEM]}, "roles out of order", "the roles are system; allowed"),
-    ("alpaca", {"instruction": "x"}, "missing field", "output is missing; there are instruction"),
+    ("alpaca", {"instruction": "x"}, "missing field", "output is missing; there are 'instruction'"),
     ("alpaca", ALPACA | {"output": 7}, "no text", "output is 7; expected text"),
     ("alpaca", ALPACA | {"input": ["x"]}, "no text", r"input is \['x'\]; expected text"),
 ]
@@ -170,11 +170,30 @@ def test_a_data_set_is_read_by_columns(tmp_path: Path) -> None:
     assert [one.messages[1]["content"] for one in found.examples] == ["answer 0", "answer 1", "answer 2"]
     assert list(outside(config)) == [str(tmp_path / "data" / "train.jsonl")]
     broken = InstructConfig(sources=(InstructSource(kind="alpaca", dataset=str(tmp_path / "data")),))
-    with pytest.raises(ValueError, match="train, row 1: instruction is missing; there are prompt, response"):
+    with pytest.raises(ValueError, match="train, row 1: instruction is missing; there are 'prompt', 'response'"):
         read_sources(broken, tmp_path / "downloads")
     unknown = InstructConfig(sources=(InstructSource(kind="alpaca", dataset=str(tmp_path / "data"), split="test"),))
     with pytest.raises(ValueError, match=r"instruct\.sources: dataset .*test"):
         read_sources(unknown, tmp_path / "downloads")
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [
+        ({"instruction": "x", "input": ""}, "row 2: output is None"),
+        ('{"instruction":', "dataset .*: JSON parse"),
+    ],
+)
+def test_a_data_set_in_a_folder_is_checked_early(tmp_path: Path, last: Any, words: str) -> None:
+    (tmp_path / "data").mkdir()
+    path = written(tmp_path / "data" / "train.jsonl", ALPACA)
+    on_hub = InstructSource(kind="chat", dataset="owner/name", revision="0" * 40)
+    config = InstructConfig(sources=(on_hub, InstructSource(kind="alpaca", dataset=str(tmp_path / "data"))))
+    check_sources(config)
+    written(path, ALPACA, last)
+    with pytest.raises(ValueError, match=words):
+        check_sources(config)
+    assert [file.name for file in tmp_path.rglob("*")] == ["data", "train.jsonl"]
 
 
 def test_files_are_checked_early_and_enter_the_fingerprint(tmp_path: Path) -> None:

@@ -172,6 +172,22 @@ def test_questions_and_answers_that_hang_together_are_one_group() -> None:
     ]
 
 
+def test_the_last_question_of_several_turns_counts_too(tmp_path: Path) -> None:
+    def chats(n: int) -> list[Example]:
+        """The same question, once after a greeting of its own and once at once, with answers of their own."""
+        greeting = [{"role": "user", "content": f"hi {n}"}, {"role": "assistant", "content": f"hello {n}"}]
+        asked = example(f"What is {n} + 2?", f"It is {n + 2}.")
+        messages = [*greeting, asked.messages[0], {"role": "assistant", "content": f"{n + 2}"}]
+        return [Example(f"long {n}", asked.question, messages), asked]
+
+    assert len(connected(chats(2))) == 1
+    examples = [one for n in range(40) for one in chats(n)]
+    write_examples([], Found(examples), tmp_path, FILES_ONLY, "dropped-00000.parquet")
+    train, val = (read_table(tmp_path / f"{name}.parquet")["messages"].to_pylist() for name in ("train", "val"))
+    assert (len(train), len(val)) == (72, 8)
+    assert not {chat[-2]["content"] for chat in train} & {chat[-2]["content"] for chat in val}
+
+
 def test_no_question_and_no_answer_is_in_both_parts(tmp_path: Path) -> None:
     examples = [example(f"question {i % 90}", f"answer {i * 31 % 200}") for i in range(300)]
     counts = write_examples([], Found(examples), tmp_path, FILES_ONLY, "dropped-00000.parquet")
