@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 
 import prefect
 import pyarrow as pa
+import pyarrow.compute as pc
 from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact
 
+from llm.data.documents import document_files
 from llm.evaluate import history
-from llm.evaluate.gate import Compared, compare_items, decide, items_of
+from llm.evaluate.gate import Compared, compare_items, decide, items_of, only_items
 from llm.files import exclusive_lock, read_table, write_table
 from tasks.evaluate import evaluate
 from tasks.model_card import ancestors
@@ -35,6 +38,12 @@ from tasks.workspace import workspace
 from .pipeline import build_model, new_session, tracked
 from .recipe import Recipe, load_recipe
 from .registration import gated, register_models
+
+HELD_OUT_BY = {
+    "decontaminate": ("held-out documents",),
+    "instruct": ("held-out examples", "four-choice definitions"),
+}
+"""Which benchmarks are made of what a stage held out of training."""
 
 
 class ScoreFell(ValueError):
@@ -83,8 +92,9 @@ class Evaluations:
         So both models are asked the same items by the same code, whatever their own runs were measured with.
         """
         if model.digest not in self.made:
-            base = next(item for item in ancestors(model, self.session.store) if item.stage == "pretrain")
-            chat = None if model.stage == "pretrain" else model
+            made_of = ancestors(model, self.session.store)
+            own = next((item for item in made_of if item.stage == "pretrain"), None)  # None: it was built anew since
+            base, chat = own or self.session.built["pretrain"], None if model.stage == "pretrain" else model
             self.made[model.digest] = evaluate(self.documents, base, chat, self.examples, config=self.recipe.evaluate)
         return self.made[model.digest]
 
@@ -116,24 +126,88 @@ def judge(measured: Evaluations, name: str) -> tuple[Version | None, str]:
         return None, ""
     if candidate is None or (champion and champion.number == candidate.number):
         return champion, ""
-    promote, reasons = True, ["there is no champion yet: the first candidate becomes it"]
-    if champion:
-        models = [artifact_of(measured.session, version) for version in (candidate, champion)]
-        decision = decide(measured.items(models[0]), measured.items(models[1]), measured.recipe.gate)
-        promote, reasons = decision.promote, decision.reasons
-        register(tracker, name, models[0], measured.session.store, measured.of(models[0]))  # its card gets the scores
+    promote, reasons = against_champion(measured, candidate, champion)
     against = str(champion) if champion else "nobody"
-    recorded = record_decision(tracker, candidate, promote=promote, reasons=reasons, against=against)
-    verdict = f"{candidate} is {'the new champion' if promote else 'refused'} (against {against})"
+    is_champion = record_decision(tracker, candidate, promote=promote, reasons=reasons, against=against)
+    if promote and not is_champion:
+        reasons = ["MLflow failed before it could become champion: the next evaluation judges it again", *reasons]
+    verdict = f"{candidate} is {'the new champion' if is_champion else 'refused'} (against {against})"
     log.info("%s: %s", verdict, reasons[0])
     show_markdown("gate", verdict, reasons)
-    return candidate if promote and recorded else champion, f"{verdict}: {reasons[0]}"
+    return candidate if is_champion else champion, f"{verdict}: {reasons[0]}"
+
+
+def against_champion(measured: Evaluations, candidate: Version, champion: Version | None) -> tuple[bool, list[str]]:
+    """Whether a candidate is to take the champion's place, and why; it does so unopposed when there is none."""
+    session, model = measured.session, artifact_of(measured.session, candidate)
+    if champion is None:
+        return True, ["there is no champion yet: the first candidate becomes it"]
+    opponent = find_artifact(session, champion)
+    if opponent is None:
+        return True, [f"{champion} is no longer in the store: the candidate takes its place without a comparison"]
+    register(session.tracker, candidate.name, model, session.store, measured.of(model))  # its card gets the scores
+    try:
+        (first, second), left_out = fair_items(measured, (model, opponent))
+    except ValueError as error:
+        return False, [str(error)]
+    decision = decide(first, second, measured.recipe.gate)
+    return decision.promote, [*decision.reasons, *left_out]
+
+
+def fair_items(measured: Evaluations, models: Sequence[Artifact]) -> tuple[list[pa.Table], list[str]]:
+    """The items of each model that all of them held out of their training, and in words which were left out.
+
+    Models of one name may have been trained with another split, or on other documents, than the recipe gives now.
+    Raises ValueError, naming the model, when no item of a metric is left.
+    """
+    tables, left_out = [measured.items(model) for model in models], []
+    for split in filter(None, (measured.documents, measured.examples)):
+        for model in models:
+            own = [item for item in ancestors(model, measured.session.store) if item.stage == split.stage]
+            if {item.digest for item in own} == {split.digest}:
+                continue
+            held_out = set.intersection(*map(held_out_ids, own)) if own else set()
+            for benchmark in HELD_OUT_BY[split.stage]:
+                before, tables = tables, [only_items(table, benchmark, held_out) for table in tables]
+                n_before, n_left = n_items(before[0], benchmark), n_items(tables[0], benchmark)
+                said = (
+                    f"{n_before - n_left} of {n_before} {benchmark} are left out: {model.stage} "
+                    f"{model.fingerprint[:12]} was trained with another split or on other documents"
+                )
+                if metrics_of(before[0]) - metrics_of(tables[0]):
+                    raise ValueError(f"{said}; build both models with the same recipe to compare them")
+                left_out += [said] if n_left < n_before else []
+    return tables, left_out
+
+
+def metrics_of(table: pa.Table) -> set[tuple[str, str]]:
+    """Benchmark and metric of everything that has items."""
+    return set(zip(table["benchmark"].to_pylist(), table["metric"].to_pylist(), strict=True))
+
+
+def n_items(table: pa.Table, benchmark: str) -> int:
+    """How many different items of a benchmark were asked."""
+    return len(set(table.filter(pc.field("benchmark") == benchmark)["id"].to_pylist()))
+
+
+def held_out_ids(split: Artifact) -> set[str]:
+    """The documents (of decontaminate) or examples (of instruct) that were kept from training."""
+    if split.stage == "instruct":
+        return set(read_table(split.path / "val.parquet", ["id"])["id"].to_pylist())
+    tables = [read_table(path, ["id", "held_out"]) for path in document_files(split.path)]
+    return {id for table in tables for id in table.filter(pc.field("held_out"))["id"].to_pylist()}
+
+
+def find_artifact(session: Session, version: Version) -> Artifact | None:
+    """The artifact that a registered version names; None when it is no longer in the store."""
+    found = session.store.find(version.stage, version.fingerprint)
+    return found if found and found.digest == version.digest else None
 
 
 def artifact_of(session: Session, version: Version) -> Artifact:
     """The artifact that a registered version names; raises ValueError when it is no longer in the store."""
-    found = session.store.find(version.stage, version.fingerprint)
-    if found is None or found.digest != version.digest:
+    found = find_artifact(session, version)
+    if found is None:
         raise ValueError(
             f"{version} is the model {version.stage} {version.fingerprint}, which is no longer in the store: "
             f"make it again with its recipe, or give its alias to another version in MLflow"
@@ -161,15 +235,16 @@ def watch(
         "fell": [each.name for each in alarms],
         "scores": scores,
     }
-    history.append(folder / "history.jsonl", line)
-    history.draw(folder / "history.png", history.read(folder / "history.jsonl"))
-    session.tracker.log_to_flow(folder / "history.png")
-    session.tracker.log_to_flow(folder / "history.jsonl")
-    show_plot(session.tracker)
-    show_markdown("watch", f"Scores of {line['model']}", [each.in_words() for each in compared])
-    if alarms:
-        found = "; ".join(each.in_words() for each in alarms)
-        raise ScoreFell(f"{line['model']} has fallen: {found}. To go on from here, run with accept after a look at why")
+    try:
+        history.append(folder / "history.jsonl", line)
+        show_history(session.tracker, folder)
+        show_markdown("watch", f"Scores of {line['model']}", [each.in_words() for each in compared])
+    finally:  # a fall is named also when the disk is full
+        if alarms:
+            found = "; ".join(each.in_words() for each in alarms)
+            raise ScoreFell(
+                f"{line['model']} has fallen: {found}. To go on from here, run with accept after a look at why"
+            )
     if champion:
         register(session.tracker, champion.name, model, session.store, measured.of(model))
     return dict(measured.of(model).counts.figures)
@@ -187,6 +262,18 @@ def against_reference(measured: Evaluations, model: Artifact, folder: Path, *, a
         if each.gain is None:
             prefect.get_run_logger().warning("%s", each.in_words())
     return compared
+
+
+def show_history(tracker: Tracker, folder: Path) -> None:
+    """Draws the history and sends it to where it is looked at; a plot that cannot be drawn costs a warning only."""
+    try:
+        history.draw(folder / "history.png", history.read(folder / "history.jsonl"))
+    except Exception as error:
+        prefect.get_run_logger().warning("the history cannot be drawn: %s", error)
+    else:
+        tracker.log_to_flow(folder / "history.png")
+        show_plot(tracker)
+    tracker.log_to_flow(folder / "history.jsonl")
 
 
 @guarded

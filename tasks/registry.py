@@ -150,18 +150,30 @@ def aliased(tracker: Tracker, name: str, alias: str) -> Version | None:
     return next((version for version in versions_of(tracker, name) if alias in version.aliases), None)
 
 
-@guarded
 def record_decision(tracker: Tracker, candidate: Version, *, promote: bool, reasons: list[str], against: str) -> bool:
-    """Writes the gate's decision to the candidate's version and run, and moves `champion` if it is promoted."""
-    client, verdict = tracker.client, "promoted" if promote else "refused"
+    """Moves `champion` if the candidate is promoted, then writes the decision; returns whether it is champion now."""
+    is_champion = promote and bool(make_champion(tracker, candidate))
+    if is_champion == promote:
+        write_decision(tracker, candidate, "promoted" if promote else "refused", reasons, against)
+    return is_champion
+
+
+@guarded
+def make_champion(tracker: Tracker, version: Version) -> bool:
+    """Gives a version the alias `champion`."""
+    tracker.client.set_registered_model_alias(version.name, CHAMPION, version.number)
+    return True
+
+
+@guarded
+def write_decision(tracker: Tracker, candidate: Version, verdict: str, reasons: list[str], against: str) -> None:
+    """Writes what the gate has decided to the candidate's version and run."""
+    client = tracker.client
     tags = {"gate": verdict, "gate.reason": reasons[0][:5000], "gate.against": against}
     for key, value in tags.items():
         client.set_model_version_tag(candidate.name, candidate.number, key, value)
     run_id = client.get_model_version(candidate.name, candidate.number).run_id
     client.log_dict(run_id, {**tags, "candidate": str(candidate), "reasons": reasons}, "gate.json")
-    if promote:
-        client.set_registered_model_alias(candidate.name, CHAMPION, candidate.number)
-    return True
 
 
 def replay_registrations(store: Store, tracker: Tracker) -> int:

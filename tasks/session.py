@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -92,7 +92,8 @@ class Session:
         same_question = [item for item in earlier if question(item) == key.question]
         exact = self.store.find(key.stage, key.fingerprint)
         if self._before_start(key.stage):
-            return self._as_it_is(key, exact, same_question)
+            other_files = [item for item in earlier if question(item)[:-1] == key.question[:-1]]
+            return self._as_it_is(key, exact, [*same_question, *other_files])
         if key.stage in self.force:
             return Outcome(key.stage, "run", ["asked for: --force"], exact)
         if exact:
@@ -119,8 +120,21 @@ class Session:
             return False
         return self.stages.index(stage) < self.stages.index(self.from_stage)
 
-    def _as_it_is(self, key: Key, exact: Artifact | None, same_question: list[Artifact]) -> Outcome:
-        for artifact in [*([exact] if exact else []), *same_question]:
+    def outside(self, stage: str, states: Callable[[], dict[str, str]]) -> dict[str, str]:
+        """The states of the files outside of the store that a stage reads, as `states` gives them.
+
+        They are unknown, so empty, where a stage before the start has lost its files: its artifact is there.
+        """
+        try:
+            return states()
+        except (OSError, ValueError):
+            if self._before_start(stage):
+                return {}
+            raise
+
+    def _as_it_is(self, key: Key, exact: Artifact | None, usable: list[Artifact]) -> Outcome:
+        """The first sound artifact: the exact one, else the first usable one; raises ValueError when there is none."""
+        for artifact in [*([exact] if exact else []), *usable]:
             if not artifact.damage(full=False):
                 return hit(
                     artifact, [] if artifact == exact else [*differences(key, artifact), "taken as it was built"]

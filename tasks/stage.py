@@ -112,7 +112,8 @@ class Stage:
         """
         code = sessions.current().code.setdefault(self.name, code_closure(self.modules))
         references = [self._reference(item) for item in inputs]
-        outside = self.options.outside(config) if self.options.outside else {}
+        states = self.options.outside
+        outside = sessions.current().outside(self.name, lambda: states(config)) if states else {}
         return Key(self.name, self.options.version, identity(config), references, code, outside)
 
     def _reference(self, item: Artifact) -> dict[str, str]:

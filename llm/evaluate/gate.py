@@ -5,7 +5,7 @@ Everything here is a function of two tables of items (rows of items.parquet, tho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -180,3 +180,9 @@ def _named(compared: Sequence[Compared], name: str, field: str) -> Compared:
 def items_of(table: pa.Table, model: str) -> pa.Table:
     """The rows of items.parquet that are about one model."""
     return table.filter(pc.field("model") == model)
+
+
+def only_items(table: pa.Table, benchmark: str, ids: Set[str]) -> pa.Table:
+    """The rows without those of a benchmark whose item is not among `ids`."""
+    known = pa.array(sorted(ids), pa.string())
+    return table.filter((pc.field("benchmark") != benchmark) | pc.field("id").isin(known))

@@ -95,11 +95,17 @@ def draw(path: Path, history: Sequence[dict[str, Any]]) -> None:
             figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
 
 
+def _interval(row: dict[str, Any]) -> tuple[float, float]:
+    """The ends of a score's interval; the score itself where there is none."""
+    score = row["score"]
+    return (score if row["low"] is None else row["low"], score if row["high"] is None else row["high"])
+
+
 def _draw_score(axes: Axes, name: tuple[str, str], history: Sequence[dict[str, Any]]) -> None:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 
     points = [
-        (date2num(datetime.fromisoformat(line["time"])), row["score"], row["low"], row["high"], line)
+        (date2num(datetime.fromisoformat(line["time"])), row["score"], *_interval(row), line)
         for line in history
         for row in line["scores"]
         if (row["benchmark"], row["metric"]) == name

@@ -128,6 +128,30 @@ def test_a_decision_is_recorded_and_moves_the_alias_only_if_it_promotes(
     assert written["gate.against"] == "sourdough-four-chat version 1"
 
 
+def fail(*arguments: object, **options: object) -> None:
+    raise ConnectionError("the server is gone")
+
+
+def test_an_alias_that_did_not_move_is_no_promotion(
+    store: Store, models: list[Artifact], mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker, name = Tracker(mlflow_uri), "sourdough-nine-chat"
+    version = register(tracker, name, models[1], store, None)
+    assert version is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker.client, "set_registered_model_alias", fail)
+        assert not record_decision(tracker, version, promote=True, reasons=["better"], against="nobody")
+    (left,) = [item for item in all_versions(Tracker(mlflow_uri)) or [] if item.name == name]
+    assert (left.aliases, left.decision) == ((CANDIDATE,), None)
+    again = Tracker(mlflow_uri)
+    with monkeypatch.context() as patch:
+        patch.setattr(again.client, "set_model_version_tag", fail)
+        assert record_decision(again, version, promote=True, reasons=["better"], against="nobody")
+    champion = aliased(Tracker(mlflow_uri), name, CHAMPION)
+    assert champion is not None
+    assert champion.number == version.number
+
+
 def test_a_dead_mlflow_stops_nothing_and_track_registers_later(
     store: Store, models: list[Artifact], mlflow_uri: str
 ) -> None:

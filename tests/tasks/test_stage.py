@@ -331,3 +331,26 @@ def test_a_machine_without_git_builds_too(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setenv("PATH", "")
     assert git_commit() is None
+
+
+def test_what_is_before_the_start_is_taken_though_a_file_was_touched_or_is_gone(chain: Chain, tmp_path: Path) -> None:
+    def states(config: object) -> dict[str, str]:
+        if not files:
+            raise ValueError("there is no file a.txt")
+        return dict(files)
+
+    files = {"a.txt": "1"}
+    chain.numbers = make_stage(numbers, outside=states)
+    chain.run()
+    files["a.txt"] = "2"
+    outcomes = chain.run(from_stage="squares")
+    assert actions(outcomes) == ["hit", "hit"]
+    assert outcomes[0].reasons == ["file a.txt has changed", "taken as it was built"]
+    files.clear()
+    outcomes = chain.run(from_stage="squares")
+    assert actions(outcomes) == ["hit", "hit"]
+    assert outcomes[0].reasons == ["file a.txt is gone", "taken as it was built"]
+    with pytest.raises(ValueError, match=r"there is no file a\.txt"):
+        chain.run()
+    with pytest.raises(ValueError, match="run without --from first"):
+        chain.run(NumbersConfig(shift=1), from_stage="squares")

@@ -60,7 +60,7 @@ def test_every_score_lies_in_its_interval(guesses):
     rows = {row["score"]: row for row in scores_table("trained", truth, probabilities, 10).to_pylist()}
     assert set(rows) == {"accuracy", "macro_f1", "calibration_error"}
     assert rows["accuracy"]["value"] == pytest.approx(np.mean(probabilities.argmax(1) == truth))
-    for name in ("accuracy", "macro_f1"):
+    for name in ("accuracy", "macro_f1", "calibration_error"):
         assert rows[name]["low"] < rows[name]["value"] < rows[name]["high"]
         assert 0.02 < rows[name]["high"] - rows[name]["low"] < 0.2
     assert scores_table("trained", truth, probabilities, 10).equals(scores_table("trained", truth, probabilities, 10))
@@ -73,6 +73,24 @@ def test_the_interval_of_macro_f1_is_that_of_resampled_items(guesses):
     slow = [slow_macro_f1(truth[rows].tolist(), predicted[rows].tolist()) for rows in drawn]
     row = scores_table("trained", truth, probabilities, 10).to_pylist()[1]
     assert [row["low"], row["high"]] == pytest.approx(np.quantile(slow, [0.025, 0.975]).tolist(), abs=0.015)
+
+
+@pytest.mark.parametrize("n_off", [0, 2])
+def test_the_interval_of_the_calibration_error_holds_its_value_and_zero_for_a_calibrated_model(n_off):
+    """40 items at each of five confidences, of which as many are right as it promises, or two more or fewer."""
+    confidence = np.repeat([0.55, 0.65, 0.75, 0.85, 0.95], 40)
+    right = [22 + n_off, 26 - n_off, 30 + n_off, 34 - n_off, 38 + n_off]
+    truth = np.concatenate([np.repeat([0, 1], [n, 40 - n]) for n in right])
+    row = scores_table("trained", truth, np.stack([confidence, 1 - confidence], 1), 10).to_pylist()[2]
+    assert row["value"] == pytest.approx(n_off / 40)
+    assert row["low"] == 0
+    assert row["value"] < row["high"] < 0.15
+
+
+def test_a_model_that_is_far_too_sure_is_not_taken_for_calibrated():
+    probabilities = np.tile([0.8, 0.2], (300, 1))
+    row = scores_table("trained", np.repeat([0, 1], 150), probabilities, 10).to_pylist()[2]
+    assert 0.2 < row["low"] < row["value"] < row["high"] < 0.4
 
 
 def test_tables_count_every_item_once(guesses):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
-from llm.evaluate.answers import Example
-from llm.evaluate.gate import DEFAULT_METRICS, LOWER_IS_BETTER, GateConfig, compare_items, decide, items_of
+from llm.evaluate.gate import DEFAULT_METRICS, LOWER_IS_BETTER, GateConfig, compare_items, decide, items_of, only_items
 from llm.evaluate.scores import ITEM_SCHEMA
 from llm.evaluate.statistics import paired_difference
 from llm.evaluate.units import ANSWER_LOSS, BITS_PER_BYTE
@@ -40,7 +40,6 @@ CHAMPION = table(rows(LOSS, losses(0)), rows(ACCURACY, RIGHT, weights=1))
 
 def test_names_are_those_of_the_evaluation() -> None:
     assert set(DEFAULT_METRICS) == LOWER_IS_BETTER == {ANSWER_LOSS, BITS_PER_BYTE}
-    assert Example is not None
 
 
 def test_a_better_candidate_is_promoted_though_single_intervals_overlap() -> None:
@@ -127,3 +126,11 @@ def test_shared_items_alone_can_be_compared() -> None:
 def test_the_rows_of_one_model_are_taken() -> None:
     both = table(rows(LOSS, losses(0)), [{**row, "model": "base"} for row in rows(ACCURACY, RIGHT)])
     assert items_of(both, "chat")["metric"].unique().to_pylist() == ["answer loss"]
+
+
+def test_items_of_one_benchmark_can_be_left_out() -> None:
+    both = table(rows(LOSS, losses(0)), rows(ACCURACY, RIGHT))
+    kept = only_items(both, LOSS[0], {"3", "5", "unknown"})
+    assert [row["id"] for row in kept.to_pylist() if row["benchmark"] == LOSS[0]] == ["3", "5"]
+    assert kept.filter(pc.field("benchmark") == ACCURACY[0]).num_rows == N
+    assert only_items(both, LOSS[0], set()).num_rows == N

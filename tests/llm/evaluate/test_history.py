@@ -95,4 +95,7 @@ def test_the_plot_is_a_picture_and_the_same_each_time(tmp_path: Path, history: l
     assert picture.startswith(b"\x89PNG")
     assert picture == (tmp_path / "b.png").read_bytes()
     draw(tmp_path / "c.png", history[:1])
+    perplexity = {"benchmark": "lm-eval x", "metric": "word_perplexity", "score": 9.5, "low": None, "high": None}
+    draw(tmp_path / "d.png", [{**line, "scores": [*line["scores"], perplexity]} for line in history])
+    assert (tmp_path / "d.png").read_bytes() != picture
     assert picture != (tmp_path / "c.png").read_bytes()
