@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..counts import Counts
 from ..files import sha256_file
 from ..model.files import WEIGHTS_FILE, load_model
 from ..model.gpt import GPT
-from ..model.lora import add_lora, merge, save_adapter
+from ..model.lora import adapted_layers, add_lora, merge, save_adapter
 from ..tokenizer import TOKENIZER_FILE, Tokenizer
 from .artifact import write_model_artifact
 from .config import FinetuneConfig, LoraConfig, result_settings
@@ -50,12 +50,12 @@ def finetune(
     model = load_model(base_dir, device)
     context_length = model.config.context_length
     shorten = config.too_long == "shorten"
-    train = read_examples(examples_dir / "train.parquet", tokenizer, context_length, shorten=shorten)
-    val = read_examples(examples_dir / "val.parquet", tokenizer, context_length, shorten=shorten)
+    files = [examples_dir / f"{name}.parquet" for name in ("train", "val")]
+    train, val = (read_examples(path, tokenizer, context_length, shorten=shorten) for path in files)
     dtype = choose_dtype(config.loop, device)
     n_at_once = min(config.loop.micro_batch_size, config.batch_size // world.n_shares)
     require_memory(model.config, n_at_once, world, dtype, muon=config.optimizer.kind == "muon")
-    identity = finetune_identity(base_dir, examples_dir, config, dtype)
+    identity = finetune_identity(base_dir, files, config, dtype)
     sequences = train.sequences
     if config.replay:
         shards = shards_to_replay(shards_dir, tokenizer_dir, context_length)
@@ -81,24 +81,24 @@ def finetune(
     progress = Trainer(model, tokenizer, course, work_dir, world).run(should_stop)
     finished = whole_model(model, world)
     if finished is not None:
-        if config.lora:
-            save_adapter(finished, out_dir)
-            merge(finished)
+        leave_adapter(finished, out_dir)
         write_model_artifact(out_dir, finished, tokenizer_dir, work_dir, identity, progress.samples)
-    n_kept, n_dropped = len(train.sequences), sum(train.dropped.values())
     n_epochs = n_steps * config.batch_size / len(sequences)
     figures = progress.figures() | {"n_epochs": n_epochs, "n_tokens": progress.n_tokens}
     figures |= {"n_shortened": train.n_shortened} if shorten else {}
-    return Counts("examples", n_kept + n_dropped, n_kept, train.dropped, figures)
+    n_kept = len(train.sequences)
+    return Counts("examples", n_kept + sum(train.dropped.values()), n_kept, train.dropped, figures)
 
 
-def finetune_identity(base_dir: Path, examples_dir: Path, config: FinetuneConfig, dtype: torch.dtype) -> dict[str, Any]:
+def finetune_identity(
+    base_dir: Path, files: Sequence[Path], config: FinetuneConfig, dtype: torch.dtype
+) -> dict[str, Any]:
     """What decides the result, as plain values; kept in checkpoints and in the model's config."""
     return {
         "kind": "finetune",
         "base": sha256_file(base_dir / WEIGHTS_FILE),
         "tokenizer": sha256_file(base_dir / TOKENIZER_FILE),
-        "data": files_digest([examples_dir / "train.parquet", examples_dir / "val.parquet"]),
+        "data": files_digest(files),
         **result_settings(config),
         "loop.precision": str(dtype)[6:],
     }
@@ -122,6 +122,13 @@ def adapt(model: GPT, lora: LoraConfig, world: World) -> None:
     if world.size > 1 and world.config.strategy != "ddp":
         raise ValueError(f"lora is set and parallel.strategy is {world.config.strategy!r}: use 'ddp'")
     add_lora(model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, embeddings=lora.embeddings)
+
+
+def leave_adapter(model: GPT, out_dir: Path) -> None:
+    """Writes the adapters of a model that has some, and adds them to its weights."""
+    if adapted_layers(model):
+        save_adapter(model, out_dir)
+        merge(model)
 
 
 def require_same_tokenizer(base_dir: Path, tokenizer_dir: Path) -> None:
