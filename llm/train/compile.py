@@ -67,9 +67,14 @@ def compiled(objective: Objective) -> Objective:
     """The objective as compiled code, which is made at the first call with a shape of batch.
 
     On a CPU tanh, which is in GELU, is made of exp, for which there are fast vector instructions: 4 % of a small step.
+    There it asks torch, for the whole process, for operations that always give the same bits: else the threads of
+    compiled code add up the gradients of the embedding in the order in which they come.
     """
     is_cpu = objective.model.token_embedding.weight.device.type == "cpu"
     options: dict[str, Any] = {"cpp.use_decompose_tanh": True} if is_cpu else {}
+    if is_cpu:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False
     return cast(Objective, torch.compile(objective, dynamic=False, options=options))
 
 

@@ -132,8 +132,9 @@ def job_of(materials, folder, tmp_path, **changes):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_compiled_runs_repeat_killed_or_not(materials, tmp_path):
+    """With two threads, which must not add up gradients in the order in which they come."""
     first, second, killed = (tmp_path / name for name in ("first", "second", "killed"))
-    compiled = {"loop": LOOP | {"compile": True}}
+    compiled = {"loop": LOOP | {"compile": True, "n_threads": 2}}
     for folder in (first, second):
         finish(job_of(materials, folder, tmp_path, **compiled), folder)
     job = job_of(materials, killed, tmp_path, **compiled)
