@@ -74,7 +74,7 @@ def compiled(objective: Objective) -> Objective:
     options: dict[str, Any] = {"cpp.use_decompose_tanh": True} if is_cpu else {}
     if is_cpu:
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return cast(Objective, torch.compile(objective, dynamic=False, options=options))
 
 
