@@ -37,9 +37,11 @@ ModelName = Annotated[
     str | None,
     typer.Argument(help="A directory, a stage, a fingerprint, champion or candidate; else the newest chat model."),
 ]
-Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.", min=0.0)]
-TopK = Annotated[int, typer.Option(help="Draw among so many of the likeliest tokens; 0 draws among all.", min=0)]
-TopP = Annotated[float, typer.Option(help="Draw among the likeliest with this probability.", min=0.0, max=1.0)]
+Temperature = Annotated[float, typer.Option(help="0 always takes the most probable token (greedy).", min=0.0)]
+TopK = Annotated[int, typer.Option(help="Draw among so many of the most probable tokens; 0: all.", min=0)]
+TopP = Annotated[
+    float, typer.Option(help="Draw among the most probable tokens of this total probability.", min=0.0, max=1.0)
+]
 Force = Annotated[list[str] | None, typer.Option("--force", help="Build this stage again; may be given several times.")]
 
 
@@ -160,6 +162,28 @@ def chat(
 
 
 @app.command()
+def classify(
+    model: Annotated[str, typer.Argument(help="A classifier, named as for chat, such as classify: the newest one.")],
+    file: Annotated[
+        str | None,
+        typer.Argument(help="Texts: JSON, JSONL, CSV, TSV, Parquet, or lines; - reads lines from standard input."),
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="A text instead of a file; may be given several times.")
+    ] = None,
+    field: Annotated[
+        str | None, typer.Option(help="Field of records with the text; else that of its training.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines with all probabilities.")] = False,
+) -> None:
+    """Label texts with a trained classifier: label, its probability and the text's beginning, a line for each."""
+    from .classify import classified
+
+    for line in classified(model, file, text or [], field, as_json=as_json):
+        print(line, flush=True)
+
+
+@app.command()
 def serve(
     model: ModelName = None,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 8000,
@@ -168,21 +192,22 @@ def serve(
     top_k: TopK = 50,
     top_p: TopP = 1.0,
 ) -> None:
-    """Serve a trained model on this machine: OpenAI's API and a chat page, until Ctrl-C.
+    """Serve a trained model on this machine: OpenAI's API and a chat page, until Ctrl-C; a classifier at /v1/classify.
 
     The options say how tokens are drawn where a request does not.
     """
+    from llm.model.classifier import is_classifier
     from llm.model.generate import Sampling
     from llm.serve.server import HOST, listen, run
 
-    from .models import find_model, load_found
+    from .models import find_model, load_found, load_found_classifier
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     found = find_model(model)
     with listen(port) as listener:
-        loaded = load_found(found, name)
+        loaded = load_found_classifier(found, name) if is_classifier(found.path) else load_found(found, name)
         address = f"http://{HOST}:{listener.getsockname()[1]}"
-        console.print(f"model {escape(loaded.name)}\nchat  {address}\nAPI   {address}/v1\nCtrl-C stops the server.")
+        console.print(f"model {escape(loaded.name)}\npage  {address}\nAPI   {address}/v1\nCtrl-C stops the server.")
         run(loaded, listener, Sampling(temperature=temperature, top_k=top_k or None, top_p=top_p))
     console.print("stopped")
 
@@ -230,17 +255,27 @@ def evaluation(
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Argument(help="A model directory, such as a pretrain or finetune artifact.")],
+    model: Annotated[str, typer.Argument(help="A model, named as for chat, or a classifier.")],
     out: Annotated[Path, typer.Argument(help="What to write: a folder for hf, a file for gguf.")],
     format: Annotated[ModelFormat, typer.Option(help="hf for transformers, gguf for llama.cpp.")] = "hf",
 ) -> None:
     """Write a trained model in the form that other programs load, with its tokenizer and chat template."""
-    from llm.model.export import to_gguf, to_hf
+    from llm.model.classifier import is_classifier, load_classifier
+    from llm.model.export import classifier_to_hf, to_gguf, to_hf
     from llm.model.files import load_model
     from llm.tokenizer import Tokenizer
 
-    write = {"hf": to_hf, "gguf": to_gguf}[format]
-    write(load_model(model), out, Tokenizer.load(model))
+    from .models import find_model
+
+    path = find_model(model).path
+    tokenizer = Tokenizer.load(path)
+    if not is_classifier(path):
+        {"hf": to_hf, "gguf": to_gguf}[format](load_model(path), out, tokenizer)
+    else:
+        classifier, labels = load_classifier(path)
+        if format == "gguf":
+            to_gguf(classifier, out)  # raises
+        classifier_to_hf(classifier, labels, out, tokenizer)
     console.print(f"{model} written to {out}")
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeVar
 
 import torch
 
 from llm.model.files import WEIGHTS_FILE
 from llm.model.size import n_params
 from llm.serve.answer import LoadedModel, load
+from llm.serve.classify import LoadedClassifier
+from llm.serve.classify import load as load_classifier
 from tasks.registry import CANDIDATE, CHAMPION, KINDS, PREFIX, Version, all_versions
 from tasks.store import Artifact, Store
 from tasks.tracking import Tracker
@@ -17,6 +20,8 @@ from tasks.workspace import workspace
 
 CHAT_STAGES = [stage for stage, kind in KINDS.items() if kind == "chat"]
 N_DIGITS = 12
+
+Kind = Literal["base", "chat", "classifier"]
 
 MAX_PARAMS_OF_ONE_THREAD = 10_000_000
 """A step of a smaller model is so short that threads cost more than they bring, above all on a busy machine."""
@@ -37,19 +42,20 @@ def store() -> Store:
     return Store(workspace() / "store")
 
 
-def find_model(name: str | None = None) -> FoundModel:
-    """The model of a directory, or the one in the store that `name` names; without a name, the newest chat model.
+def find_model(name: str | None = None, kind: Kind = "chat") -> FoundModel:
+    """Finds the model of a directory, or the one in the store that `name` names; without it, the newest chat model.
 
     A name is a stage (its newest model), a fingerprint or its beginning, or both: `finetune-649889fd`; or one of the
-    registry: `champion`, `candidate`, `sourdough-demo-chat` (its champion), `sourdough-demo-chat@candidate`. Raises
-    ValueError that lists the models there are when none or several have the name.
+    registry: `champion`, `candidate` (of the models of that `kind`), `sourdough-demo-chat` (its champion),
+    `sourdough-demo-chat@candidate`. Raises ValueError that lists the models there are when none or several have the
+    name.
     """
     if name is None:
         name = newest_chat_model().fingerprint
     if (Path(name) / WEIGHTS_FILE).is_file():
         return model_of_directory(Path(name).resolve())
     models = stored_models()
-    found = [model for model in models if is_named(model, name)] or registered_models(name, models)
+    found = [model for model in models if is_named(model, name)] or registered_models(name, models, kind)
     if len(found) == 1 or (found and name == found[0].stage):
         return found_model(found[0])
     if name and not found and Path(name).is_dir():
@@ -69,21 +75,22 @@ def newest_chat_model() -> Artifact:
     return max(models, key=lambda model: str(model.provenance.get("started", "")))
 
 
-def registered_models(name: str, models: list[Artifact]) -> list[Artifact]:
-    """The models that the registry knows by an alias, a registered name, or both with `@` between.
+def registered_models(name: str, models: list[Artifact], kind: Kind) -> list[Artifact]:
+    """Returns the models that the registry knows by an alias, a registered name, or both with `@` between.
 
-    An alias alone, which every registered name has, means the chat model if only one recipe has one.
+    An alias alone, which every registered name has, means the model of that kind if only one recipe has one. No gate
+    judges classifiers, so where one is meant, a registered name alone is its candidate.
     """
     registered, _, alias = name.rpartition("@")
     if not registered and alias not in (CANDIDATE, CHAMPION):
-        registered, alias = name, CHAMPION
+        registered, alias = name, CANDIDATE if kind == "classifier" else CHAMPION
         if not name.startswith(PREFIX):
             return []
     versions = [version for version in all_versions(Tracker()) or [] if alias in version.aliases]
     if registered:
         named = [version for version in versions if version.name == registered]
     else:
-        named = [version for version in versions if KINDS[version.stage] == "chat"] or versions
+        named = [version for version in versions if KINDS[version.stage] == kind] or versions
     return [model for model in models if any(is_version(model, version) for version in named)]
 
 
@@ -99,15 +106,10 @@ def model_of_directory(path: Path) -> FoundModel:
 
 
 def stored_models() -> list[Artifact]:
-    """The models in the store, the newest of each stage first."""
+    """Returns the models in the store, the newest of each stage first."""
     there = store()
-    artifacts = [artifact for stage in there.stages() for artifact in there.artifacts(stage)]
-    return [made for made in artifacts if is_language_model(made)]
-
-
-def is_language_model(artifact: Artifact) -> bool:
-    """Whether an artifact is a model that writes text; a classifier does not."""
-    return KINDS.get(artifact.stage) in ("base", "chat") and (artifact.path / WEIGHTS_FILE).is_file()
+    artifacts = [artifact for stage in there.stages() if stage in KINDS for artifact in there.artifacts(stage)]
+    return [made for made in artifacts if (made.path / WEIGHTS_FILE).is_file()]
 
 
 def is_named(artifact: Artifact, name: str) -> bool:
@@ -119,8 +121,20 @@ def is_named(artifact: Artifact, name: str) -> bool:
 
 
 def load_found(model: FoundModel, name: str | None = None) -> LoadedModel:
-    """The model itself, under its own name or another; PyTorch's number of threads is set for it."""
-    loaded = load(model.path, name or model.name)
+    """Loads a language model, under its own name or another; PyTorch's number of threads is set for it."""
+    return with_threads(load(model.path, name or model.name))
+
+
+def load_found_classifier(model: FoundModel, name: str | None = None) -> LoadedClassifier:
+    """Loads a classifier, as `load_found` does a language model."""
+    return with_threads(load_classifier(model.path, name or model.name))
+
+
+L = TypeVar("L", LoadedModel, LoadedClassifier)
+
+
+def with_threads(loaded: L) -> L:
+    """Sets PyTorch's number of threads for a model."""
     if n_params(loaded.model.config) <= MAX_PARAMS_OF_ONE_THREAD:
         torch.set_num_threads(1)
     return loaded

@@ -20,7 +20,7 @@ def outside(config: ClassifyConfig) -> dict[str, str]:
 
 
 @stage(
-    version=1,
+    version=2,
     process="llm.train",
     undigested=("metrics.jsonl",),
     outside=outside,

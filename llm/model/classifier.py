@@ -1,21 +1,26 @@
 """A model that says which label a text has.
 
-The last token of a text has seen all of it, so the class head sits there. Of the rest only the last blocks learn:
-they speak of how a text goes on, those below of what is in it.
+The last token of a text has seen all of it, so the class head reads its features. Only the class head and the last
+blocks are trained: these hold how a text goes on, those below them what is in it. The head has no bias, like those of
+`GPT2ForSequenceClassification` and `Qwen3ForSequenceClassification` of transformers, so that it can be exported.
 
-Letters in shapes: B batch, T time, K classes.
+Letters in shapes: B batch, T time, N texts, K classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from ..config import from_dict
 from ..files import read_json
-from .files import CONFIG_FILE, WEIGHTS_FILE, load_tensors
+from ..tokenizer import Tokenizer
+from .files import CONFIG_FILE, load_weights
 from .gpt import GPT, GPTConfig
 
 LABELS_FILE = "labels.json"
@@ -23,31 +28,59 @@ LABELS_FILE = "labels.json"
 
 
 class Classifier(GPT):
-    """A model with a class head: a row for each label, at the end of a text."""
+    """A model with a class head: a row for each label, applied to the last token of a text."""
 
     def __init__(self, config: GPTConfig, n_classes: int) -> None:
-        """A fresh one; its weights come from torch's global random generator."""
+        """Makes a fresh one; its weights come from torch's global random generator."""
         super().__init__(config)
-        self.class_head = nn.Linear(config.d_model, n_classes)
+        self.class_head = nn.Linear(config.d_model, n_classes, bias=False)
         nn.init.normal_(self.class_head.weight, std=config.init_std)
-        nn.init.zeros_(self.class_head.bias)
 
     def class_logits(self, inputs: Tensor, ends: Tensor) -> Tensor:
-        """Logits of each class, (B, K), for texts (B, T) whose last tokens are at `ends` (B,) of all B * T."""
+        """Returns logits of each class, (B, K), for texts (B, T) whose last tokens are at `ends` (B,) of all B * T."""
         return self.class_head(self.features(inputs).flatten(0, 1).index_select(0, ends))
 
     def let_learn(self, n_blocks: int) -> None:
-        """Only the last `n_blocks` blocks, the norm after them and the class head learn from now on."""
+        """Freezes all but the last `n_blocks` blocks, the norm after them and the class head."""
         self.requires_grad_(False)
-        learning = [*list(self.blocks)[len(self.blocks) - n_blocks :], self.norm, self.class_head]
-        for module in learning:
+        trained = [*list(self.blocks)[len(self.blocks) - n_blocks :], self.norm, self.class_head]
+        for module in trained:
             module.requires_grad_()
 
 
+def is_classifier(directory: Path) -> bool:
+    """Returns whether the model of a directory is a classifier, not a language model."""
+    return (directory / LABELS_FILE).is_file()
+
+
 def load_classifier(directory: Path, device: str | torch.device = "cpu") -> tuple[Classifier, list[str]]:
-    """The classifier of a directory, in evaluation mode, and its labels; OSError when a file is missing or damaged."""
+    """Loads the classifier of a directory, in evaluation mode, with its labels.
+
+    Raises ValueError when it is no classifier or its files do not belong together, OSError when one is damaged.
+    """
+    if not is_classifier(directory):
+        raise ValueError(f"{directory} is not a classifier: it has no {LABELS_FILE}; the stage classify makes one")
     labels = read_json(directory / LABELS_FILE)
     with torch.device("meta"):
         model = Classifier(from_dict(GPTConfig, read_json(directory / CONFIG_FILE)["model"]), len(labels))
-    model.load_state_dict(load_tensors(directory / WEIGHTS_FILE), assign=True)
-    return model.to(device).eval(), labels
+    return load_weights(model, directory).to(device).eval(), labels
+
+
+def classifier_tokens(texts: Sequence[str], tokenizer: Tokenizer, context_length: int) -> list[list[int]]:
+    """Returns the tokens of each text as a classifier reads them: `<|document|>` first, truncated to the context."""
+    return [[tokenizer.document_token, *ids][:context_length] for ids in tokenizer.encode_batch(texts)]
+
+
+@torch.no_grad()
+def class_probabilities(model: Classifier, texts: Sequence[Sequence[int] | np.ndarray], batch_size: int) -> np.ndarray:
+    """Returns the probability of each label for the tokens of each text, (N, K) float64, computed in float32."""
+    device = model.token_embedding.weight.device
+    found = np.empty((len(texts), model.class_head.out_features))
+    by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # so that little is padded
+    for start in range(0, len(texts), batch_size):
+        rows = by_length[start : start + batch_size]
+        inputs = pad_sequence([torch.as_tensor(texts[row]) for row in rows], batch_first=True)  # (B, T)
+        ends = torch.arange(len(rows)) * inputs.shape[1] + torch.tensor([len(texts[row]) - 1 for row in rows])
+        logits = model.class_logits(inputs.to(device), ends.to(device))
+        found[rows] = torch.softmax(logits, -1).double().cpu().numpy()
+    return found

@@ -1,7 +1,6 @@
-"""Our models for other programs: as folders of Hugging Face's transformers, and as GGUF files (llama.cpp, Ollama).
+"""Exports models to other programs: as folders of Hugging Face's transformers, and as GGUF files (llama.cpp, Ollama).
 
-The numbers stay as they are, under other names. What is written is whole or absent, and never takes the place of what
-is there already.
+The weights stay as they are, under other names. What is written is complete or absent, and nothing is overwritten.
 """
 
 from __future__ import annotations
@@ -10,17 +9,16 @@ import contextlib
 import importlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..files import atomic_path, fsync_directory, read_json, remove, write_json
+from ..tokenizer import DOCUMENT, Tokenizer
+from .classifier import Classifier
 from .files import save_tensors
 from .gpt import GPT, GPTConfig
 from .names import GGUF, HUGGING_FACE, to_theirs
-
-if TYPE_CHECKING:
-    from ..tokenizer import Tokenizer
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -46,6 +44,50 @@ def to_hf(model: GPT, out_dir: Path, tokenizer: Tokenizer | None = None) -> None
         write_json(folder / "generation_config.json", special | {"eos_token_id": stops})
         weights = to_theirs(model.state_dict(), HUGGING_FACE[model.config.architecture], model.config.n_layers)
         save_tensors(weights, folder / WEIGHTS_FILE)
+
+
+def classifier_to_hf(model: Classifier, labels: Sequence[str], out_dir: Path, tokenizer: Tokenizer) -> None:
+    """Writes the folder of a `GPT2ForSequenceClassification` or `Qwen3ForSequenceClassification`, with its tokenizer.
+
+    `pipeline("text-classification", folder)` of transformers gives the classifier's probabilities: its tokenizer puts
+    `<|document|>` before a text and takes no special token from within it. It cuts a text that is too long, as the
+    classifier does, when it is called with `truncation=True`. Raises as `to_hf`.
+    """
+    _require_exportable(model.config)
+    _require_fit(model, tokenizer)
+    with _new_directory(out_dir) as folder:
+        tokenizer.save(folder)
+        _read_documents(folder, tokenizer, model.config.context_length)
+        kind = "Qwen3" if model.config.is_modern else "GPT2"
+        about = {
+            "architectures": [f"{kind}ForSequenceClassification"],
+            "problem_type": "single_label_classification",
+            "id2label": {str(i): label for i, label in enumerate(labels)},
+            "label2id": {label: i for i, label in enumerate(labels)},
+        }
+        write_json(folder / "config.json", hf_config(model.config) | _special_tokens(tokenizer) | about)
+        weights = to_theirs(model.state_dict(), HUGGING_FACE[model.config.architecture], model.config.n_layers)
+        weights.pop("lm_head.weight", None)
+        save_tensors(weights | {"score.weight": model.class_head.weight}, folder / WEIGHTS_FILE)
+
+
+def _read_documents(folder: Path, tokenizer: Tokenizer, context_length: int) -> None:
+    """Changes a saved tokenizer so that transformers encodes a text as `classifier_tokens` does."""
+    content = read_json(folder / "tokenizer.json")
+    first = {"id": DOCUMENT, "ids": [tokenizer.document_token], "tokens": [DOCUMENT]}
+    parts = [{"SpecialToken": {"id": DOCUMENT, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    second = {"Sequence": {"id": "B", "type_id": 1}}
+    content["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": parts,
+        "pair": [*parts, second],
+        "special_tokens": {DOCUMENT: first},
+    }
+    write_json(folder / "tokenizer.json", content)
+    config = read_json(folder / "tokenizer_config.json")
+    del config["chat_template"]
+    changes = {"model_max_length": context_length, "padding_side": "right", "split_special_tokens": True}
+    write_json(folder / "tokenizer_config.json", config | changes)
 
 
 def hf_config(config: GPTConfig) -> dict[str, Any]:
@@ -102,8 +144,10 @@ def to_gguf(model: GPT, path: Path, tokenizer: Tokenizer | None = None) -> None:
     """Writes a GGUF file of a `gpt2` or `qwen3` model in float32, with the tokenizer in it if there is one.
 
     Raises ValueError when `path` exists, the tokenizer has more tokens than the model, the architecture is `speedrun`,
-    or the package gguf is absent.
+    the model is a classifier, or the package gguf is absent.
     """
+    if isinstance(model, Classifier):
+        raise ValueError("a classifier cannot be written as GGUF, whose models write text: export it as hf")
     _require_exportable(model.config)
     gguf = _import_gguf()
     _require_fit(model, tokenizer)

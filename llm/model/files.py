@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from ..config import from_dict
 from ..files import atomic_path, read_json, write_json
@@ -28,19 +29,26 @@ def save_model(model: GPT, directory: Path, training: dict[str, Any]) -> None:
 
 
 def load_model(directory: Path, device: str | torch.device = "cpu") -> GPT:
-    """The model of a directory, in evaluation mode (no dropout).
+    """Loads the language model of a directory, in evaluation mode (no dropout).
 
     Raises ValueError when weights and config do not belong together, OSError when a file is missing or damaged.
     """
     config = from_dict(GPTConfig, read_json(directory / CONFIG_FILE)["model"])
     with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
         model = GPT(config)
-    tensors = load_tensors(directory / WEIGHTS_FILE)
+    return load_weights(model, directory).to(device).eval()
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def load_weights(model: M, directory: Path) -> M:
+    """Gives a model, which may be on the meta device, the weights of a directory; raises as `load_model` does."""
     try:
-        model.load_state_dict(tensors, assign=True)
+        model.load_state_dict(load_tensors(directory / WEIGHTS_FILE), assign=True)
     except RuntimeError as error:
         raise ValueError(f"{directory}: {WEIGHTS_FILE} does not fit {CONFIG_FILE}: {error}") from error
-    return model.to(device).eval()
+    return model
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -55,7 +63,7 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The named tensors of a file, on the CPU; raises OSError when it is missing or damaged."""
+    """Reads the named tensors of a file, on the CPU; raises OSError when it is missing or damaged."""
     try:
         return load_file(path)
     except FileNotFoundError:

@@ -84,18 +84,10 @@ def adapted_layers(model: nn.Module) -> dict[str, LoraLinear]:
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLinear)}
 
 
-def merge(model: GPT) -> dict[str, LoraLinear]:
-    """Adds all adapters to their matrices, which leaves a plain model; returns the layers that had them."""
-    layers = adapted_layers(model)
-    for name, layer in layers.items():
+def merge(model: GPT) -> None:
+    """Adds all adapters to their matrices, which leaves a plain model."""
+    for name, layer in adapted_layers(model).items():
         model.set_submodule(name, layer.merged())
-    return layers
-
-
-def unmerge(model: GPT, layers: dict[str, LoraLinear]) -> None:
-    """Puts back the layers that `merge` returned: the model is what it was before, bit for bit."""
-    for name, layer in layers.items():
-        model.set_submodule(name, layer)
 
 
 def save_adapter(model: GPT, directory: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..files import read_json
+from ..model.classifier import is_classifier
 from ..model.files import CONFIG_FILE, WEIGHTS_FILE, load_model
 from ..model.generate import Sampling, generate
 from ..model.gpt import GPT
@@ -54,12 +55,14 @@ class LoadedModel:
 
 
 def load(directory: Path, name: str) -> LoadedModel:
-    """The model of a directory, such as a pretrain or finetune artifact.
+    """Loads the language model of a directory, such as a pretrain or finetune artifact.
 
-    Raises ValueError when it is no model directory, OSError when a file is damaged.
+    Raises ValueError when it is no model directory or holds a classifier, OSError when a file is damaged.
     """
     if not (directory / WEIGHTS_FILE).is_file():
         raise ValueError(f"{directory} is not a model directory: it has no {WEIGHTS_FILE}")
+    if is_classifier(directory):
+        raise ValueError(f"{directory} is a classifier, which writes no text: ask it by `python -m flows classify`")
     training = read_json(directory / CONFIG_FILE).get("training", {})
     return LoadedModel(
         name,

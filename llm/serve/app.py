@@ -17,17 +17,18 @@ from starlette.types import ASGIApp
 
 from ..model.generate import Sampling
 from .answer import CHAT_SAMPLING, Answer, ContextOverflow, LoadedModel
+from .classify import LoadedClassifier
 from .errors import ApiError, install_handlers
 from .guard import Guard
-from .replies import Reply, described
-from .requests import ChatRequest, CompletionRequest, Generation
+from .replies import Reply, classification, described
+from .requests import Body, ChatRequest, ClassifyRequest, CompletionRequest, Generation
 from .worker import Worker
 
 PAGE = Path(__file__).with_name("page.html")
 
 
-def create_app(loaded: LoadedModel, worker: Worker, default: Sampling = CHAT_SAMPLING) -> ASGIApp:
-    """The server as an ASGI app; `default` says how tokens are drawn where a request does not."""
+def create_app(loaded: LoadedModel | LoadedClassifier, worker: Worker, default: Sampling = CHAT_SAMPLING) -> ASGIApp:
+    """Makes the server as an ASGI app; `default` says how tokens are drawn where a request does not."""
 
     app = FastAPI(title="Sourdough", openapi_url=None)  # FastAPI's own pages would load scripts from elsewhere
     install_handlers(app)
@@ -48,27 +49,31 @@ def create_app(loaded: LoadedModel, worker: Worker, default: Sampling = CHAT_SAM
 
     @app.post("/v1/chat/completions", response_model=None)
     async def chat_completions(body: ChatRequest, request: Request) -> Response | dict[str, Any]:
-        require_model(body.model, loaded)
-        if not loaded.is_chat:
-            message = f"{loaded.name} is a base model, not a chat model. Did you mean to use v1/completions?"
-            raise ApiError(404, message, param="model")
+        chat = language_model(body.model, loaded, is_chat=True)
         messages = [message.for_template() for message in body.messages]
-        prompt = await run_in_threadpool(loaded.chat_prompt, messages)
-        return await respond(body, prompt, request, is_chat=True)
+        prompt = await run_in_threadpool(chat.chat_prompt, messages)
+        return await respond(chat, body, prompt, request, is_chat=True)
 
     @app.post("/v1/completions", response_model=None)
     async def completions(body: CompletionRequest, request: Request) -> Response | dict[str, Any]:
-        require_model(body.model, loaded)
-        prompt = await run_in_threadpool(loaded.text_prompt, body.prompt)
-        return await respond(body, prompt, request, is_chat=False)
+        model = language_model(body.model, loaded)
+        prompt = await run_in_threadpool(model.text_prompt, body.prompt)
+        return await respond(model, body, prompt, request, is_chat=False)
+
+    @app.post("/v1/classify", response_model=None)
+    async def classify(body: ClassifyRequest, request: Request) -> dict[str, Any]:
+        classifier = classifier_of(body.model, loaded)
+        require_supported(body)
+        predictions = await unless_gone(request, joined(worker.results(classifier.predictions(body.input))))
+        return classification(classifier, [item for batch in predictions for item in batch])
 
     async def respond(
-        body: Generation, prompt: list[int], request: Request, *, is_chat: bool
+        model: LoadedModel, body: Generation, prompt: list[int], request: Request, *, is_chat: bool
     ) -> Response | dict[str, Any]:
-        answer = begun(loaded, prompt, body, default)
-        reply, pieces = Reply(loaded.name, answer, is_chat=is_chat), worker.pieces(answer)
+        answer = begun(model, prompt, body, default)
+        reply, pieces = Reply(model.name, answer, is_chat=is_chat), worker.results(answer.pieces())
         if not body.stream:
-            return reply.whole(await unless_gone(request, joined(pieces)))
+            return reply.whole("".join(await unless_gone(request, joined(pieces))))
         first = await unless_gone(request, anext(pieces))  # what goes wrong before it is no stream but an error
         events = reply.events(first, pieces, wants_usage=body.wants_usage)
         return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
@@ -76,17 +81,44 @@ def create_app(loaded: LoadedModel, worker: Worker, default: Sampling = CHAT_SAM
     return Guard(app)
 
 
-def require_model(name: str, loaded: LoadedModel) -> None:
+def require_model(name: str, loaded: LoadedModel | LoadedClassifier) -> None:
     """Raises ApiError unless `name` is the model that is served."""
     if name != loaded.name:
         message = f"The model {name!r} does not exist; this server has {loaded.name!r}."
         raise ApiError(404, message, param="model", code="model_not_found")
 
 
-def begun(loaded: LoadedModel, prompt: list[int], body: Generation, default: Sampling) -> Answer:
-    """The answer that a request asks for; raises ApiError for what the model cannot do."""
+def language_model(name: str, loaded: LoadedModel | LoadedClassifier, *, is_chat: bool = False) -> LoadedModel:
+    """Returns the model that is served; raises ApiError unless it is `name` and writes text, with `is_chat` answers."""
+    require_model(name, loaded)
+    if isinstance(loaded, LoadedClassifier):
+        wanted = "chat model" if is_chat else "language model"
+        raise ApiError(404, f"{name} is a classifier, not a {wanted}. Did you mean to use v1/classify?", param="model")
+    if is_chat and not loaded.is_chat:
+        message = f"{name} is a base model, not a chat model. Did you mean to use v1/completions?"
+        raise ApiError(404, message, param="model")
+    return loaded
+
+
+def classifier_of(name: str, loaded: LoadedModel | LoadedClassifier) -> LoadedClassifier:
+    """Returns the classifier that is served; raises ApiError unless it is `name` and a classifier."""
+    require_model(name, loaded)
+    if isinstance(loaded, LoadedModel):
+        kind, place = ("chat model", "chat/completions") if loaded.is_chat else ("base model", "completions")
+        message = f"{name} is a {kind}, not a classifier. Did you mean to use v1/{place}?"
+        raise ApiError(404, message, param="model")
+    return loaded
+
+
+def require_supported(body: Body) -> None:
+    """Raises ApiError for a parameter that would have to change the answer, and cannot."""
     for name in body.unsupported():
         raise ApiError(400, f"{name!r} is not supported with this value.", param=name, code="unsupported_parameter")
+
+
+def begun(loaded: LoadedModel, prompt: list[int], body: Generation, default: Sampling) -> Answer:
+    """Returns the answer that a request asks for; raises ApiError for what the model cannot do."""
+    require_supported(body)
     try:
         return Answer(
             loaded, prompt, sampling=body.sampling(default), max_tokens=body.token_limit, stop=body.stop or ()
@@ -105,7 +137,7 @@ T = TypeVar("T")
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """What `work` gives; it is cancelled when the client goes away before."""
+    """Returns what `work` gives; it is cancelled when the client goes away before."""
     working, gone = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
     try:
         await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -117,13 +149,13 @@ async def unless_gone(request: Request, work: Awaitable[T]) -> T:
         gone.cancel()
 
 
-async def joined(pieces: AsyncIterator[str]) -> str:
-    """The whole text."""
-    return "".join([piece async for piece in pieces])
+async def joined(results: AsyncIterator[T]) -> list[T]:
+    """Returns all results as a list."""
+    return [result async for result in results]
 
 
 def chat_page() -> tuple[str, str]:
-    """The page, and a policy for browsers: run the page's own script and style, load nothing, talk to this server."""
+    """Returns the page and its policy for browsers: run its own script and style, load nothing, talk to this server."""
     page = PAGE.read_text(encoding="utf-8")
     allowed = {}
     for tag in ("script", "style"):

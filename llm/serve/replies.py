@@ -6,10 +6,11 @@ import contextlib
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from .answer import Answer, LoadedModel
+from .classify import LoadedClassifier, Prediction
 from .errors import as_api_error
 
 
@@ -66,7 +67,21 @@ def event(content: dict[str, Any]) -> str:
     return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
 
 
-def described(loaded: LoadedModel) -> dict[str, Any]:
-    """A model as `/v1/models` lists it; the last two fields are not of OpenAI's API."""
+def classification(loaded: LoadedClassifier, predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """Returns the response to `/v1/classify`, in the shape of vLLM's: probabilities in the order of the labels."""
+    data = [
+        {"index": i, "label": item.label, "probs": item.probabilities, "num_classes": len(loaded.labels)}
+        for i, item in enumerate(predictions)
+    ]
+    n_tokens = sum(item.n_tokens for item in predictions)
+    usage = {"prompt_tokens": n_tokens, "completion_tokens": 0, "total_tokens": n_tokens}
+    head = {"id": f"classify-{uuid.uuid4().hex}", "object": "list", "created": int(time.time()), "model": loaded.name}
+    return {**head, "data": data, "usage": usage}
+
+
+def described(loaded: LoadedModel | LoadedClassifier) -> dict[str, Any]:
+    """Returns a model as `/v1/models` lists it; the fields from `max_model_len` on are not of OpenAI's API."""
     about = {"id": loaded.name, "object": "model", "created": loaded.created, "owned_by": "sourdough"}
+    if isinstance(loaded, LoadedClassifier):
+        return {**about, "max_model_len": loaded.context_length, "is_chat": False, "labels": list(loaded.labels)}
     return {**about, "max_model_len": loaded.context_length, "is_chat": loaded.is_chat}

@@ -10,6 +10,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from ..model.generate import Sampling
 
 MAX_STOPS = 4
+MAX_TEXTS = 256
+"""Texts in one request to a classifier."""
 
 IGNORED = frozenset(
     {"user", "name", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
@@ -26,6 +28,9 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "modalities": (["text"],),
     "response_format": ({"type": "text"},),
+    "truncate_prompt_tokens": (-1,),  # these three are vLLM's, of /v1/classify
+    "add_special_tokens": (True,),
+    "use_activation": (True,),
 }
 """Parameters that are not built, with the values that ask for nothing (as null and empty lists do for all)."""
 
@@ -69,7 +74,7 @@ class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     def unsupported(self) -> list[str]:
-        """Names of the parameters that would have to change the answer, and cannot."""
+        """Returns the names of the parameters that would have to change the answer, and cannot."""
         asked = {name: value for name, value in (self.model_extra or {}).items() if value not in (None, [], {})}
         return [name for name, value in asked.items() if name not in IGNORED and value not in NEUTRAL.get(name, ())]
 
@@ -148,3 +153,14 @@ class CompletionRequest(Generation):
 
     prompt: Annotated[Text, BeforeValidator(only_one)] = ""
     max_tokens: int | None = Field(16, ge=1)
+
+
+class ClassifyRequest(Body):
+    """The body of `POST /v1/classify`: texts to label. Neither OpenAI's API nor its client has it; vLLM does."""
+
+    model: str
+    input: Annotated[
+        list[Annotated[Text, Field(min_length=1)]],
+        BeforeValidator(as_list),
+        Field(min_length=1, max_length=MAX_TEXTS),
+    ]

@@ -11,6 +11,7 @@ import uvicorn
 from ..model.generate import Sampling
 from .answer import CHAT_SAMPLING, LoadedModel
 from .app import create_app
+from .classify import LoadedClassifier
 from .worker import Worker
 
 HOST = "127.0.0.1"
@@ -34,7 +35,7 @@ def listen(port: int) -> socket.socket:
 class Server(uvicorn.Server):
     """Uvicorn around the app of one model; a signal ends the answers that are being made (uvicorn waits for them)."""
 
-    def __init__(self, loaded: LoadedModel, default: Sampling = CHAT_SAMPLING) -> None:
+    def __init__(self, loaded: LoadedModel | LoadedClassifier, default: Sampling = CHAT_SAMPLING) -> None:
         self.worker = Worker()
         app = create_app(loaded, self.worker, default)
         super().__init__(
@@ -61,7 +62,7 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def run(loaded: LoadedModel, listener: socket.socket, default: Sampling = CHAT_SAMPLING) -> None:
+def run(loaded: LoadedModel | LoadedClassifier, listener: socket.socket, default: Sampling = CHAT_SAMPLING) -> None:
     """Serves until SIGINT or SIGTERM."""
     with contextlib.suppress(KeyboardInterrupt):
         Server(loaded, default).run(sockets=[listener])

@@ -21,7 +21,7 @@ from ..data.labelled import Labelled, LabelledSet, read_labelled
 from ..evaluate.classification import calibration_table, confusion, confusion_table, scores_table
 from ..evaluate.statistics import wilson
 from ..files import write_json, write_table
-from ..model.classifier import LABELS_FILE, Classifier
+from ..model.classifier import LABELS_FILE, Classifier, class_probabilities, classifier_tokens
 from .loader import IGNORED, Batch, Sequences
 from .loop import Course
 from .loss import Objective
@@ -58,12 +58,12 @@ class Texts(Sequences):
 
     def __init__(self, tokens: Sequence[np.ndarray], labels: Sequence[int]) -> None:
         """The ids of each text and the number of its label."""
-        self._tokens, self.labels = tokens, np.array(labels, np.int64)
+        self.tokens, self.labels = tokens, np.array(labels, np.int64)
         self._lengths = np.array([len(text) for text in tokens], np.int64)
         self.order = one_group(len(tokens))
 
     def __len__(self) -> int:
-        return len(self._tokens)
+        return len(self.tokens)
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
         """The tokens in each of the rows."""
@@ -74,7 +74,7 @@ class Texts(Sequences):
         lengths = self._lengths[rows]
         inputs = np.zeros((len(rows), lengths.max()), np.int64)
         for i, row in enumerate(rows):
-            inputs[i, : lengths[i]] = self._tokens[row]
+            inputs[i, : lengths[i]] = self.tokens[row]
         ends = np.arange(len(rows)) * inputs.shape[1] + lengths - 1
         parts = [torch.from_numpy(part) for part in (inputs, np.full_like(inputs, IGNORED), ends, self.labels[rows])]
         return TextBatch(*parts)
@@ -146,13 +146,17 @@ def classify(
     )
     trained = classifier(start, len(data.labels), config, pretrained=True)
     progress = dataclasses.replace(start, model=trained).train(course, work_dir, out_dir, should_stop)
-    probabilities = {"trained": predict(trained, val, config), "majority": majority(train, val)}
+    at_once = config.loop.micro_batch_size
+    probabilities = {
+        "trained": class_probabilities(trained.eval(), val.tokens, at_once),
+        "majority": majority(train, val),
+    }
     if config.random_baseline:
         fresh = classifier(start, len(data.labels), config, pretrained=False)
         folder = work_dir / "random"
         (folder / "out").mkdir(parents=True, exist_ok=True)
         dataclasses.replace(start, model=fresh).train(course, folder, folder / "out", should_stop)
-        probabilities["random"] = predict(fresh, val, config)
+        probabilities["random"] = class_probabilities(fresh.eval(), val.tokens, at_once)
     scores = write_results(out_dir, data, val.labels, probabilities, config.n_calibration_bins)
     figures = progress.figures() | {"n_train": len(train), "n_val": len(val), "n_labels": len(data.labels)}
     figures |= {f"{row['model']}_{row['score']}": row["value"] for row in scores.to_pylist()}
@@ -171,25 +175,9 @@ def classifier(start: Start, n_classes: int, config: ClassifyConfig, *, pretrain
 
 
 def texts(items: Sequence[Labelled], labels: tuple[str, ...], start: Start) -> Texts:
-    """Texts as the model reads them, with a `<|document|>` before; a text too long for the context is cut."""
-    tokenizer, length = start.tokenizer, start.model.config.context_length
-    ids = tokenizer.encode_batch([item.text for item in items])
-    rows = [np.array([tokenizer.document_token, *text][:length], np.int64) for text in ids]
-    return Texts(rows, [labels.index(item.label) for item in items])
-
-
-@torch.no_grad()
-def predict(model: Classifier, sequences: Texts, config: ClassifyConfig) -> np.ndarray:
-    """How likely the model finds each label of each text, (texts, labels) float64; in float32."""
-    device = model.token_embedding.weight.device
-    model.eval()
-    order = np.argsort(sequences.lengths(np.arange(len(sequences))), kind="stable")
-    parts = []
-    for batch in sequences.batches(np.arange(len(sequences)), config.loop.micro_batch_size):
-        inputs, ends, _ = batch.to(device).arguments()
-        parts.append(torch.softmax(model.class_logits(inputs, ends), -1).double().cpu().numpy())
-    found = np.concatenate(parts)
-    return found[np.argsort(order, kind="stable")]  # back from the order of lengths
+    """Returns texts as the model reads them; see `classifier_tokens`."""
+    tokens = classifier_tokens([item.text for item in items], start.tokenizer, start.model.config.context_length)
+    return Texts([np.array(text, np.int64) for text in tokens], [labels.index(item.label) for item in items])
 
 
 def majority(train: Texts, val: Texts) -> np.ndarray:

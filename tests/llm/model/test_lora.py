@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from llm.model.export import to_hf
 from llm.model.gpt import GPT, GPTConfig
-from llm.model.lora import ADAPTER_CONFIG_FILE, ADAPTER_FILE, adapted_layers, add_lora, merge, save_adapter, unmerge
+from llm.model.lora import ADAPTER_CONFIG_FILE, ADAPTER_FILE, adapted_layers, add_lora, merge, save_adapter
 
 ARCHITECTURES = ["gpt2", "modern"]
 SHAPE = {"vocab_size": 61, "context_length": 16, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "d_model": 32}
@@ -61,14 +61,11 @@ def test_a_merged_model_is_plain_and_does_the_same(architecture):
     model = make_model(architecture)
     names = set(model.state_dict())
     add_lora(model, rank=3, alpha=6.0)
-    adapted, before = learned(model)(TOKENS), {name: t.clone() for name, t in model.state_dict().items()}
-    layers = merge(model)
+    adapted = learned(model)(TOKENS)
+    merge(model)
     assert set(model.state_dict()) == names
     assert not adapted_layers(model)
     torch.testing.assert_close(model(TOKENS), adapted, rtol=0, atol=2e-6)  # rounding of float32 sums in another order
-    unmerge(model, layers)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert torch.equal(model(TOKENS), adapted)
 
 
 def test_targets_are_the_ends_of_names():

@@ -8,12 +8,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from llm.files import write_json
+from llm.model.classifier import LABELS_FILE, Classifier
+from llm.model.files import save_model
 from llm.model.gpt import GPT, GPTConfig
 from llm.serve.answer import LoadedModel
+from llm.serve.classify import LoadedClassifier
 from llm.serve.server import Server, listen
 from llm.tokenizer import SPECIAL_TOKENS, Tokenizer
 
@@ -35,8 +40,29 @@ def tiny_model(*, is_chat: bool = True, context_length: int = CONTEXT_LENGTH, en
     return LoadedModel("tiny", model, tokenizer, is_chat=is_chat, created=0)
 
 
+LABELS = ("bread", "cake", "naïve café")
+
+
+def tiny_classifier(name: str = "tiny") -> LoadedClassifier:
+    """A random classifier of two layers, whose probabilities differ clearly from text to text."""
+    language_model = tiny_model()
+    torch.manual_seed(1)
+    model = Classifier(language_model.model.config, len(LABELS)).eval()
+    model.load_state_dict(language_model.model.state_dict(), strict=False)
+    with torch.no_grad():
+        model.class_head.weight.mul_(50)
+    return LoadedClassifier(name, model, LABELS, language_model.tokenizer, "text", created=0)
+
+
+def save_classifier(loaded: LoadedClassifier, folder: Path, **training: Any) -> None:
+    """Writes the files of a classifier, as training leaves them."""
+    save_model(loaded.model, folder, {"kind": "classify", **training})
+    loaded.tokenizer.save(folder)
+    write_json(folder / LABELS_FILE, list(loaded.labels))
+
+
 @contextmanager
-def served(loaded: LoadedModel) -> Iterator[tuple[Server, int]]:
+def served(loaded: LoadedModel | LoadedClassifier) -> Iterator[tuple[Server, int]]:
     """A server on a free port, and the port; it is stopped as by Ctrl-C."""
     server = Server(loaded)
     with listen(0) as listener:

@@ -11,7 +11,7 @@ import pytest
 from llm.model.generate import Sampling
 from llm.serve.answer import Answer, LoadedModel
 from tests.llm.serve.browser import Page, browser
-from tests.llm.serve.serving import QUESTION, saying, served, tiny_model
+from tests.llm.serve.serving import QUESTION, saying, served, tiny_classifier, tiny_model
 
 ASKED = QUESTION[0]["content"]
 IDLE = "!document.querySelector('#send').disabled"
@@ -108,6 +108,20 @@ def test_a_base_model_continues_a_text(page: Page, base: LoadedModel) -> None:
         ask(page, "The bread", seed=2, max_tokens=30)
         sampling = Sampling(temperature=0.7, seed=2)
         assert page.value(LAST) == Answer(base, base.text_prompt("The bread"), sampling=sampling, max_tokens=30).text()
+
+
+def test_a_classifier_labels_texts(page: Page) -> None:
+    loaded = tiny_classifier()
+    [[first, second]] = loaded.predictions([ASKED, "The bread"])
+    with served(loaded) as (_, port):
+        page.open(f"http://127.0.0.1:{port}/")
+        assert "Its labels are bread, cake, naïve café." in page.value("document.querySelector('#note').textContent")
+        ask(page)
+        assert page.value(LAST) == first.label
+        assert f"{first.label} {100 * max(first.probabilities):.1f} %, " in page.value(FOOT)
+        ask(page, "The bread")
+        assert page.value(LAST) == second.label
+        assert page.complaints() == []
 
 
 def test_every_control_has_a_name(page: Page, port: int) -> None:

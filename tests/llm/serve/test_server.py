@@ -336,6 +336,6 @@ def test_chat_and_server_draw_tokens_alike_where_nobody_asks(chat: LoadedModel) 
 def test_no_thread_is_left(chat: LoadedModel) -> None:
     with served(chat) as (_, port):
         call(port, CHAT, chat_body(max_tokens=1))
-        assert [thread.name for thread in threading.enumerate() if thread.name.startswith("generate_")]
+        assert [thread.name for thread in threading.enumerate() if thread.name.startswith("model_")]
     names = [thread.name for thread in threading.enumerate()]
-    assert len([name for name in names if name.startswith("generate_")]) <= 1  # that of the session's server
+    assert len([name for name in names if name.startswith("model_")]) <= 1  # that of the session's server
