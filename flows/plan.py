@@ -51,18 +51,22 @@ def estimate(recipe: Recipe, outcome: Outcome, session: Session) -> tuple[str, f
 def pretrain_dial(recipe: Recipe, session: Session) -> Dialled:
     """The recipe's pretraining with all that follows from the model's size.
 
-    Its length depends on the corpus, so it is final once the shards are in the store.
+    Its length depends on the corpus, so it is final once the shards are in the store. The model's context is that of
+    the shards, which is what training costs, also where published weights have a longer one.
     """
     vocab_size, context_length = recipe.tokenizer.vocab_size, recipe.shard.context_length
     shards = [outcome.artifact for outcome in session.outcomes if outcome.stage == "shard" and outcome.action == "hit"]
     figures = shards[0].counts.figures if shards and shards[0] else {}
     n_train = int(figures["n_train_sequences"]) * context_length if "n_train_sequences" in figures else None
-    return dialled(recipe.pretrain, vocab_size, context_length, n_train)
+    dial = dialled(recipe.pretrain, vocab_size, context_length, n_train, recipe.start)
+    return dataclasses.replace(dial, model=dataclasses.replace(dial.model, context_length=context_length))
 
 
 def dial_lines(recipe: Recipe, session: Session) -> list[str]:
-    """What follows from `pretrain.model.size`, and where each value comes from: a line for each."""
-    return ["", f"pretrain.model.size {recipe.pretrain.model.size}", *pretrain_dial(recipe, session).lines()]
+    """What follows from the size or the start of pretraining, and where each value comes from: a line for each."""
+    config = recipe.pretrain
+    start = f"start_from {config.start_from}" if config.start_from else f"model.size {config.model.size}"
+    return ["", f"pretrain.{start}", *pretrain_dial(recipe, session).lines()]
 
 
 def pretrain_estimate(dial: Dialled) -> tuple[str, float | None]:

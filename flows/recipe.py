@@ -25,6 +25,9 @@ from llm.data.sources.ingest import IngestConfig
 from llm.data.web.crawl import CrawlConfig
 from llm.evaluate.config import EvaluateConfig
 from llm.evaluate.gate import GateConfig
+from llm.imported_tokenizer import import_tokenizer
+from llm.model.published import published_shape
+from llm.model.shape import GPTConfig
 from llm.report.report import ReportConfig
 from llm.scaling.config import ScalingConfig
 from llm.tokenizer import TokenizerConfig
@@ -94,7 +97,8 @@ class Recipe(Config):
         for name in ("prefer", "reinforce"):
             if getattr(self, name) and not self.finetune:
                 raise ValueError(f"{name} trains the chat model further: give instruct and finetune too, which make it")
-        pretrain = resolved(self.pretrain, self.tokenizer.vocab_size, self.shard.context_length)
+        self._follow_start()
+        pretrain = resolved(self.pretrain, self.tokenizer.vocab_size, self.shard.context_length, start=self.start)
         if given(pretrain.batch_tokens) % self.shard.context_length:
             raise ValueError(
                 f"pretrain.batch_tokens is {pretrain.batch_tokens}; it must be a multiple of "
@@ -102,6 +106,38 @@ class Recipe(Config):
             )
         if pretrain.mixture and not self.shard.keep_sources_apart:
             raise ValueError("pretrain.mixture draws sources by weight, so set shard.keep_sources_apart: true as well")
+
+    def _follow_start(self) -> None:
+        """Fills in the tokenizer of published weights, and checks all that can be said of them before anything runs."""
+        directory = self.pretrain.start_from
+        if directory and self.tokenizer.start_from not in (None, directory):
+            raise ValueError(
+                f"tokenizer.start_from is {self.tokenizer.start_from!r} and pretrain.start_from {directory!r}: a model "
+                "needs its own tokenizer, so omit tokenizer.start_from"
+            )
+        if directory and self.scaling:
+            raise ValueError("scaling trains models from scratch, so pretrain.start_from does not go with it: omit one")
+        source, start = directory or self.tokenizer.start_from, self.start
+        if source is None:
+            return
+        n_tokens, given = import_tokenizer(Path(source)).tokenizer.vocab_size, self.tokenizer.vocab_size
+        if given not in (TokenizerConfig().vocab_size, n_tokens):
+            raise ValueError(
+                f"tokenizer.vocab_size is {given}, but the tokenizer of start_from, {source}, has {n_tokens} tokens "
+                f"with ours for chats: omit vocab_size, or set it to {n_tokens}"
+            )
+        followed = dataclasses.replace(self.tokenizer, start_from=source, vocab_size=n_tokens)
+        object.__setattr__(self, "tokenizer", followed)
+        if start and self.shard.context_length > start.context_length:
+            raise ValueError(
+                f"shard.context_length is {self.shard.context_length}, but the model of pretrain.start_from, {source}, "
+                f"reads {start.context_length} tokens: set that or less"
+            )
+
+    @property
+    def start(self) -> GPTConfig | None:
+        """The shape of the published model that pretraining begins with; None: from scratch."""
+        return published_shape(Path(self.pretrain.start_from)) if self.pretrain.start_from else None
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 EXECUTION = "execution"
 """Metadata key of a field that says how a stage runs, not what it makes; such a field never enters a fingerprint."""
+OPTIONAL = "optional"
+"""Metadata key of a field that enters a fingerprint only when it is set: what was built before it was added stays."""
 
 
 def setting(
@@ -19,12 +21,14 @@ def setting(
     at_least: float | None = None,
     at_most: float | None = None,
     execution: bool = False,
+    optional: bool = False,
 ) -> Any:
     """A dataclass field with inclusive bounds, checked when the config is made.
 
-    `execution=True` marks a field that cannot change the result (device, workers, log cadence).
+    `execution=True` marks a field that cannot change the result (device, workers, log cadence), `optional=True` one
+    that changes nothing while it has its default, and so is left out of `identity` then.
     """
-    metadata = {"at_least": at_least, "at_most": at_most, EXECUTION: execution}
+    metadata = {"at_least": at_least, "at_most": at_most, EXECUTION: execution, OPTIONAL: optional}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -132,11 +136,13 @@ C = TypeVar("C")
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """A config as plain JSON values, nested configs too, without the fields that only say how a stage runs."""
+    """Returns a config as plain JSON values, nested configs too, without the fields that only say how a stage runs."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
-        if not field.metadata.get(EXECUTION):
-            values[field.name] = _plain(getattr(config, field.name))
+        value = getattr(config, field.name)
+        is_unset = bool(field.metadata.get(OPTIONAL)) and value == field.default
+        if not field.metadata.get(EXECUTION) and not is_unset:
+            values[field.name] = _plain(value)
     return values
 
 

@@ -95,9 +95,13 @@ class Tokenizer:
         text = (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
         return Tokenizer(tokenizers.Tokenizer.from_str(text))
 
+    def to_json(self) -> str:
+        """Returns the content of `tokenizer.json`; equal tokenizers have the same."""
+        return self._backend.to_str(pretty=True) + "\n"
+
     def save(self, folder: Path) -> None:
         """Writes `tokenizer.json` and `tokenizer_config.json`, as Hugging Face transformers reads them."""
-        write_text(folder / TOKENIZER_FILE, self._backend.to_str(pretty=True) + "\n")
+        write_text(folder / TOKENIZER_FILE, self.to_json())
         write_json(folder / CONFIG_FILE, _hugging_face_config())
 
     @property
@@ -237,18 +241,24 @@ def _hugging_face_config() -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig(Config):
-    """How the tokenizer is trained."""
+    """How the tokenizer is trained, or which published one is taken over."""
 
+    start_from: str | None = setting(None, optional=True)
+    """Directory with the tokenizer.json of a published model (byte-level BPE, as GPT-2 and Qwen3 have it), which is
+    taken over instead of training one; special tokens for chats are added. Empty: pretrain.start_from."""
     vocab_size: int = setting(4096, at_least=MIN_VOCAB_SIZE)
-    """Number of tokens, of which 262 are the special tokens and the bytes."""
+    """Number of tokens, of which 262 are the special tokens and the bytes; with start_from that tokenizer's own."""
 
     max_train_bytes: int | None = setting(None, at_least=1)
     """Train on at most so many UTF-8 bytes of text: whole documents, drawn evenly by their id. Empty: on all."""
 
 
-def train_tokenizer(documents_dir: Path, out_dir: Path, config: TokenizerConfig) -> Counts:
+def train_tokenizer(
+    documents_dir: Path, out_dir: Path, config: TokenizerConfig, published: Tokenizer | None = None
+) -> Counts:
     """Trains on the documents that are not held out; writes the tokenizer and `report.json`, returns the counts.
 
+    With `published`, the tokenizer of `config.start_from`, it is measured on these documents instead of trained.
     `n_out` is the number of documents trained on; figure `bytes_per_token` is that of held-out text (absent when there
     is none), `n_bytes` the text trained on. Raises ValueError when there is too little text.
     """
@@ -260,7 +270,7 @@ def train_tokenizer(documents_dir: Path, out_dir: Path, config: TokenizerConfig)
             f"no document to train the tokenizer on: {len(index)} documents, all held out or over "
             f"max_train_bytes ({config.max_train_bytes}); add documents or raise max_train_bytes"
         )
-    tokenizer = Tokenizer.train(_texts(files, chosen), config.vocab_size)
+    tokenizer = published or Tokenizer.train(_texts(files, chosen), config.vocab_size)
     tokenizer.save(out_dir)
     held_out = {row.id for row in index if row.held_out}
     report = _report(tokenizer, _texts(files, chosen), _texts(files, held_out))

@@ -166,13 +166,16 @@ class LoopConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(Config):
-    """Training from scratch on token shards. The defaults, of size demo, take some three minutes on two CPU cores."""
+    """Training on token shards, from scratch or not. The defaults, of size demo, take 3 minutes on two CPU cores."""
 
+    start_from: str | None = setting(None, optional=True)
+    """Directory with a published GPT-2 or Qwen3 in Hugging Face's layout (config.json, safetensors, tokenizer.json):
+    training begins with its weights, shape and tokenizer; special tokens for chats are added. null: from scratch."""
     model: ModelShape = ModelShape()
-    """Shape of the model."""
-    n_steps: int | None = setting(None, at_least=1)
-    """Length of training, in optimizer steps; null: from the size, 20 tokens a parameter but at most four passes over
-    the corpus (demo: 1,100)."""
+    """Shape of the model; with start_from only dropout is free."""
+    n_steps: int | None = setting(None, at_least=0)
+    """Length of training, in optimizer steps; null: from the size, 20 tokens a parameter but at most four epochs of the
+    corpus (demo: 1,100). 0, with start_from: the weights are taken as they are."""
     batch_tokens: int | None = setting(None, at_least=1)
     """Tokens in a step, a multiple of the shards' context length; null: from the length of training (demo: 2,048)."""
     mixture: dict[str, float] | None = None
@@ -187,6 +190,8 @@ class PretrainConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.n_steps == 0 and self.start_from is None:
+            raise ValueError("n_steps is 0; allowed: 1 or more, or 0 together with start_from")
         mixture = self.mixture
         if mixture is not None and not (mixture and all(0 < weight < math.inf for weight in mixture.values())):
             raise ValueError(f"mixture is {self.mixture}; allowed: null, or sources with weights above 0")

@@ -75,10 +75,14 @@ class Dialled:
 
 
 def resolved(
-    config: PretrainConfig, vocab_size: int, context_length: int, n_train_tokens: int | None = None
+    config: PretrainConfig,
+    vocab_size: int,
+    context_length: int,
+    n_train_tokens: int | None = None,
+    start: GPTConfig | None = None,
 ) -> PretrainConfig:
     """The config with everything filled in; see `dialled`."""
-    return dialled(config, vocab_size, context_length, n_train_tokens).config
+    return dialled(config, vocab_size, context_length, n_train_tokens, start).config
 
 
 def explained(
@@ -88,14 +92,21 @@ def explained(
     return dialled(config, vocab_size, context_length, n_train_tokens).lines()
 
 
-def dialled(config: PretrainConfig, vocab_size: int, context_length: int, n_train_tokens: int | None = None) -> Dialled:
+def dialled(
+    config: PretrainConfig,
+    vocab_size: int,
+    context_length: int,
+    n_train_tokens: int | None = None,
+    start: GPTConfig | None = None,
+) -> Dialled:
     """Fills in what is null, for a vocabulary, a context length and a number of tokens to train on (None: no limit).
 
-    Raises ValueError for an unknown size and for a shape that cannot be.
+    `start` is the shape of the model that `config.start_from` names, which may have a longer context. Raises ValueError
+    for an unknown size, for a shape that cannot be, and for one that is not the start's.
     """
-    model, of_shape = _shape(config.model, vocab_size, context_length)
-    of_length = _length(config, model, n_train_tokens)
-    shape = dataclasses.replace(config.model, **_missing(config.model, of_shape))
+    model, of_shape = _started(config.model, start) if start else _shape(config.model, vocab_size, context_length)
+    of_length = _length(config, dataclasses.replace(model, context_length=context_length), n_train_tokens)
+    shape = dataclasses.replace(config.model, **_missing(config.model, of_shape), tied_head=model.tied_head)
     whole = dataclasses.replace(config, model=shape, **_missing(config, of_length))
     of_rates = _rates(whole, model)
     optimizer = dataclasses.replace(config.optimizer, **_missing(config.optimizer, of_rates))
@@ -136,6 +147,20 @@ def _shape(shape: ModelShape, vocab_size: int, context_length: int) -> tuple[GPT
     reasons |= dict.fromkeys(of_width, f"from the width, {width}") | dict.fromkeys(follows, f"from the size, {size}")
     may_follow = [name for name in values if getattr(ModelShape(), name) is None]
     return model, {name: (getattr(model, name), reasons[name]) for name in may_follow}
+
+
+def _started(shape: ModelShape, start: GPTConfig) -> tuple[GPTConfig, Follows]:
+    """The model that training goes on from, and its shape as values that follow; ValueError when the config differs."""
+    follows: Follows = {}
+    for field in dataclasses.fields(shape):
+        value, theirs = getattr(shape, field.name), getattr(start, field.name, None)
+        if value is None:
+            follows[field.name] = theirs, "from start_from"
+        if field.name == "dropout" or value in (field.default, theirs):
+            continue
+        has = "has a size of its own" if theirs is None else f"has {field.name} {theirs}"
+        raise ValueError(f"model.{field.name} is {value}, but the model of start_from {has}: omit model.{field.name}")
+    return dataclasses.replace(start, dropout=shape.dropout), follows
 
 
 def _still_true(of_size: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
@@ -259,11 +284,17 @@ def _rates(config: PretrainConfig, model: GPTConfig) -> Follows:
     warmup = (max(20, given(config.n_steps) // 20), "a twentieth of the steps, at least 20")
     if measured := _measured(config, model):
         warmup = (measured["warmup_steps"], f"measured for size {config.model.size}")
-    return {"learning_rate": (learning_rate(width), from_width), "weight_decay": decay, "warmup_steps": warmup}
+    rate = learning_rate(width), from_width
+    if config.start_from:
+        rate = rounded(rate[0] / 10), f"a tenth of that {from_width}: training goes on from start_from"
+    return {"learning_rate": rate, "weight_decay": decay, "warmup_steps": warmup}
 
 
 def _measured(config: PretrainConfig, model: GPTConfig) -> dict[str, int]:
     """What was measured for the size, as long as width and depth are the size's own."""
     preset = PRESETS.get(config.model.size, {})
-    is_own = (model.d_model, model.n_layers) == (preset.get("d_model"), preset.get("n_layers"))
+    is_own = config.start_from is None and (model.d_model, model.n_layers) == (
+        preset.get("d_model"),
+        preset.get("n_layers"),
+    )
     return MEASURED.get(config.model.size, {}) if is_own else {}

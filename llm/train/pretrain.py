@@ -1,7 +1,8 @@
-"""Pretraining: a fresh model, token shards, every token learned."""
+"""Pretraining: a fresh model or published weights, token shards, a loss on every token."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,8 @@ import torch
 from ..counts import Counts
 from ..files import sha256_file
 from ..model.gpt import GPT
+from ..model.hf_import import published_model
+from ..model.published import published_files
 from ..model.size import n_params
 from ..tokenizer import TOKENIZER_FILE, Tokenizer
 from .artifact import write_model_artifact
@@ -19,6 +22,7 @@ from .compile import choose_compile, compiles, rough_seconds
 from .config import LoopConfig, PretrainConfig, given, result_settings
 from .device import choose_dtype
 from .dial import dialled
+from .loader import files_digest
 from .loop import Course, Trainer
 from .loss import Objective
 from .memory import require_memory
@@ -37,7 +41,7 @@ def pretrain(
     config: PretrainConfig,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Counts:
-    """Trains a model from scratch and writes its artifact; counts the tokens trained on.
+    """Trains a model from scratch, or from published weights on, and writes its artifact; counts the tokens trained on.
 
     Goes on from the checkpoints in `work_dir`. Raises ValueError when the shards hold too little, do not fit the
     settings, the model takes more memory than there is, or the loss diverges; `Stopped` when asked to stop.
@@ -47,18 +51,29 @@ def pretrain(
     tokenizer = Tokenizer.load(tokenizer_dir)
     shards = read_shards(shards_dir, tokenizer_dir, config.mixture)
     context_length = shards.context_length
-    dial = dialled(config, shards.vocab_size, context_length, len(shards.train) * context_length)
+    start = published_start(config, tokenizer, context_length)
+    dial = dialled(
+        config, shards.vocab_size, context_length, len(shards.train) * context_length, start.config if start else None
+    )
     config, shape = dial.config, dial.model
     log.info("\n".join(["what follows from the size:", *dial.lines()]))
     n_steps, batch_size = given(config.n_steps), sequences_per_step(given(config.batch_tokens), context_length)
     dtype = choose_dtype(config.loop, device)
     n_at_once = min(config.loop.micro_batch_size, batch_size // world.n_shares)
-    require_memory(shape, n_at_once, world, dtype, muon=config.optimizer.kind == "muon")
+    require_memory(
+        dataclasses.replace(shape, context_length=context_length),
+        n_at_once,
+        world,
+        dtype,
+        muon=config.optimizer.kind == "muon",
+    )
     torch.manual_seed(config.loop.seed)
-    model = GPT(shape).to(device)
-    is_compiled = is_to_be_compiled(model, config.loop, world, dtype, n_steps, batch_size)
+    model = (start or GPT(shape)).to(device)
+    is_compiled = is_to_be_compiled(model, config.loop, world, dtype, n_steps, (batch_size, context_length))
     identity = pretrain_identity(config, shards, dtype, is_compiled)
     identity["tokenizer"] = sha256_file(tokenizer_dir / TOKENIZER_FILE)
+    if config.start_from:
+        identity["start_from"] = files_digest(published_files(Path(config.start_from)))
     course = Course(
         train=shards.train,
         val=shards.val,
@@ -81,7 +96,22 @@ def pretrain(
     }
     passes = epochs_by_source(shards.train.order, n_steps * batch_size)
     figures |= {f"n_epochs {source}": n_epochs for source, n_epochs in passes.items()}
+    if n_steps == 0:
+        return Counts("parameters", n_params(shape), n_params(shape), {}, figures)
     return Counts("tokens", progress.n_tokens, progress.n_tokens, {}, figures)
+
+
+def published_start(config: PretrainConfig, tokenizer: Tokenizer, context_length: int) -> GPT | None:
+    """Loads the model of `config.start_from`, None without; ValueError when its context is shorter than the shards'."""
+    if config.start_from is None:
+        return None
+    model = published_model(Path(config.start_from), tokenizer, dropout=config.model.dropout)
+    if context_length > model.config.context_length:
+        raise ValueError(
+            f"the shards' context_length is {context_length}, but the model of start_from, {config.start_from}, reads "
+            f"{model.config.context_length} tokens: set shard.context_length to that or less"
+        )
+    return model
 
 
 def sequences_per_step(batch_tokens: int, context_length: int) -> int:
@@ -97,10 +127,10 @@ def sequences_per_step(batch_tokens: int, context_length: int) -> int:
 
 
 def is_to_be_compiled(
-    model: GPT, loop: LoopConfig, world: World, dtype: torch.dtype, n_steps: int, batch_size: int
+    model: GPT, loop: LoopConfig, world: World, dtype: torch.dtype, n_steps: int, step: tuple[int, int]
 ) -> bool:
-    """Whether steps run as compiled code: where it is worth it, and could be made in every process."""
-    context_length = model.config.context_length
+    """Returns whether steps (sequences, tokens in each) run as compiled code: worth it, and possible everywhere."""
+    batch_size, context_length = step
     if not choose_compile(loop, world.device, rough_seconds(model.config, n_steps * batch_size * context_length)):
         return False
     sizes = micro_batch_sizes(batch_size // world.n_shares, loop.micro_batch_size)

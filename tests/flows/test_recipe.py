@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 
 from flows.recipe import Recipe, describe_fields, load_recipe
+from tests.published_models import publish
 
 CRAWL = "crawl: {seeds: ['http://127.0.0.1:1/'], snapshot: s, allow_private: ['127.0.0.1:1']}\n"
 
@@ -22,11 +23,13 @@ def recipe(folder: Path, text: str, name: str = "r.yaml") -> Path:
     return path
 
 
-def test_every_recipe_in_conf_loads() -> None:
+def test_every_recipe_in_conf_loads(tmp_path: Path) -> None:
     paths = sorted(Path("conf").glob("*.yaml"))
     assert Path("conf/demo.yaml") in paths
+    publish(tmp_path, n_positions=256)
     for path in paths:
-        assert load_recipe(path).name == path.stem
+        overrides = [f"pretrain.start_from={tmp_path}"] if path.stem == "start-from" else []
+        assert load_recipe(path, overrides).name == path.stem
 
 
 def test_extends_and_overrides(tmp_path: Path) -> None:

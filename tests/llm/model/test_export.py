@@ -177,7 +177,7 @@ def test_a_checkpoint_in_several_files(tmp_path):
     assert len(list((tmp_path / "split").glob("*.safetensors"))) > 2
     assert largest_difference(from_hf(tmp_path / "split"), reference) < TOLERANCE
     next((tmp_path / "split").glob("*.safetensors")).unlink()
-    with pytest.raises(FileNotFoundError, match=r"model-.*safetensors is missing"):
+    with pytest.raises(ValueError, match=r"model-.*safetensors is missing"):
         from_hf(tmp_path / "split")
 
 
@@ -191,18 +191,6 @@ def test_old_files_with_masks_short_names_and_half_precision(tmp_path):
     model = from_hf(tmp_path)
     assert model.token_embedding.weight.dtype == torch.float32
     assert largest_difference(model, reference) < TOLERANCE
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_rows_beyond_the_vocabulary_can_be_cut(tied, tmp_path):
-    reference = theirs(tmp_path, "qwen3", tie_word_embeddings=tied)
-    model, tokens = from_hf(tmp_path, vocab_size=33), torch.arange(16)[None]
-    with torch.no_grad():
-        difference = (model(tokens) - reference(tokens).logits[..., :33]).abs().max()
-    assert difference < TOLERANCE
-    assert model.config.vocab_size == 33
-    with pytest.raises(ValueError, match="vocab_size is 41; the checkpoint has 40 rows"):
-        from_hf(tmp_path, vocab_size=41)
 
 
 def test_settings_as_transformers_4_wrote_them(tmp_path):
@@ -245,8 +233,9 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     with pytest.raises(OSError, match=r"model\.safetensors is damaged"):
         from_hf(tmp_path / "damaged")
     (tmp_path / "model" / "model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"model\.safetensors is missing; pickled weights .* are not read"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is missing; pickled weights .* are not read"):
         from_hf(tmp_path / "model")
+    shutil.copy(tmp_path / "damaged" / "model.safetensors", tmp_path / "model")
     content = json.loads((tmp_path / "model" / "config.json").read_text())
     del content["n_embd"]
     (tmp_path / "model" / "config.json").write_text(json.dumps(content))
