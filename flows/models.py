@@ -10,12 +10,11 @@ import torch
 from llm.model.files import WEIGHTS_FILE
 from llm.model.size import n_params
 from llm.serve.answer import LoadedModel, load
-from tasks.registry import CANDIDATE, CHAMPION, KINDS, PREFIX, Version, all_versions
+from tasks.registry import CANDIDATE, CHAMPION, PREFIX, Version, all_versions
 from tasks.store import Artifact, Store
 from tasks.tracking import Tracker
 from tasks.workspace import workspace
 
-CHAT_STAGES = [stage for stage, kind in KINDS.items() if kind == "chat"]
 N_DIGITS = 12
 
 MAX_PARAMS_OF_ONE_THREAD = 10_000_000
@@ -63,7 +62,7 @@ def find_model(name: str | None = None) -> FoundModel:
 
 def newest_chat_model() -> Artifact:
     """The chat model that was built last; raises ValueError when there is none."""
-    models = [model for stage in CHAT_STAGES for model in store().artifacts(stage)]
+    models = [model for model in stored_models() if model.makes == "chat"]
     if not models:
         raise ValueError("there is no chat model in the store yet; `make run` builds one")
     return max(models, key=lambda model: str(model.provenance.get("started", "")))
@@ -83,7 +82,7 @@ def registered_models(name: str, models: list[Artifact]) -> list[Artifact]:
     if registered:
         named = [version for version in versions if version.name == registered]
     else:
-        named = [version for version in versions if KINDS[version.stage] == "chat"] or versions
+        named = [version for version in versions if version.makes == "chat"] or versions
     return [model for model in models if any(is_version(model, version) for version in named)]
 
 
@@ -107,7 +106,7 @@ def stored_models() -> list[Artifact]:
 
 def is_language_model(artifact: Artifact) -> bool:
     """Whether an artifact is a model that writes text; a classifier does not."""
-    return KINDS.get(artifact.stage) in ("base", "chat") and (artifact.path / WEIGHTS_FILE).is_file()
+    return artifact.makes in ("base", "chat") and (artifact.path / WEIGHTS_FILE).is_file()
 
 
 def is_named(artifact: Artifact, name: str) -> bool:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from llm.counts import Counts
-from tasks.fingerprint import Key
+from tasks.fingerprint import Code, Key
 from tasks.model_card import LICENCE, LIMITATIONS, MAX_SUMMARY_CHARS, ancestors, model_card, summary
 from tasks.store import Artifact, Store
 from tests.flows.chat_models import add_evaluation, add_model, input_of, new_store
@@ -16,7 +16,7 @@ from tests.llm.serve.serving import tiny_model
 
 
 def add_data(store: Store, stage: str, config: dict[str, object], counts: Counts, *inputs: Artifact) -> Artifact:
-    key = Key(stage, 1, config, [input_of(made) for made in inputs], {})
+    key = Key(stage, 1, config, [input_of(made) for made in inputs], Code("", {}))
     out_dir = store.new_out_dir(stage, key.fingerprint)
     (out_dir / "data.txt").write_text(stage)
     return store.commit(out_dir, key, counts, provenance={"started": "2026-01-01"})
