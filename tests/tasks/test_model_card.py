@@ -41,7 +41,7 @@ def test_it_holds_data_recipe_training_scores_and_warnings(lineage: tuple[Store,
     assert "| crawl | urls | 1,280 | 1,276 | http 404: 4 |" in card
     assert "| clean | pages | 1,276 | 1,200 | too short: 76 |" in card
     assert "Crawled from `http://site/a|b`" in card
-    assert "**pretrain**" in card
+    assert "**Pretraining**" in card
     assert "| n tokens | 70 |" in card
     assert "| four-choice definitions: accuracy (version 1) | 1 | 0.1 to 0.9 | 1 | 0.25 |" in card
     assert LIMITATIONS in card
@@ -63,7 +63,7 @@ def test_a_classifier_points_to_the_figures_of_its_training(lineage: tuple[Store
     classifier = add_model(store, "classify", tiny_model(), {"seed": 1}, base)
     card = model_card("sourdough-x-classifier", classifier, store, None)
     assert "see the figures below" in card
-    assert "**classify**" in card
+    assert "**Classification**" in card
 
 
 def test_times_and_places_do_not_enter(lineage: tuple[Store, list[Artifact]], tmp_path: Path) -> None:

@@ -306,7 +306,6 @@ def test_a_recipe_section_becomes_a_config_and_goes_through_json():
         ({"sources": [{"name": "a", "kind": "jsonl"}]}, "a: paths is empty; kind jsonl needs files"),
         ({"sources": [{**VALID, "dataset": "x"}]}, "a: dataset is 'x', which kind warc does not use; it uses paths"),
         ({"sources": [{**VALID, "max_records": 0}]}, "max_records is 0; allowed: 1 or more"),
-        ({"sources": [{**VALID, "kind": "text", "separator": ""}]}, "separator is ''; leave it out"),
         ({"sources": [{"name": "a", "kind": "common-crawl"}]}, "neither path_list nor index is given"),
         (
             {"sources": [{"name": "a", "kind": "common-crawl", "path_list": "x", "index": "y"}]},
