@@ -201,12 +201,7 @@ def is_bare_string(node: ast.AST) -> bool:
 
 def jumps(modules: Mapping[str, Module]) -> list[str]:
     """Returns the short functions that are named in one place (as the file's docstring has it), `module:function`."""
-    uses = Counter(
-        node.id if isinstance(node, ast.Name) else node.attr
-        for module in modules.values()
-        for node in module.nodes
-        if isinstance(node, ast.Name | ast.Attribute)
-    )
+    uses = Counter(word_of(node) for module in modules.values() for node in module.nodes)
     overriding = overrides(modules)
     return [
         f"{module.name}:{function.name}"
@@ -217,10 +212,18 @@ def jumps(modules: Mapping[str, Module]) -> list[str]:
     ]
 
 
+def word_of(node: ast.AST) -> str:
+    """Returns the word that a name or an attribute consists of, empty for other nodes."""
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
 def overrides(modules: Mapping[str, Module]) -> set[ast.AST]:
     """Returns the methods of which a base class in these modules has one of the same name; classes go by their name."""
     classes = [node for module in modules.values() for node in module.nodes if isinstance(node, ast.ClassDef)]
-    bases = {node.name: {part.id for base in node.bases for part in names_in(base)} for node in classes}
+    bases = {
+        node.name: {word_of(part) for base in node.bases for part in ast.walk(base) if word_of(part)}
+        for node in classes
+    }
     methods = {node.name: {part.name for part in node.body if isinstance(part, Function)} for node in classes}
     inherited = {name: set().union(*(methods.get(base, set()) for base in reachable(bases, [name]))) for name in bases}
     return {
@@ -229,11 +232,6 @@ def overrides(modules: Mapping[str, Module]) -> set[ast.AST]:
         for part in node.body
         if isinstance(part, Function) and part.name in inherited[node.name]
     }
-
-
-def names_in(node: ast.AST) -> list[ast.Name]:
-    """Returns the names in an expression."""
-    return [part for part in ast.walk(node) if isinstance(part, ast.Name)]
 
 
 def naming(modules: Mapping[str, Module], words: set[str]) -> dict[str, list[str]]:
