@@ -217,13 +217,23 @@ def word_of(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
+def classes_of(modules: Mapping[str, Module]) -> list[ast.ClassDef]:
+    """Returns all classes."""
+    return [node for module in modules.values() for node in module.nodes if isinstance(node, ast.ClassDef)]
+
+
+def base_classes(modules: Mapping[str, Module]) -> dict[str, set[str]]:
+    """Returns the words in the bases of each class, by the class's name."""
+    return {
+        node.name: {word_of(part) for base in node.bases for part in ast.walk(base)} - {""}
+        for node in classes_of(modules)
+    }
+
+
 def overrides(modules: Mapping[str, Module]) -> set[ast.AST]:
     """Returns the methods of which a base class in these modules has one of the same name; classes go by their name."""
-    classes = [node for module in modules.values() for node in module.nodes if isinstance(node, ast.ClassDef)]
-    bases = {
-        node.name: {word_of(part) for base in node.bases for part in ast.walk(base) if word_of(part)}
-        for node in classes
-    }
+    classes = classes_of(modules)
+    bases = base_classes(modules)
     methods = {node.name: {part.name for part in node.body if isinstance(part, Function)} for node in classes}
     inherited = {name: set().union(*(methods.get(base, set()) for base in reachable(bases, [name]))) for name in bases}
     return {
