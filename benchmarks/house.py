@@ -1,9 +1,11 @@
 """The structure of a checkout, measured on the syntax trees of llm, tasks and flows: imports, floors, functions, keys.
 
-    python -m benchmarks.house                       # this checkout, as the Markdown tables of RESULTS.md
-    python -m benchmarks.house /path/to/another      # another one; nothing of it is imported or run
-    python -m benchmarks.house --picture docs/house.svg
-    python -m benchmarks.house --naming classify ClassifyConfig   # the files that name these: what a new one touches
+    python -m benchmarks.house                                      # this checkout
+    python -m benchmarks.house /path/to/another                     # another one, which is only read
+    python -m benchmarks.house --picture docs/house.svg             # the folders as a picture
+    python -m benchmarks.house --tree                               # and as the list in docs/design.md
+    python -m benchmarks.house --jumps                              # the short functions named in one place
+    python -m benchmarks.house --naming classify ClassifyConfig      # the files that name these: what a new one touches
 
 **Arrows**: a module imports another, at module level, in a function or under TYPE_CHECKING. A **circle** is a set of
 modules of which each reaches each. The **rooms** of a folder are the files and folders directly in it. The **floor** of
@@ -328,6 +330,17 @@ def folder_graph(modules: Mapping[str, Module], graph: Graph) -> dict[str, set[s
     return grouped(graph, {name: modules[name].folder for name in graph if n_statements(modules[name])})
 
 
+def tree(modules: Mapping[str, Module]) -> str:
+    """Returns a line a folder: its name and what its `__init__.py` says of it."""
+    lines = []
+    for package in PACKAGES:
+        for module in (modules[name] for name in modules if name == package or name.startswith(f"{package}.")):
+            if module.name == module.folder:
+                label = "  " * module.name.count(".") + f"{module.name.rpartition('.')[2]}/"
+                lines.append(f"{label:<18}{ast.get_docstring(module.tree) or ''}".rstrip())
+    return "\n".join(lines)
+
+
 def picture(modules: Mapping[str, Module]) -> str:
     """Returns an SVG of the folders, each above all that it imports; arrows that others imply are left out."""
     graph = folder_graph(modules, imports(modules))
@@ -381,12 +394,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", nargs="?", type=Path, default=ROOT, help="the checkout (default: this one)")
     parser.add_argument("--picture", type=Path, help="write the folders as SVG into this file")
+    parser.add_argument("--tree", action="store_true", help="list the folders with what they hold")
     parser.add_argument("--jumps", action="store_true", help="list the short functions named in one place")
     parser.add_argument("--naming", nargs="+", metavar="WORD", help="list the modules that name one of these words")
     options = parser.parse_args()
     modules = read_modules(options.root)
     if options.picture:
         options.picture.write_text(picture(modules), encoding="utf-8")
+    elif options.tree:
+        print(tree(modules))
     elif options.jumps:
         print("\n".join(jumps(modules)))
     elif options.naming:

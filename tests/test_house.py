@@ -10,6 +10,7 @@ import random
 import re
 import shlex
 import sys
+import textwrap
 import tomllib
 from collections.abc import Iterable
 from itertools import permutations
@@ -181,6 +182,11 @@ def test_packages_hold_at_most_a_docstring() -> None:
 def test_the_picture_shows_the_imports_of_today() -> None:
     """Make it again with `python -m benchmarks.house --picture docs/house.svg`."""
     assert text_of("docs/house.svg") == house.picture(MODULES)
+
+
+def test_the_design_lists_the_folders_of_today() -> None:
+    """Make the list again with `python -m benchmarks.house --tree`."""
+    assert textwrap.indent(house.tree(MODULES), "    ") in text_of("docs/design.md")
 
 
 def test_imports_are_those_that_grimp_finds() -> None:
