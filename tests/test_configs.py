@@ -1,16 +1,19 @@
-"""Every field of every config class is checked: a choice refuses what is not among its options, a number its bounds."""
+"""Every field of every config class: a choice refuses other values, a number its bounds; all empty values are one."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import importlib
 import math
 import re
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, Literal
 
+import pydantic
 import pytest
 
 from benchmarks import house
@@ -48,12 +51,18 @@ def options_of(hint: Any) -> list[Any]:
     return [hint]
 
 
+def made_with(config_class: type[Config], field: dataclasses.Field[Any], value: Any) -> Config:
+    """A config with this value in one field, and the others at their defaults."""
+    return config_class(**{**REQUIRED.get(config_class.__name__, {}), field.name: value})
+
+
 FIELDS = [
     pytest.param(made, field, options_of(typing.get_type_hints(made)[field.name]), id=f"{made.__name__}.{field.name}")
     for made in config_classes()
     for field in dataclasses.fields(made)  # type: ignore[arg-type]
 ]
 CHOICES = [param for param in FIELDS if any(typing.get_origin(option) is Literal for option in param.values[2])]
+IN_RECIPES = [param for param in FIELDS if param.values[0].__name__ != "GPTConfig"]  # that is a model's identity
 BOUNDED = [
     pytest.param(*param.values, bound, direction, id=f"{param.id}-{key}")
     for param in FIELDS
@@ -73,11 +82,10 @@ def test_a_choice_refuses_what_is_not_among_its_options(
     config_class: type[Config], field: dataclasses.Field[Any], options: list[Any]
 ) -> None:
     allowed = [value for option in options if typing.get_origin(option) is Literal for value in typing.get_args(option)]
-    wrong = f"{allowed[0]}s"
-    with pytest.raises(ValueError, match=re.escape(field.name)) as caught:
-        config_class(**{**REQUIRED.get(config_class.__name__, {}), field.name: wrong})
-    assert repr(wrong) in str(caught.value)
-    assert [value for value in allowed if repr(value) not in str(caught.value)] == []
+    for wrong in (f"{allowed[0]}s", 7, True):
+        with pytest.raises(ValueError, match=f"^{field.name} is {wrong!r}; allowed: ") as caught:
+            made_with(config_class, field, wrong)
+        assert [value for value in allowed if repr(value) not in str(caught.value)] == []
 
 
 @pytest.mark.parametrize(("config_class", "field", "options", "bound", "direction"), BOUNDED)
@@ -89,4 +97,30 @@ def test_a_number_refuses_what_is_just_beyond_its_bound(
     with pytest.raises(
         ValueError, match=rf"^{field.name} is {re.escape(str(beyond))}; allowed: .*{re.escape(format(bound, 'g'))}"
     ):
-        config_class(**{**REQUIRED.get(config_class.__name__, {}), field.name: beyond})
+        made_with(config_class, field, beyond)
+
+
+@pytest.mark.parametrize(("config_class", "field", "options"), IN_RECIPES)
+def test_all_empty_values_mean_the_same(
+    config_class: type[Config], field: dataclasses.Field[Any], options: list[Any]
+) -> None:
+    given = REQUIRED.get(config_class.__name__, {})
+    outcomes = [
+        value_or_error(make, {**given, field.name: empty}, field)
+        for make in (config_class, lambda **values: adapter(config_class).validate_python(values))
+        for empty in (None, "", (), [])
+    ]
+    assert outcomes == outcomes[:1] * len(outcomes)
+
+
+adapter = functools.cache(pydantic.TypeAdapter)
+
+
+def value_or_error(make: Callable[..., Config], values: dict[str, Any], field: dataclasses.Field[Any]) -> Any:
+    """The field of the config that is made, or the message of the error."""
+    try:
+        return getattr(make(**values), field.name)
+    except pydantic.ValidationError as error:
+        return error.errors()[0]["msg"].removeprefix("Value error, ")
+    except ValueError as error:
+        return str(error)
