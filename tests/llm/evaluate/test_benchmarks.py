@@ -89,7 +89,7 @@ def test_rules_beside_the_files(tmp_path):
         ("mine: {n_shots: 2}", r"mine\.jsonl: n_shots is 2; allowed: fewer than there are items, 2"),
         ("mine: {n_shots: many}", r"mine\.n_shots is 'many'; it is of the wrong kind"),
         ("mine: {chance: 1.0}", r"mine\.chance is 1.0; allowed: from 0 to 0.99"),
-        ("mine: {pick: best}", r"mine\.pick is 'best'; allowed: mean, sum, per character"),
+        ("mine: {pick: best}", r"mine\.pick is 'best'; allowed: 'mean', 'sum', 'per character'"),
         ("mine: 3", r"benchmarks\.yaml: expected the names of files"),
         ("[", r"benchmarks\.yaml: not YAML"),
     ],
