@@ -83,6 +83,23 @@ def test_every_source_file_named_without_a_folder_exists(name: str) -> None:
     assert names - ours - {path.name for path in ROOT.iterdir()} - FILES_OF_OTHERS == set()
 
 
+def test_every_class_and_method_in_the_design_exists() -> None:
+    classes = {node.name: node for node in house.classes_of(MODULES)}
+    for words in re.findall(r"`([A-Z]\w*[a-z]\w*(?:\.\w+)?)[`(]", text_of("docs/design.md")):
+        name, _, member = words.partition(".")
+        if name not in {"None", "True", "False"}:
+            assert name in classes, words
+            assert not member or member in members_of(classes[name]), words
+
+
+def members_of(node: ast.ClassDef) -> list[str]:
+    """The methods and fields that a class defines."""
+    fields = [
+        item.target.id for item in node.body if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+    ]
+    return fields + [item.name for item in node.body if isinstance(item, house.Function)]
+
+
 @pytest.mark.parametrize("name", TEXTS)
 def test_every_make_target_in_a_text_exists(name: str) -> None:
     targets = set(re.findall(r"^([\w-]+):", text_of("Makefile"), flags=re.MULTILINE))
