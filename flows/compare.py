@@ -16,7 +16,7 @@ from llm.config import from_dict
 from llm.evaluate.multiple_choice import HEADLINE
 from llm.evaluate.scores import OVER_BASE
 from llm.evaluate.statistics import Estimate, paired_difference
-from llm.evaluate.units import BASE, CHAT, DEFINITIONS
+from llm.evaluate.units import DEFINITIONS
 from llm.files import read_json, read_table
 from llm.model.files import CONFIG_FILE
 from llm.model.generate import Sampling
@@ -122,7 +122,7 @@ def evaluated(model: FoundModel, evaluation: Artifact | None) -> Evaluated:
     """What an evaluation's files say of a model."""
     if evaluation is None or model.artifact is None:
         return Evaluated({}, {})
-    label = BASE if model.artifact.stage == "pretrain" else CHAT
+    label = str(model.artifact.makes)
     items: dict[ScoreKey, Items] = {}
     for row in rows_of(evaluation, "items.parquet", label):
         items.setdefault(key_of(row), {})[row["id"]] = counted(row)

@@ -22,7 +22,6 @@ from tasks.model_card import ancestors
 from tasks.registry import (
     CANDIDATE,
     CHAMPION,
-    KINDS,
     Version,
     aliased,
     record_decision,
@@ -65,7 +64,7 @@ def evaluation(recipe: str = "conf/demo.yaml", again: bool = True, accept: bool 
         build_model(asked)
         measured = Evaluations(session, asked)
         register_models(session, asked.name)
-        name = registered_name(asked.name, measured.newest.stage)
+        name = registered_name(asked.name, measured.newest)
         folder = workspace() / "evaluations" / name
         with exclusive_lock(folder / ".lock"):
             champion, said = judge(measured, name)
@@ -93,24 +92,19 @@ class Evaluations:
         """
         if model.digest not in self.made:
             made_of = ancestors(model, self.session.store)
-            own = next((item for item in made_of if item.stage == "pretrain"), None)  # None: it was built anew since
-            base, chat = own or self.session.built["pretrain"], None if model.stage == "pretrain" else model
+            own = next((item for item in made_of if item.makes == "base"), None)  # None: it was built anew since
+            base, chat = own or self.session.built["pretrain"], None if model.makes == "base" else model
             self.made[model.digest] = evaluate(self.documents, base, chat, self.examples, config=self.recipe.evaluate)
         return self.made[model.digest]
 
     def items(self, model: Artifact) -> pa.Table:
         """What each item adds to the scores of a model."""
-        return items_of(read_table(self.of(model).path / "items.parquet"), label(model))
+        return items_of(read_table(self.of(model).path / "items.parquet"), str(model.makes))
 
     def scores(self, model: Artifact) -> list[dict[str, Any]]:
         """The rows of scores.parquet about a model, without comparisons with its base model."""
         rows = read_table(self.of(model).path / "scores.parquet").to_pylist()
-        return [row for row in rows if row["model"] == label(model) and not row["metric"].endswith("minus base")]
-
-
-def label(model: Artifact) -> str:
-    """What an evaluation calls a model."""
-    return KINDS[model.stage]
+        return [row for row in rows if row["model"] == model.makes and not row["metric"].endswith("minus base")]
 
 
 def judge(measured: Evaluations, name: str) -> tuple[Version | None, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
@@ -13,15 +13,15 @@ from llm.model.size import n_params
 from llm.serve.answer import LoadedModel, load
 from llm.serve.classify import LoadedClassifier
 from llm.serve.classify import load as load_classifier
-from tasks.registry import CANDIDATE, CHAMPION, KINDS, PREFIX, Version, all_versions
+from tasks.registry import CANDIDATE, CHAMPION, PREFIX, Version, all_versions
 from tasks.store import Artifact, Store
 from tasks.tracking import Tracker
 from tasks.workspace import workspace
 
-CHAT_STAGES = [stage for stage, kind in KINDS.items() if kind == "chat"]
-N_DIGITS = 12
+if TYPE_CHECKING:
+    from tasks.stage import ModelKind
 
-Kind = Literal["base", "chat", "classifier"]
+N_DIGITS = 12
 
 MAX_PARAMS_OF_ONE_THREAD = 10_000_000
 """A step of a smaller model is so short that threads cost more than they bring, above all on a busy machine."""
@@ -42,7 +42,7 @@ def store() -> Store:
     return Store(workspace() / "store")
 
 
-def find_model(name: str | None = None, kind: Kind = "chat") -> FoundModel:
+def find_model(name: str | None = None, kind: ModelKind = "chat") -> FoundModel:
     """Finds the model of a directory, or the one in the store that `name` names; without it, the newest chat model.
 
     A name is a stage (its newest model), a fingerprint or its beginning, or both: `finetune-649889fd`; or one of the
@@ -69,13 +69,13 @@ def find_model(name: str | None = None, kind: Kind = "chat") -> FoundModel:
 
 def newest_chat_model() -> Artifact:
     """The chat model that was built last; raises ValueError when there is none."""
-    models = [model for stage in CHAT_STAGES for model in store().artifacts(stage)]
+    models = [model for model in stored_models() if model.makes == "chat"]
     if not models:
         raise ValueError("there is no chat model in the store yet; `make run` builds one")
     return max(models, key=lambda model: str(model.provenance.get("started", "")))
 
 
-def registered_models(name: str, models: list[Artifact], kind: Kind) -> list[Artifact]:
+def registered_models(name: str, models: list[Artifact], kind: ModelKind) -> list[Artifact]:
     """Returns the models that the registry knows by an alias, a registered name, or both with `@` between.
 
     An alias alone, which every registered name has, means the model of that kind if only one recipe has one. No gate
@@ -90,7 +90,7 @@ def registered_models(name: str, models: list[Artifact], kind: Kind) -> list[Art
     if registered:
         named = [version for version in versions if version.name == registered]
     else:
-        named = [version for version in versions if KINDS[version.stage] == kind] or versions
+        named = [version for version in versions if version.makes == kind] or versions
     return [model for model in models if any(is_version(model, version) for version in named)]
 
 
@@ -108,8 +108,8 @@ def model_of_directory(path: Path) -> FoundModel:
 def stored_models() -> list[Artifact]:
     """Returns the models in the store, the newest of each stage first."""
     there = store()
-    artifacts = [artifact for stage in there.stages() if stage in KINDS for artifact in there.artifacts(stage)]
-    return [made for made in artifacts if (made.path / WEIGHTS_FILE).is_file()]
+    artifacts = [artifact for stage in there.stages() for artifact in there.artifacts(stage)]
+    return [made for made in artifacts if made.makes and (made.path / WEIGHTS_FILE).is_file()]
 
 
 def is_named(artifact: Artifact, name: str) -> bool:

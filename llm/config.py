@@ -83,10 +83,11 @@ class Config:
 
 def _instead_of(value: Any, hint: Any, low: float | None, high: float | None) -> str | None:
     """Returns what a field allows instead of a value, in words; None when it allows the value."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    options = _options(hint)
+    if isinstance(value, int | float) and not isinstance(value, bool) and {int, float}.intersection(options):
         is_allowed = (low is None or value >= low) and (high is None or value <= high)
         return None if is_allowed else allowed_range(low, high)
-    literals = [option for option in _options(hint) if typing.get_origin(option) is Literal]
+    literals = [option for option in options if typing.get_origin(option) is Literal]
     choices = [choice for literal in literals for choice in typing.get_args(literal)]
     return None if value is None or not choices or value in choices else ", ".join(map(repr, choices))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llm.counts import Counts
-from llm.evaluate.benchmarks import outside
+from llm.evaluate.benchmarks import check_benchmarks, external_files
 from llm.evaluate.config import EvaluateConfig
 
 from .build import Build
@@ -11,7 +11,7 @@ from .stage import stage
 from .store import Artifact
 
 
-@stage(version=1, outside=outside)
+@stage(version=1, external_files=external_files, check=check_benchmarks)
 def evaluate(
     build: Build,
     documents: Artifact,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import yaml
 
 from ..config import Config, setting
-from ..data.benchmark_items import BenchmarkRow, ItemForm, benchmark_files, file_states, read_rows
+from ..data.benchmark_items import BenchmarkRow, ItemForm, benchmark_files, read_rows
 from .config import EvaluateConfig
 from .core_set import CoreTask, core_tasks
 from .lm_eval_tasks import check_tasks, task_files
@@ -63,12 +63,12 @@ class Benchmark:
         return sum(1 / len(row.values[options]) for row in self.rows) / len(self.rows) if options else 0.0
 
 
-def outside(config: EvaluateConfig) -> dict[str, str]:
-    """The files outside of the store that the evaluation reads, each with its size and the time of its last change."""
+def external_files(config: EvaluateConfig) -> list[Path]:
+    """Returns the files outside of the store that the evaluation reads."""
     files = benchmark_files(config.benchmarks)
     rules = dict.fromkeys(path.parent / RULES_FILE for path in files)
     there = [path for path in rules if path.exists()]
-    return file_states(dict.fromkeys([*files, *there, *task_files(config.lm_eval_tasks)]))
+    return [*files, *there, *task_files(config.lm_eval_tasks)]
 
 
 def check_benchmarks(config: EvaluateConfig) -> list[Benchmark]:

@@ -16,9 +16,10 @@ import torch
 from flows.__main__ import export
 from flows.classify import classified
 from flows.models import find_model, load_found
+from flows.pipeline import PIPELINE
 from llm.counts import Counts
 from llm.serve.classify import LoadedClassifier
-from tasks.fingerprint import Key
+from tasks.fingerprint import Code, Key
 from tasks.store import Artifact
 from tests.flows.chat_models import add_model, new_store
 from tests.flows.test_chat_serve import start
@@ -46,10 +47,11 @@ def folder(loaded: LoadedClassifier, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("workspace")
     store = new_store(folder)
     add_model(store, "finetune", tiny_model(), {})
-    key = Key("classify", 2, {}, [], {})
+    key = Key("classify", 2, {}, [], Code("", {}))
     out_dir = store.new_out_dir("classify", key.fingerprint)
     save_classifier(loaded, out_dir, text_field="body")
-    store.commit(out_dir, key, Counts("texts", 5, 5), provenance={"started": "2026-01-02T08:00:00+00:00"})
+    provenance, facts = {"started": "2026-01-02T08:00:00+00:00"}, PIPELINE["classify"].facts()
+    store.commit(out_dir, key, Counts("texts", 5, 5), provenance=provenance, facts=facts)
     return folder
 
 

@@ -36,8 +36,8 @@ def test_an_imported_model_is_fine_tuned_evaluated_and_exported(tiny: Run, tmp_p
     made, published = run.artifacts, tmp_path / "published"
     assert made["decontaminate"].digest == tiny.artifacts["decontaminate"].digest
     assert (made["tokenizer"].path / "tokenizer.json").read_text() == import_tokenizer(published).tokenizer.to_json()
-    assert list(made["tokenizer"].manifest["outside"]) == [str(published / "tokenizer.json")]
-    assert sorted(made["pretrain"].manifest["outside"]) == [
+    assert list(made["tokenizer"].manifest["external_files"]) == [str(published / "tokenizer.json")]
+    assert sorted(made["pretrain"].manifest["external_files"]) == [
         str(published / name) for name in ("config.json", "model.safetensors", "tokenizer.json")
     ]
     assert "report" in made

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from llm.evaluate.benchmarks import RULES_FILE, BenchmarkRules, check_benchmarks, outside, read_benchmarks
+from llm.evaluate.benchmarks import RULES_FILE, BenchmarkRules, check_benchmarks, external_files, read_benchmarks
 from llm.evaluate.config import EvaluateConfig
 from llm.evaluate.core_set import CORE_TASKS, centred
 
@@ -157,20 +157,17 @@ def test_missing_files_are_named(tmp_path):
         check_benchmarks(EvaluateConfig(lm_eval_tasks=(f"{tmp_path}/none.yaml",)))
 
 
-def test_what_is_read_outside_of_the_store_is_seen(tmp_path):
+def test_all_that_is_read_outside_of_the_store_is_named(tmp_path):
     path = write(tmp_path / "mine.jsonl", CHOICE)
     config = EvaluateConfig(benchmarks=(str(path),))
-    before = outside(config)
-    assert list(before) == [str(path)]
-    write(path, CHOICE, CHOICE)
-    assert outside(config) != before
+    assert external_files(config) == [path]
     rules = write(tmp_path / RULES_FILE, "mine: {pick: sum}")
-    assert list(outside(config)) == [str(path), str(rules)]
+    assert external_files(config) == [path, rules]
     (tmp_path / "tasks").mkdir()
     task = write(tmp_path / "tasks" / "t.yaml", "task: t")
     data = write(tmp_path / "tasks" / "t.jsonl", CHOICE)
-    assert set(outside(EvaluateConfig(lm_eval_tasks=(str(task), "hellaswag")))) == {str(task), str(data)}
-    assert outside(EvaluateConfig()) == {}
+    assert set(external_files(EvaluateConfig(lm_eval_tasks=(str(task), "hellaswag")))) == {task, data}
+    assert external_files(EvaluateConfig()) == []
 
 
 def test_checking_needs_no_pytorch():
