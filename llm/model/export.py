@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import atomic_path, fsync_directory, read_json, remove, write_json
-from ..tokenizer import DOCUMENT, Tokenizer
+from ..tokenizer import DOCUMENT, SPLIT_PATTERN, Tokenizer
 from .classifier import Classifier
 from .files import save_tensors
 from .gpt import GPT, GPTConfig
@@ -22,8 +22,12 @@ from .names import GGUF, HUGGING_FACE, to_theirs
 
 WEIGHTS_FILE = "model.safetensors"
 
-GGUF_SPLIT_PATTERN = "dbrx"
-"""llama.cpp's name for the split pattern of our tokenizer, cl100k's (its `llama-bpe` skips the merges as well)."""
+GGUF_SPLIT_PATTERNS = {
+    SPLIT_PATTERN: "dbrx",  # cl100k's; its `llama-bpe` skips the merges as well
+    SPLIT_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}"): "qwen2",
+    None: "gpt-2",  # that of ByteLevel itself
+}
+"""llama.cpp's names for the patterns that split a text before its bytes are merged."""
 
 
 def to_hf(model: GPT, out_dir: Path, tokenizer: Tokenizer | None = None) -> None:
@@ -91,7 +95,7 @@ def _read_documents(folder: Path, tokenizer: Tokenizer, context_length: int) -> 
 
 
 def hf_config(config: GPTConfig) -> dict[str, Any]:
-    """The content of transformers' `config.json`, without special tokens."""
+    """Returns the content of transformers' `config.json`, without special tokens."""
     common = {
         "vocab_size": config.vocab_size,
         "initializer_range": config.init_std,
@@ -143,8 +147,8 @@ def _qwen3_config(config: GPTConfig) -> dict[str, Any]:
 def to_gguf(model: GPT, path: Path, tokenizer: Tokenizer | None = None) -> None:
     """Writes a GGUF file of a `gpt2` or `qwen3` model in float32, with the tokenizer in it if there is one.
 
-    Raises ValueError when `path` exists, the tokenizer has more tokens than the model, the architecture is `speedrun`,
-    the model is a classifier, or the package gguf is absent.
+    Raises ValueError when `path` exists, the tokenizer has more tokens than the model or splits text as llama.cpp
+    cannot, the architecture is `speedrun`, the model is a classifier, or the package gguf is absent.
     """
     if isinstance(model, Classifier):
         raise ValueError("a classifier cannot be written as GGUF, whose models write text: export it as hf")
@@ -192,7 +196,7 @@ def _add_shape(writer: Any, config: GPTConfig) -> None:
 
 
 def _add_tokenizer(writer: Any, kinds: Any, tokenizer: Tokenizer, vocab_size: int) -> None:
-    """Tokens, merges and chat template; rows of the model beyond the tokenizer's tokens get names that no text has."""
+    """Adds tokens, merges and chat template; rows beyond the tokenizer's tokens get names that no text has."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(Path(folder))
         content = read_json(Path(folder) / "tokenizer.json")
@@ -204,7 +208,7 @@ def _add_tokenizer(writer: Any, kinds: Any, tokenizer: Tokenizer, vocab_size: in
     for special in content["added_tokens"]:
         tokens[special["id"]], types[special["id"]] = special["content"], kinds.CONTROL
     writer.add_tokenizer_model("gpt2")  # byte-level BPE
-    writer.add_tokenizer_pre(GGUF_SPLIT_PATTERN)
+    writer.add_tokenizer_pre(_split_pattern(content["pre_tokenizer"]))
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges([" ".join(pair) for pair in content["model"]["merges"]])
@@ -218,8 +222,18 @@ def _add_tokenizer(writer: Any, kinds: Any, tokenizer: Tokenizer, vocab_size: in
     writer.add_chat_template(template)
 
 
+def _split_pattern(pre_tokenizer: dict[str, Any]) -> str:
+    """Returns llama.cpp's name for the split pattern of a tokenizer; ValueError for one that it does not know."""
+    steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+    patterns = [step["pattern"].get("Regex") for step in steps if step["type"] == "Split"] or [None]
+    is_known = len(patterns) == 1 and patterns[0] in GGUF_SPLIT_PATTERNS
+    if not is_known or {step["type"] for step in steps} - {"Split", "ByteLevel"}:
+        raise ValueError("the tokenizer splits text by a pattern that llama.cpp has no name for: export it as hf")
+    return GGUF_SPLIT_PATTERNS[patterns[0]]
+
+
 def _special_tokens(tokenizer: Tokenizer | None) -> dict[str, int | None]:
-    """Ids for the configs; null, where there is no tokenizer, keeps GPT-2's 50256 from being the default."""
+    """Returns ids for the configs; null, where there is no tokenizer, keeps GPT-2's 50256 from being the default."""
     return {
         "bos_token_id": None if tokenizer is None else tokenizer.document_token,
         "eos_token_id": None if tokenizer is None else tokenizer.end_token,

@@ -20,7 +20,7 @@ from .published import CONFIG_FILE, published_files, published_shape, read_confi
 from .shape import GPTConfig
 
 NOT_WEIGHTS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
-"""Endings of tensors in old files that hold no weights, but causal masks and the speeds of RoPE."""
+"""Endings of tensors in old files that hold no weights, but causal masks and the frequencies of RoPE."""
 
 
 def published_model(directory: Path, tokenizer: Tokenizer, *, dropout: float = 0.0) -> GPT:

@@ -1,6 +1,6 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021): a matrix W stays as it is, and the product of two thin ones is learned.
+"""Low-rank adapters (LoRA, Hu et al. 2021): a matrix W is frozen, and the product of two thin ones is trained.
 
-What is learned of W (O, I) is (alpha / rank) B A, with A (rank, I) and B (O, rank). B starts at 0, so the model starts
+Trained for W (O, I) is (alpha / rank) B A, with A (rank, I) and B (O, rank). B starts at 0, so the model starts
 as it was. Afterwards the product is added to W, and nothing of the adapters is left in the model.
 """
 
@@ -24,7 +24,7 @@ ADAPTER_FILE, ADAPTER_CONFIG_FILE = "adapter_model.safetensors", "adapter_config
 
 
 class LoraLinear(nn.Linear):
-    """A linear layer that is frozen, with an adapter that learns: (..., I) to (..., O)."""
+    """A frozen linear layer with a trainable adapter: (..., I) to (..., O)."""
 
     def __init__(self, linear: nn.Linear, rank: int, alpha: float) -> None:
         """Takes over the weights of `linear`; the adapter's come from torch's global random generator."""
@@ -37,12 +37,12 @@ class LoraLinear(nn.Linear):
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))  # peft's: uniform up to 1 / sqrt(I)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the layer makes of x, and what the adapter adds to it."""
+        """Returns the layer's output plus the adapter's."""
         return super().forward(x) + self.scale * F.linear(F.linear(x, self.lora_a), self.lora_b)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """A plain layer that does the same, up to rounding."""
+        """Returns a plain layer that does the same, up to rounding."""
         plain = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
         plain.weight, plain.bias = nn.Parameter(self.weight + self.scale * (self.lora_b @ self.lora_a)), self.bias
         return plain
@@ -54,7 +54,7 @@ def add_lora(
     """Freezes a model and gives the linear layers of its blocks adapters: those named in `targets`, None: all.
 
     A target is the end of a layer's name: `query`, `attention.projection`, `mlp.expand`. With `embeddings` those of the
-    tokens, and the head, still learn as they are. Raises ValueError for a target that no layer has, or when the
+    tokens, and the head, are trained in full. Raises ValueError for a target that no layer has, or when the
     architecture has no names in peft.
     """
     if model.config.architecture not in HUGGING_FACE:
@@ -80,7 +80,7 @@ def _is_meant(name: str, target: str) -> bool:
 
 
 def adapted_layers(model: nn.Module) -> dict[str, LoraLinear]:
-    """The layers with adapters, by name."""
+    """Returns the layers with adapters, by name."""
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLinear)}
 
 
@@ -117,7 +117,7 @@ def save_adapter(model: GPT, directory: Path) -> None:
 
 
 def _joined(parts: list[LoraLinear | None], layers: list[Any]) -> tuple[Tensor, Tensor]:
-    """A and B of several layers that are one in transformers; a layer without an adapter gets rows of zeros."""
+    """Returns A and B of several layers that are one in transformers; a layer without an adapter gets rows of zeros."""
     nothing = [layer.weight.new_zeros(layer.out_features, 0) for layer in layers]
     of_b = [empty if part is None else part.lora_b for part, empty in zip(parts, nothing, strict=True)]
     a = torch.cat([part.lora_a for part in parts if part is not None])
@@ -125,7 +125,7 @@ def _joined(parts: list[LoraLinear | None], layers: list[Any]) -> tuple[Tensor, 
 
 
 def _peft_config(layer: LoraLinear, ranks: dict[str, int]) -> dict[str, Any]:
-    """The content of `adapter_config.json`, for adapters by their module and its rank."""
+    """Returns the content of `adapter_config.json`, for adapters by their module and its rank."""
     rank = len(layer.lora_a)
     others = {name: n for name, n in ranks.items() if n != rank}
     return {

@@ -28,7 +28,7 @@ PAGE = Path(__file__).with_name("page.html")
 
 
 def create_app(loaded: LoadedModel | LoadedClassifier, worker: Worker, default: Sampling = CHAT_SAMPLING) -> ASGIApp:
-    """Makes the server as an ASGI app; `default` says how tokens are drawn where a request does not."""
+    """Makes the server as an ASGI app; `default` says how tokens are sampled where a request does not."""
 
     app = FastAPI(title="Sourdough", openapi_url=None)  # FastAPI's own pages would load scripts from elsewhere
     install_handlers(app)

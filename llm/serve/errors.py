@@ -22,17 +22,17 @@ class ApiError(Exception):
         self.status, self.param, self.code = status, param, code
 
     def content(self) -> dict[str, Any]:
-        """The error as the API writes it."""
+        """Returns the error as the API writes it."""
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:
-        """The error as an answer to a request."""
+        """Returns the error as an answer to a request."""
         return JSONResponse(self.content(), self.status)
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """The error itself, or what a client may know of one that is the server's own fault."""
+    """Returns the error itself, or what a client may know of one that is the server's own fault."""
     if isinstance(error, ApiError):
         return error
     logger.error("a request failed", exc_info=error)
@@ -64,7 +64,7 @@ def install_handlers(app: FastAPI) -> None:
 
 
 def validation_error(found: dict[str, Any]) -> ApiError:
-    """One finding of pydantic as an error of the API."""
+    """Returns one finding of pydantic as an error of the API."""
     kind, param = found["type"], parameter(found["loc"][1:])
     if kind == "json_invalid":
         return ApiError(400, "the body of the request is not valid JSON")
@@ -78,6 +78,6 @@ def validation_error(found: dict[str, Any]) -> ApiError:
 
 
 def parameter(place: Sequence[str | int]) -> str | None:
-    """A place in the body as the API names it, such as `messages[0].role`; None for the body itself."""
+    """Returns a position in the body as the API names it, such as `messages[0].role`; None for the body itself."""
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
     return name.removeprefix(".") or None

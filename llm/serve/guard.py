@@ -44,7 +44,7 @@ def check_sender(headers: dict[bytes, bytes]) -> None:
 
 
 async def whole_body(receive: Receive) -> list[Message]:
-    """The messages that make the body of a request; raises ApiError when it is too large."""
+    """Returns the messages that make the body of a request; raises ApiError when it is too large."""
     messages, n_bytes = [await receive()], 0
     while True:
         n_bytes += len(messages[-1].get("body", b""))
@@ -56,7 +56,7 @@ async def whole_body(receive: Receive) -> list[Message]:
 
 
 def replay(messages: list[Message], receive: Receive) -> Receive:
-    """A `receive` that gives messages that have been read already, then those that are still to come."""
+    """Returns a `receive` that gives messages that have been read already, then those that are still to come."""
     waiting = iter(messages)
 
     async def again() -> Message:

@@ -18,13 +18,13 @@ class Reply:
     """One response; all chunks of a stream carry the same id."""
 
     def __init__(self, model: str, answer: Answer, *, is_chat: bool) -> None:
-        """`is_chat` tells the shapes of `/v1/chat/completions` from those of `/v1/completions`."""
+        """Prepares one; `is_chat` tells the shapes of `/v1/chat/completions` from those of `/v1/completions`."""
         prefix, self._kind = ("chatcmpl", "chat.completion") if is_chat else ("cmpl", "text_completion")
         self._head = {"id": f"{prefix}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
         self._answer, self._is_chat = answer, is_chat
 
     def whole(self, text: str) -> dict[str, Any]:
-        """The response that is sent when the answer is complete."""
+        """Returns the response that is sent when the answer is complete."""
         message = (
             {"message": {"role": "assistant", "content": text, "refusal": None}} if self._is_chat else {"text": text}
         )
@@ -32,14 +32,14 @@ class Reply:
         return {**self._head, "object": self._kind, "choices": [choice], "usage": self.usage()}
 
     def usage(self) -> dict[str, int]:
-        """Tokens read and made; the token that ends a turn counts."""
+        """Returns the tokens read and generated; the token that ends a turn counts."""
         n_prompt, n_made = self._answer.n_prompt_tokens, self._answer.n_tokens
         return {"prompt_tokens": n_prompt, "completion_tokens": n_made, "total_tokens": n_prompt + n_made}
 
     async def events(
         self, first: str, others: AsyncGenerator[str, None], *, wants_usage: bool
     ) -> AsyncGenerator[str, None]:
-        """The stream: a chunk for each piece of text, one that says why it ended, `[DONE]`; or an error at its end."""
+        """Yields the stream: a chunk for each piece of text, one with the reason of its end, `[DONE]`; or an error."""
         no_usage = {"usage": None} if wants_usage else {}
         try:
             if self._is_chat:
@@ -63,7 +63,7 @@ class Reply:
 
 
 def event(content: dict[str, Any]) -> str:
-    """A server-sent event."""
+    """Returns a server-sent event."""
     return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
 
 

@@ -36,7 +36,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 def text_of(content: Any) -> Any:
-    """The text of a message or prompt: text itself, or a list of parts of the type `text`."""
+    """Returns the text of a message or prompt: text itself, or a list of parts of the type `text`."""
     if not isinstance(content, list):
         return content
     parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
@@ -46,7 +46,7 @@ def text_of(content: Any) -> Any:
 
 
 def encodable(text: str) -> str:
-    """The text; JSON can spell half of a surrogate pair, which no UTF-8 has."""
+    """Returns the text; JSON can spell half of a surrogate pair, which no UTF-8 has."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -55,12 +55,12 @@ def encodable(text: str) -> str:
 
 
 def as_list(value: Any) -> Any:
-    """One string as a list of it."""
+    """Returns one string as a list of it."""
     return [value] if isinstance(value, str) else value
 
 
 def only_one(prompt: Any) -> Any:
-    """The prompt of a list of one."""
+    """Returns the prompt of a list of one."""
     return prompt[0] if isinstance(prompt, list) and len(prompt) == 1 else prompt
 
 
@@ -86,7 +86,7 @@ class Message(Body):
     content: Annotated[Text, BeforeValidator(text_of)]
 
     def for_template(self) -> dict[str, str]:
-        """The message as `Tokenizer.render_chat` takes it; `developer` is OpenAI's newer word for `system`."""
+        """Returns the message as `Tokenizer.render_chat` takes it; `developer` is OpenAI's newer word for `system`."""
         return {"role": "system" if self.role == "developer" else self.role, "content": self.content}
 
 
@@ -112,7 +112,7 @@ class Generation(Body):
     stream_options: StreamOptions | None = None
 
     def sampling(self, default: Sampling) -> Sampling:
-        """How tokens are drawn; without a seed, differently each time."""
+        """Returns how tokens are sampled; without a seed, differently each time."""
         return Sampling(
             temperature=default.temperature if self.temperature is None else self.temperature,
             top_k=self.top_k or default.top_k,
@@ -143,13 +143,13 @@ class ChatRequest(Generation):
         return self.max_completion_tokens or self.max_tokens
 
     def unsupported(self) -> list[str]:
-        """As in any body, and with those of the messages."""
+        """Returns those of the body and of the messages."""
         turns = enumerate(self.messages)
         return super().unsupported() + [f"messages[{i}].{name}" for i, turn in turns for name in turn.unsupported()]
 
 
 class CompletionRequest(Generation):
-    """The body of `POST /v1/completions`: a text to go on with."""
+    """The body of `POST /v1/completions`: a text to continue."""
 
     prompt: Annotated[Text, BeforeValidator(only_one)] = ""
     max_tokens: int | None = Field(16, ge=1)

@@ -20,7 +20,7 @@ GRACE_SECONDS = 5
 
 
 def listen(port: int) -> socket.socket:
-    """A socket bound to `port` of the loopback interface; 0 takes a free one. Raises ValueError when it is in use."""
+    """Returns a socket bound to `port` of the loopback interface; 0 takes a free one. ValueError when it is in use."""
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -57,7 +57,7 @@ class Server(uvicorn.Server):
             self.worker.close()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """In the signal handler."""
+        """Stops the worker and the server; called in the signal handler."""
         self.worker.stop()
         super().handle_exit(sig, frame)
 

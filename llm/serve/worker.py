@@ -63,7 +63,7 @@ class Worker:
         unwanted: threading.Event,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """In the thread: hands the results over, then None, or the error that ended them."""
+        """Runs in the thread: hands the results over, then None, or the error that ended them."""
         last: ApiError | None = None
         try:
             while not (unwanted.is_set() or self._stopping.is_set()):

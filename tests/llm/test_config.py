@@ -9,6 +9,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from llm.config import Config, from_dict, identity, setting
+from llm.tokenizer import TokenizerConfig
+from llm.train.config import PretrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,20 @@ def test_identity_converts_configs_inside_tuples():
         "optional_parts": [{"name": "c", "size": 1}],
         "words": ["x", "y"],
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Later(Part):
+    start: str | None = setting(None, optional=True)
+
+
+def test_an_optional_setting_has_a_part_in_the_identity_only_when_it_is_set():
+    assert identity(Later(name="a")) == identity(Part(name="a"))
+    assert identity(Later(name="a", start="here")) == {**identity(Part(name="a")), "start": "here"}
+    for config in (Later(name="a"), Later(name="a", start="here")):
+        assert from_dict(Later, json.loads(json.dumps(identity(config)))) == config
+    assert "start_from" not in identity(PretrainConfig())
+    assert "start_from" not in identity(TokenizerConfig())
 
 
 def test_a_setting_that_only_says_how_to_run_has_no_part_in_the_identity():

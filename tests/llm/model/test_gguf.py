@@ -1,14 +1,18 @@
 """GGUF files, read back by the package that llama.cpp is published with."""
 
+import json
 import sys
 
 import numpy as np
 import pytest
 import torch
 
+from llm.imported_tokenizer import import_tokenizer
 from llm.model.export import to_gguf
 from llm.model.gpt import GPT, GPTConfig
+from llm.model.hf_import import published_model
 from llm.tokenizer import Tokenizer
+from tests.published_models import publish
 
 
 @pytest.fixture
@@ -81,6 +85,7 @@ def test_the_tokenizer_goes_along(gguf, tmp_path):
     reader = gguf.GGUFReader(tmp_path / "model.gguf")
     tokens, types = value(reader, "tokenizer.ggml.tokens"), value(reader, "tokenizer.ggml.token_type")
     assert tokens[:6] == ["<|document|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
+    assert value(reader, "tokenizer.ggml.pre") == "dbrx"
     assert types == [gguf.TokenType.CONTROL] * 6 + [gguf.TokenType.NORMAL] * 264 + [gguf.TokenType.UNUSED] * 2
     merges = [merge.split(" ") for merge in value(reader, "tokenizer.ggml.merges")]
     assert len(merges) == 270 - 262
@@ -88,6 +93,28 @@ def test_the_tokenizer_goes_along(gguf, tmp_path):
     ids = {name: value(reader, f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "eot", "padding")}
     assert ids == {"bos": 0, "eos": 0, "eot": 5, "padding": 1}
     assert "generation" not in value(reader, "tokenizer.chat_template").replace("add_generation_prompt", "")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("gpt2", "gpt-2"), ("qwen3", "qwen2")])
+def test_a_published_tokenizer_keeps_its_split_pattern(gguf, kind, name, tmp_path):
+    publish(tmp_path, kind)
+    imported = import_tokenizer(tmp_path)
+    to_gguf(published_model(tmp_path, imported.tokenizer), tmp_path / "model.gguf", imported.tokenizer)
+    reader = gguf.GGUFReader(tmp_path / "model.gguf")
+    assert value(reader, "tokenizer.ggml.pre") == name
+    assert value(reader, "tokenizer.ggml.tokens")[5:7] == ["<|end|>", "!"]
+
+
+def test_a_split_pattern_that_llama_cpp_does_not_know_is_refused(gguf, tmp_path):
+    publish(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    digits = {"type": "Digits", "individual_digits": True}
+    content["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [digits, content["pre_tokenizer"]]}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    imported = import_tokenizer(tmp_path)
+    with pytest.raises(ValueError, match=r"a pattern that llama.cpp has no name for: export it as hf"):
+        to_gguf(published_model(tmp_path, imported.tokenizer), tmp_path / "model.gguf", imported.tokenizer)
+    assert not (tmp_path / "model.gguf").exists()
 
 
 def test_transformers_reads_it(gguf, random_model_of, tmp_path):
