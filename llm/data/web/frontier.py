@@ -23,17 +23,14 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from .config import CrawlConfig
 from .lane import Lane
 from .ledger import HostState, Ledger, Totals
 from .links import host_of
 from .outcome import GUESSED_SITEMAP, PAGE, SITEMAP, FetchedPage, Refusal, Row
 from .sitemap import guessed_sitemap, looks_like_sitemap
 from .traps import LinkRules
-
-if TYPE_CHECKING:
-    from .crawl import CrawlConfig
 
 BATCH_ROWS, BATCH_BYTES, BATCH_SECONDS = 32, 32 * 2**20, 2.0
 """The open batch is committed when it reaches one of these: settled rows, bytes of bodies, seconds."""

@@ -14,31 +14,19 @@ import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
-from ...config import Config, setting
 from ...files import exclusive_lock, fsync_directory
+from .config import PYTHON_DOCS, SiteConfig
 
-PYTHON_DOCS = "python-docs"
 INSTALLED_DOCS = Path("/usr/share/doc")
 DOWNLOAD_PAGE = "https://docs.python.org/3/download.html"
 DOWNLOAD_TIMEOUT_S = 60
 MAX_DOCS_BYTES = 500 * 2**20
-
-
-@dataclass(frozen=True, kw_only=True)
-class SiteConfig(Config):
-    """A folder of HTML that is served on this machine while it is crawled."""
-
-    folder: str = PYTHON_DOCS
-    """A folder with an index.html; or "python-docs": Python's own documentation, found or fetched."""
-    port: int = setting(7930, at_least=1024, at_most=65535)
-    """Port on 127.0.0.1 at which the folder is served; it is part of the pages' addresses."""
 
 
 def resolve_site(config: SiteConfig, cache_dir: Path) -> Path:

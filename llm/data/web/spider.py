@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import scrapy
 from scrapy import signals
@@ -31,15 +31,13 @@ from scrapy.exceptions import (
 from twisted.web._newclient import ParseError
 
 from .answers import Answer, Judge, is_html
+from .config import CrawlConfig
 from .egress import EgressPolicy, EgressRefused, GuardedHandler, GuardedResolver
 from .frontier import Frontier
 from .links import Scope
 from .outcome import PAGE, FetchedPage, Refusal, Row
 from .revisit import EarlierCrawl
 from .robots import RobotsMiddleware, RobotsRefused, product_token
-
-if TYPE_CHECKING:  # crawl.py runs as __main__ and must not be loaded twice
-    from .crawl import CrawlConfig
 
 logger = logging.getLogger(__name__)
 

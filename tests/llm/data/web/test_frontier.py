@@ -10,7 +10,7 @@ import pytest
 
 from llm.data.web import frontier as frontier_module
 from llm.data.web import journal as journal_module
-from llm.data.web.crawl import CrawlConfig
+from llm.data.web.config import CrawlConfig
 from llm.data.web.frontier import Frontier
 from llm.data.web.outcome import FetchedPage, Refusal
 
