@@ -82,10 +82,10 @@ class ReadableBPE:
         rank = {pair: i for i, pair in enumerate(self.merges)}
         ids = byte_ids(piece)
         while True:
-            places = [(rank[pair], i) for i, pair in enumerate(pairwise(ids)) if pair in rank]
-            if not places:
+            ranked = [(rank[pair], i) for i, pair in enumerate(pairwise(ids)) if pair in rank]
+            if not ranked:
                 return ids
-            _, i = min(places)
+            _, i = min(ranked)
             ids[i : i + 2] = [self.merges[ids[i], ids[i + 1]]]
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -49,16 +49,6 @@ def document_id(url: str, text: str) -> str:
     return hashlib.blake2b(f"{url}\n{text}".encode(), digest_size=16).hexdigest()
 
 
-def is_held_out(id: str, fraction: float) -> bool:
-    """Whether the document `id` is held out, true of `fraction` (0 to 1) of all ids.
-
-    It depends on the id alone: neither other documents nor partitions move a document across the split, and raising
-    the fraction only adds to the held-out documents.
-    """
-    n_digits = 13  # 52 bits: such a number is exact as a float
-    return int(id[:n_digits], 16) < fraction * 16**n_digits
-
-
 def documents_table(documents: Sequence[Document]) -> pa.Table:
     """The documents, in the order given, as a table with `DOCUMENT_SCHEMA`."""
     return pa.Table.from_pylist([asdict(document) for document in documents], schema=DOCUMENT_SCHEMA)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
 from selectolax.lexbor import LexborHTMLParser
 
+from .control_characters import CONTROL_IN_HTML, MAX_NOISE
 from .html.block_choice import SIDE_FLAGS, chosen_blocks, main_range
 from .html.block_model import BlockModel, block_model
 from .html.block_text import text_of
@@ -18,9 +18,6 @@ from .html.discourse import topic_html
 
 MIN_WORDS = 50
 """Of fewer words there is doubt whether they are the main text, and a gentler choice is tried."""
-
-MAX_NOISE = 0.01
-"""Largest share of control and replacement characters in text."""
 
 NOT_TEXT, TOO_DEEP = "not text", "nested too deep"
 
@@ -68,15 +65,14 @@ def page_blocks(source: str) -> Blocks:
 
 # ---------------------------------------------------------------- what is refused
 
-_CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
 NUL = "\x00"  # where it is not, other control characters are few, and left to the writer of the text
 REPLACEMENT = "\ufffd"  # what decoding puts for bytes that mean nothing
 
 
 def _without_control_characters(source: str) -> tuple[str, float]:
     """`source` without control characters, and the share of those and of replacement characters."""
-    n_noise = len(_CONTROL.findall(source)) + source.count(REPLACEMENT)
-    return (_CONTROL.sub("", source), n_noise / len(source)) if n_noise else (source, 0.0)
+    n_noise = len(CONTROL_IN_HTML.findall(source)) + source.count(REPLACEMENT)
+    return (CONTROL_IN_HTML.sub("", source), n_noise / len(source)) if n_noise else (source, 0.0)
 
 
 # ---------------------------------------------------------------- what is kept

@@ -52,18 +52,18 @@ class SharedRuns:
 
     def __init__(self, answers: Sequence[str]) -> None:
         """Indexes the answers by their letter runs."""
-        places: dict[str, list[int]] = defaultdict(list)
-        for place, answer in enumerate(answers):
+        positions: dict[str, list[int]] = defaultdict(list)
+        for position, answer in enumerate(answers):
             for run in letter_runs(answer):
-                places[run].append(place)
+                positions[run].append(position)
         self._n_answers = len(answers)
-        self._places = {run: np.array(found) for run, found in places.items()}
+        self._positions = {run: np.array(found) for run, found in positions.items()}
 
     def count(self, question: str) -> npt.NDArray[np.int64]:
         """The runs shared with each answer, (n_answers,)."""
         counts = np.zeros(self._n_answers, dtype=np.int64)
-        for run in letter_runs(question) & self._places.keys():
-            counts[self._places[run]] += 1
+        for run in letter_runs(question) & self._positions.keys():
+            counts[self._positions[run]] += 1
         return counts
 
 
@@ -72,7 +72,7 @@ def benchmark_items(rows: Sequence[Mapping[str, str]], seed: int) -> list[dict[s
 
     Candidates for wrong choices share at least as many letter runs with the question as the right one does; if those
     of its kind are enough, only they count. Candidates are sorted by length, and an item takes four neighbours, among
-    which the right one stands at a drawn place: no rank by length is right more often than by chance. A definition
+    which the right one stands at a drawn position: no rank by length is right more often than by chance. A definition
     without three shorter and three longer candidates is left out.
     """
     kinds: dict[str, set[str]] = defaultdict(set)
@@ -95,12 +95,12 @@ def _pool(
     counts = shared.count(row["question"])
     is_small = len(answers) < MIN_ANSWERS
     least = 0 if is_small else counts[answers.index(row["answer"])]
-    candidates = [answers[place] for place in np.flatnonzero(counts >= least).tolist()]
+    candidates = [answers[position] for position in np.flatnonzero(counts >= least).tolist()]
     of_kind = [answer for answer in candidates if row["kind"] in kinds[answer]]
     n_beside = 0 if is_small else N_CHOICES - 1  # shorter ones, and longer ones
     for pool in (of_kind, candidates):
-        place = pool.index(row["answer"])
-        if len(pool) >= N_CHOICES and n_beside <= place < len(pool) - n_beside:
+        position = pool.index(row["answer"])
+        if len(pool) >= N_CHOICES and n_beside <= position < len(pool) - n_beside:
             return pool
     return []
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .json_records import Record, held_out_keys, read_records
+from ..splits import held_out_keys
+from .json_records import Record, read_records
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Documents to packed token sequences, in Parquet.
 
-A row has `context_length + 1` tokens: the inputs and, one place on, the targets. No token is lost or repeated; where
+A row has `context_length + 1` tokens: the inputs and, one position on, the targets. No token is lost or repeated; where
 each goes is decided in `best_fit.py`. Every row begins with `<|document|>`, so every token of a document is a target
-once, and a model finds at its first place in use what it found there in training. Pads stand only at the end of a
+once, and a model finds at its first index in use what it found there in training. Pads stand only at the end of a
 partition's last row (or, where sources are kept apart, of each source's last).
 
 A document that goes on in another row begins there after a `<|document|>` too. What follows is learned like all else,
@@ -165,11 +165,11 @@ def pack_documents(
 
 
 def _by_source(sources: Sequence[str | None]) -> dict[str | None, list[int]]:
-    """The places of each source's documents."""
-    places: dict[str | None, list[int]] = {}
-    for place, source in enumerate(sources):
-        places.setdefault(source, []).append(place)
-    return places
+    """The indices of each source's documents."""
+    indices: dict[str | None, list[int]] = {}
+    for index, source in enumerate(sources):
+        indices.setdefault(source, []).append(index)
+    return indices
 
 
 def write_shard(path: Path, shard: Shard, metadata: dict[str, str]) -> None:

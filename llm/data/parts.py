@@ -18,7 +18,7 @@ from .near.keyed import Numbers
 class DocumentPart:
     """One file of documents: those with the numbers `start` to `stop` (exclusive). `index` is the file's number.
 
-    A document's number is its place in all files together, so it does not depend on how they are cut.
+    A document's number is its position in all files together, so it does not depend on how they are cut.
     """
 
     index: int

@@ -43,8 +43,8 @@ class BlockList:
         address = _without_scheme(url.lower())
         host = _host(url)
         labels = host.split(".") if self.hosts else []
-        for place in range(len(labels)):
-            if (name := ".".join(labels[place:])) in self.hosts:
+        for first in range(len(labels)):
+            if (name := ".".join(labels[first:])) in self.hosts:
                 return name
         found = [prefix for prefix in self.prefixes if address.startswith(prefix)]
         found += self.words.intersection(_WORD.findall(address)) if self.words else []

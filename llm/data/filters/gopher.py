@@ -174,8 +174,8 @@ def repeated_grams(words: list[str], largest: int) -> Iterator[tuple[int, np.nda
     Both arrays are int64 of shape (n_occurrences,), in the order of the text. It ends where nothing is repeated. Only
     what begins with a repeated (n-1)-gram is looked at, so the work shrinks with every n.
     """
-    last_place = {word: place for place, word in enumerate(words)}
-    ids = np.fromiter(map(last_place.__getitem__, words), np.int64, len(words))
+    last_position = {word: position for position, word in enumerate(words)}
+    ids = np.fromiter(map(last_position.__getitem__, words), np.int64, len(words))
     is_repeated = np.bincount(ids)[ids] > 1 if words else np.zeros(0, bool)
     starts = np.flatnonzero(is_repeated)
     grams = ids[starts]

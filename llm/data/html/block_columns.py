@@ -335,7 +335,7 @@ _OFF_TWO = ("names_sum", "names_min")
 
 
 def _shifted(values: Array, offset: int) -> Array:
-    """For each block the value of the one `offset` places on, BEYOND where there is none."""
+    """For each block the value of the one `offset` positions on, BEYOND where there is none."""
     shifted = np.full(len(values), BEYOND)
     if offset > 0:
         shifted[:-offset] = values[offset:]

@@ -11,7 +11,7 @@ import codecs
 import re
 import unicodedata
 
-from ..language import detect_language
+from ..language_model import likeliest_language
 
 BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 META_BYTES = 4_096  # the HTML standard asks browsers for 1,024; real pages are later at times
@@ -76,6 +76,9 @@ _ELSEWHERE = frozenset(" ".join(SNIFFED_CODECS.values()).split())
 SAMPLE_BYTES = 2_000
 MIN_HIGH_BYTES = 6
 """With fewer bytes above ASCII no charset can be told from another."""
+CERTAIN = 0.8
+"""A less certain language is looked for in the plain words of the sample too. Apart from the limit of the clean stage
+(`language.CERTAIN`): which links a page has must not depend on how documents are chosen."""
 
 
 def decode_html(html: bytes, content_type: str = "") -> str:
@@ -137,7 +140,7 @@ def _sample(html: bytes) -> bytes:
     n_bytes = 0
     for piece in re.split(rb"[<>]", html):
         if not piece.isascii():
-            first = next(place for place, byte in enumerate(piece) if byte >= 0x80)
+            first = next(position for position, byte in enumerate(piece) if byte >= 0x80)
             piece = piece[first if first > SAMPLE_BYTES else 0 :][:SAMPLE_BYTES].strip()
             pieces.append(piece)
             n_bytes += len(piece)
@@ -151,7 +154,7 @@ def _certainty(sample: bytes, codec: str) -> float:
     text = sample.decode(codec, errors="replace")
     if text.count("\ufffd") > 0.02 * len(text):
         return 0.0
-    language, score = detect_language(text)
+    language, score = likeliest_language(text, CERTAIN)
     fits = language in _LANGUAGES[codec] if codec != "cp1252" else language not in _ELSEWHERE
     return score * (1 - _odd_share(text, codec)) ** 4 if fits else 0.0
 
@@ -163,14 +166,14 @@ _KANA = ("\u3041", "\u30fe")
 
 def _odd_share(text: str, codec: str) -> float:
     """Share of the characters above ASCII that a language hardly has where they stand, from 0 to 1."""
-    places = [place for place, char in enumerate(text) if char > "\x7f"]
+    positions = [position for position, char in enumerate(text) if char > "\x7f"]
     if codec in _EVERYDAY:
-        n_odd = sum(_is_rare(text[place], codec) for place in places)
+        n_odd = sum(_is_rare(text[position], codec) for position in positions)
     elif codec in ("cp932", "euc_jp"):  # Japanese has kana in every sentence
-        n_odd = 2 * max(0, len(places) // 2 - sum(_KANA[0] <= text[place] <= _KANA[1] for place in places))
+        n_odd = 2 * max(0, len(positions) // 2 - sum(_KANA[0] <= text[position] <= _KANA[1] for position in positions))
     else:
-        n_odd = sum(_is_odd(text[place], text[max(place - 2, 0) : place]) for place in places)
-    return n_odd / max(len(places), 1)
+        n_odd = sum(_is_odd(text[position], text[max(position - 2, 0) : position]) for position in positions)
+    return n_odd / max(len(positions), 1)
 
 
 def _is_rare(char: str, codec: str) -> bool:

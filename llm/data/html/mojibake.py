@@ -15,7 +15,7 @@ MAX_ROUNDS = 4
 
 # The characters that windows-1252 shows for the bytes 0x80 to 0xff; where it has none, control characters stand.
 _CHARS = "".join(bytes([byte]).decode("cp1252", errors="ignore") or chr(byte) for byte in range(0x80, 0x100))
-_BYTES = {ord(char): 0x80 + place for place, char in enumerate(_CHARS)}
+_BYTES = {ord(char): 0x80 + index for index, char in enumerate(_CHARS)}
 _LATER = re.escape(_CHARS[:0x40] + "".join(map(chr, range(0x80, 0xA0))))  # bytes after the first of a sequence
 _RUN = re.compile(f"[{_LATER}À-ÿ]+")
 _SEQUENCE = re.compile(f"[Â-ô][{_LATER}](?:(?<=[Â-ß].)|[{_LATER}])")

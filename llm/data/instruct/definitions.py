@@ -22,7 +22,7 @@ from ..documents import document_files
 from ..drops import Dropped, write_dropped
 from ..html.charset import decode_html
 from ..html.depth import is_too_deep
-from ..warc import PageSlice, WebPage, read_pages
+from ..warc_read import PageSlice, WebPage, read_pages
 from .config import InstructConfig
 
 DEFINITION_SCHEMA = pa.schema(

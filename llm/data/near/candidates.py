@@ -72,19 +72,6 @@ def are_likely(a: Signatures, b: Signatures, threshold: float) -> npt.NDArray[np
     return np.mean(a == b, axis=1) >= threshold - slack
 
 
-def components(pairs: Numbers) -> tuple[Numbers, Numbers]:
-    """All numbers in the pairs, sorted, and for each the smallest number that it is connected with, `(n,)` each."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    numbers, place = np.unique(pairs, return_inverse=True)
-    place = place.reshape(-1, 2)
-    graph = coo_array((np.ones(len(pairs), dtype=np.int8), (place[:, 0], place[:, 1])), shape=(len(numbers),) * 2)
-    labels = connected_components(graph, directed=False)[1]
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    return numbers, numbers[first[inverse]]
-
-
 def group_equal(keys: Hashes) -> Numbers:
     """For each key the index of the first that is equal, `(n,)`."""
     order = np.argsort(keys, kind="stable")

@@ -10,7 +10,7 @@
     recount   paragraphs that stand in many of the documents that are left                 a range of hashes
     select    the documents that are left, without those paragraphs                        a partition
 
-The last three are in `dedup_select.py`, join in `signed.py`.
+The last three are in `dedup_select.py`, join in `signatures.py`.
 
 A document with paragraphs of many documents in it is compared twice, as it is and without them: so boilerplate around
 it does not hide that it is a copy. In the end only documents that stay count, so every removed paragraph is still
@@ -31,12 +31,12 @@ import numpy.typing as npt
 from ...counts import Counts
 from ..dedup import DedupConfig, sign
 from ..parts import DocumentPart, finished_folders
+from .canaries import ESTIMATE, canary_copies, canary_pairs, datasketch_estimate, is_canary, original_of
 from .candidates import band_keys, band_shape, bucket_pairs, unique_pairs
 from .keyed import RANGE_ENTRIES, Numbers, n_ranges, read_range, runs, sorted_entries
 from .ngrams import Hashes, batches, hash_texts, hash_words
 from .paragraphs import is_in, paragraph_keys, without_paragraphs
-from .planted import is_planted, original_of, planted_copies, planted_pairs
-from .signed import StoredTexts, save_signed, similarities
+from .signatures import StoredTexts, save_signatures, similarities
 
 # ---------------------------------------------------------------- scan, count
 
@@ -134,25 +134,32 @@ def no_keys() -> Hashes:
 def sign_part(
     part: DocumentPart, counted: Path, samples: tuple[int, ...], out_dir: Path, config: DedupConfig
 ) -> Counts:
-    """Writes signatures, shingles and band keys of some documents, and of copies planted of those in `samples`.
+    """Writes signatures, shingles and band keys of some documents, and of canaries made of those in `samples`.
+
+    `estimates.npy` has the canaries' similarities with their originals as datasketch sees them.
 
     A text has the number 2 x that of its document, and 1 more if it is the text without repeated paragraphs.
     """
     texts = part.read(["text"])["text"].to_pylist()
     chosen = np.setdiff1d(part.numbers, read_numbers(counted, "copies.npy", part.start, part.stop)[0])
     numbers, compared = views(chosen, [texts[number - part.start] for number in chosen], counted, config)
-    _, signed = sign(compared, np.array(numbers, dtype=np.int64), config)
-    save_signed(out_dir, "texts", signed)
-    bands = [sorted_entries(keys, signed.numbers) for keys in band_keys(signed.rows, config.threshold)]
+    _, signatures = sign(compared, np.array(numbers, dtype=np.int64), config)
+    save_signatures(out_dir, "texts", signatures)
+    bands = [sorted_entries(keys, signatures.numbers) for keys in band_keys(signatures.rows, config.threshold)]
     np.save(out_dir / "bands.npy", np.stack(bands))  # (n_bands, 2, n_texts)
     copies = [
         copy
         for number in samples
         if number in chosen
-        for copy in planted_copies(number, texts[number - part.start], config.ngram, config.threshold)
+        for copy in canary_copies(number, texts[number - part.start], config.ngram, config.threshold)
     ]
-    numbers_planted = np.array([copy.number for copy in copies], dtype=np.int64)
-    save_signed(out_dir, "planted", sign([copy.text for copy in copies], numbers_planted, config)[1])
+    canary_numbers = np.array([copy.number for copy in copies], dtype=np.int64)
+    estimates = [
+        (copy.number, datasketch_estimate(texts[copy.original - part.start], copy.text, config.ngram))
+        for copy in copies
+    ]
+    np.save(out_dir / "estimates.npy", np.array(estimates, dtype=ESTIMATE))
+    save_signatures(out_dir, "canaries", sign([copy.text for copy in copies], canary_numbers, config)[1])
     return Counts("documents", len(texts), len(texts), {}, {"n_entries": len(compared)})
 
 
@@ -192,16 +199,16 @@ def band_ranges(n_entries: float, config: DedupConfig) -> list[BandRange]:
     return [BandRange(i, min(i + n_together, n_bands), keys) for i in starts for keys in key_ranges(n_entries)]
 
 
-def pair_band(part: BandRange, signed: Path, joined: Path, out_dir: Path, config: DedupConfig) -> Counts:
+def pair_band(part: BandRange, signatures: Path, joined: Path, out_dir: Path, config: DedupConfig) -> Counts:
     """Writes the candidate pairs of some bands and a range of keys, `(2, n_pairs)`, in order of the smaller number."""
     with StoredTexts.open(joined, config.n_permutations) as texts:
-        places = np.flatnonzero(is_planted(texts.numbers))
-        planted, planted_keys = texts.numbers[places], band_keys(texts.signatures_of(places), config.threshold)
+        positions = np.flatnonzero(is_canary(texts.numbers))
+        canaries, canary_keys = texts.numbers[positions], band_keys(texts.signatures_of(positions), config.threshold)
     found = [np.zeros((0, 2), dtype=np.int64)]
     for band in range(part.first, part.end):
-        files = (np.load(folder / "bands.npy", mmap_mode="r")[band] for folder in finished_folders(signed))
+        files = (np.load(folder / "bands.npy", mmap_mode="r")[band] for folder in finished_folders(signatures))
         keys, numbers = read_range(files, part.keys.index, part.keys.n)
-        found += [bucket_pairs(keys, numbers), planted_pairs(keys, numbers, planted_keys[band], planted)]
+        found += [bucket_pairs(keys, numbers), canary_pairs(keys, numbers, canary_keys[band], canaries)]
     pairs = np.concatenate(found)
     of_two_documents = pairs[:, 0] // 2 != pairs[:, 1] // 2
     np.save(out_dir / "pairs.npy", unique_pairs(pairs[of_two_documents]).T)
@@ -218,8 +225,8 @@ def verify_part(part: DocumentPart, joined: Path, paired: Path, out_dir: Path, c
 
 
 def document_of(numbers: Numbers) -> Numbers:
-    """The documents that texts are of, or that planted copies were made of."""
-    return np.where(is_planted(numbers), original_of(numbers), numbers // 2)
+    """The documents that texts are of, or that canaries were made of."""
+    return np.where(is_canary(numbers), original_of(numbers), numbers // 2)
 
 
 def load_all(folders: Path, name: str) -> list[npt.NDArray[Any]]:

@@ -125,8 +125,8 @@ def hash_shingles(words: Words, n: int) -> tuple[Hashes, Offsets]:
     counts = np.maximum(n_words - n + 1, 1)
     starts = np.concatenate([[0], np.cumsum(counts)])
     ngrams = hash_ngrams(words, n)
-    place = np.repeat(words.starts[:-1] - starts[:-1], counts) + np.arange(starts[-1])  # first word of each
-    shingles = ngrams[np.minimum(place, len(ngrams) - 1)] if len(ngrams) else np.zeros(starts[-1], dtype=np.uint64)
+    position = np.repeat(words.starts[:-1] - starts[:-1], counts) + np.arange(starts[-1])  # first word of each
+    shingles = ngrams[np.minimum(position, len(ngrams) - 1)] if len(ngrams) else np.zeros(starts[-1], dtype=np.uint64)
     is_short = n_words < n
     shingles[starts[:-1][is_short]] = hash_texts(words)[is_short]
     return shingles, starts

@@ -94,8 +94,8 @@ def file_name(url: str, span: tuple[int, int] | None = None) -> str:
     """The name of a download: it differs for each address and span, and ends as the file's own name does."""
     key = hashlib.sha256(url.encode()).hexdigest()[:16]
     base = re.sub(r"[^A-Za-z0-9._-]", "_", urlsplit(url).path.rpartition("/")[2])[-80:]
-    place = f"-{span[0]}-{span[1]}" if span else ""
-    return f"{key}{place}-{base}"
+    part = f"-{span[0]}-{span[1]}" if span else ""
+    return f"{key}{part}-{base}"
 
 
 def _note_of(part: Path) -> Path:
@@ -211,7 +211,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def _described(url: str, response: Any, span: tuple[int, int] | None) -> tuple[_Version, int]:
-    """Which version of the file the answer holds, and its first byte's place in it."""
+    """Which version of the file the answer holds, and its first byte's position in it."""
     headers = response.headers
     begin = 0
     if response.status == 206:

@@ -154,11 +154,11 @@ def next_member(file: BinaryIO, start: int, prefix: bytes) -> int | None:
     while True:
         file.seek(start)
         piece = file.read(SCAN_BYTES)
-        place = piece.find(MAGIC)
-        while place >= 0:
-            if _is_member(file, start + place, prefix):
-                return start + place
-            place = piece.find(MAGIC, place + 1)
+        position = piece.find(MAGIC)
+        while position >= 0:
+            if _is_member(file, start + position, prefix):
+                return start + position
+            position = piece.find(MAGIC, position + 1)
         if len(piece) < SCAN_BYTES:
             return None
         start += len(piece) - len(MAGIC) + 1

@@ -105,7 +105,7 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
 
 
 class _Buffer:
-    """The next bytes of a stream; `offset` is the place of the first of them."""
+    """The next bytes of a stream; `offset` is the position of the first of them."""
 
     def __init__(self, pieces: Iterable[bytes | Damage]) -> None:
         self._pieces = iter(pieces)

@@ -28,12 +28,12 @@ class Scope:
     """
 
     def __init__(self, seeds: Iterable[str]) -> None:
-        self._places = {_place(seed) for seed in seeds}
+        self._hosts = {_host_and_port(seed) for seed in seeds}
         self.ports = frozenset(urlsplit(seed).port or DEFAULT_PORTS[urlsplit(seed).scheme] for seed in seeds)
 
     def contains(self, url: str) -> bool:
         """Whether a canonical URL lies on one of the seeds' hosts."""
-        return _place(url) in self._places
+        return _host_and_port(url) in self._hosts
 
 
 @functools.lru_cache(maxsize=2**16)
@@ -43,7 +43,7 @@ def host_of(url: str) -> str:
 
 
 @functools.lru_cache(maxsize=2**16)
-def _place(url: str) -> tuple[str, int | None]:
+def _host_and_port(url: str) -> tuple[str, int | None]:
     """Host and port of a canonical URL, None for the default port."""
     parts = urlsplit(url)
     return parts.hostname or "", parts.port

@@ -15,12 +15,12 @@ from omegaconf import OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
 from llm.config import from_dict, identity
-from llm.data.records import record_slices
+from llm.data.clean import record_slices
 from llm.data.sources import ingest
 from llm.data.sources import ingested as artifacts
 from llm.data.sources.config import SourceConfig
 from llm.data.sources.ingest import IngestConfig, outside, plan
-from llm.data.warc import encode_record
+from llm.data.warc_write import encode_record
 from tests.llm.data.sources.ingesting import content_of, ingested, pages_of, records_of, skipped_of, texts_of
 
 REPOSITORY = Path(__file__).parents[4]
@@ -339,7 +339,7 @@ def test_what_a_recipe_can_have_wrong(values, message):
 @pytest.mark.parametrize("path", ["nowhere", "nowhere/*.warc.gz", "."])
 def test_paths_without_files_are_the_users_error(tmp_path, path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"a: paths names .* but there is"):
+    with pytest.raises(ValueError, match=r"a: paths has .* but there is"):
         plan(IngestConfig(sources=(SourceConfig(name="a", kind="warc", paths=(path,)),)), tmp_path)
 
 
