@@ -37,7 +37,7 @@ class BenchmarkItem:
     text: str
 
     def texts(self) -> Iterator[str]:
-        """The whole, and each line without a label as "Question:" before it: a web page may have the question only."""
+        """Yields the whole, and each line without its label ("Question:"): a web page may have the question only."""
         yield self.text
         for line in self.text.splitlines():
             yield _LABEL.sub("", line)
@@ -63,18 +63,21 @@ def benchmark_files(patterns: Iterable[str]) -> list[Path]:
 
 
 def file_states(paths: Iterable[Path]) -> dict[str, str]:
-    """Files outside of the store, each with its size in bytes and the time of its last change, in ns."""
+    """Returns files outside of the store, each with its size in bytes and the time of its last change, in ns."""
     states = {path: path.stat() for path in paths}
     return {str(path): f"{state.st_size} {state.st_mtime_ns}" for path, state in states.items()}
 
 
 def read_items(path: Path) -> list[BenchmarkItem]:
-    """The items of a file as texts; raises ValueError as `read_rows` does."""
+    """Returns the items of a file as texts; raises ValueError as `read_rows` does."""
     return [BenchmarkItem(path.stem, row.number, item_text(row.values)) for row in read_rows(path)]
 
 
 def read_rows(path: Path) -> list[BenchmarkRow]:
-    """The items of a file; raises ValueError naming the file, the line and the field that is missing or wrong."""
+    """Returns the items of a file.
+
+    Raises ValueError naming the file, the line and the field that is missing or wrong.
+    """
     rows = []
     for number, line in enumerate(path.read_bytes().split(b"\n")):
         if line.strip():
@@ -90,7 +93,7 @@ def read_rows(path: Path) -> list[BenchmarkRow]:
 
 
 def item_form(values: Any) -> ItemForm:
-    """The form of an item; raises ValueError naming the field that is missing or wrong."""
+    """Returns the form of an item; raises ValueError naming the field that is missing or wrong."""
     if not isinstance(values, dict):
         raise ValueError(f"expected an object, found {values!r:.80}")
     for form, fields in FIELDS.items():

@@ -85,7 +85,7 @@ class _Pool:
         self._pieces[size].append(piece)
 
     def take(self, *, at_most: int) -> tuple[int, _Waiting]:
-        """The longest piece of that size or less; if there is none, the longest of all."""
+        """Returns the longest piece of that size or less; if there is none, the longest of all."""
         index = (bisect.bisect_right(self._sizes, at_most) or len(self._sizes)) - 1
         size = self._sizes[index]
         piece = self._pieces[size].pop()

@@ -78,7 +78,7 @@ class CleanConfig(Config):
 
 
 def outside(config: CleanConfig) -> dict[str, str]:
-    """The file outside of the store that the result depends on, with its hash; "absent" if it is not there."""
+    """Returns the file outside of the store that the result depends on, with its hash; "absent" if it is not there."""
     if config.blocked_urls_file is None:
         return {}
     path = Path(config.blocked_urls_file)
@@ -124,7 +124,7 @@ def clean_partition(part: PageSlice | TextSlice, out_dir: Path, config: CleanCon
 
 
 def document_figures(documents: list[Document]) -> dict[str, float]:
-    """Totals of some documents: characters, and how many of them are held out."""
+    """Returns totals of some documents: characters, and how many of them are held out."""
     return {
         "n_chars": sum(document.n_chars for document in documents),
         "n_held_out": sum(document.held_out for document in documents),
@@ -132,7 +132,7 @@ def document_figures(documents: list[Document]) -> dict[str, float]:
 
 
 def clean_record(record: WebPage | TextRecord, config: CleanConfig, blocked: BlockList) -> Verdict:
-    """The document in a page or a text, or why there is none.
+    """Returns the document in a page or a text, or why there is none.
 
     Reasons: "blocked url", "not text", "nested too deep", "mostly links", "empty", "too short", "mojibake", "language",
     and those of the quality filters ("Gopher quality: words").

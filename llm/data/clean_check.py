@@ -40,7 +40,7 @@ class Case:
 
 
 def self_check(parts: Sequence[PageSlice | TextSlice], config: CleanConfig) -> list[CanaryResult]:
-    """What became of canaries in copies of the corpus' first good pages.
+    """Returns what became of canaries in copies of the corpus' first good pages.
 
     Kinds: personal data (masked, not so what only looks alike) where `mask_pii` is on, and pages of navigation
     (dropped, not so the page with some links more) where `max_link_share` is below 1 and there are pages. Nothing is
@@ -124,7 +124,7 @@ def _copies(record: Record, document: Document, insertion: str) -> Iterator[Reco
 
 def _navigation_check(pages: Sequence[tuple[WebPage, Document]], config: CleanConfig) -> CanaryResult:
     """Pages of nothing but links are dropped; the page itself with a few of these links at its end is not."""
-    kept, lost = [], []
+    kept, dropped = [], []
     for page, document in pages:
         links = navigation(document.text, len(document.text))
         body = f"<html><head><title>Index</title></head><body><ul>{links}</ul></body></html>"
@@ -132,9 +132,9 @@ def _navigation_check(pages: Sequence[tuple[WebPage, Document]], config: CleanCo
             kept.append(page.url)
         few = f"<nav>{navigation(document.text, len(document.text) // 10)}</nav>".encode()
         if _is_dropped(clean_record(dataclasses.replace(page, body=page.body + few), config, NO_BLOCKS)):
-            lost.append(page.url)
-    failures = [f"navigation kept: made of {url}" for url in kept] + [f"page dropped: {url}" for url in lost]
-    return CanaryResult("navigation", len(pages), len(pages) - len(kept), len(pages), len(lost), tuple(failures))
+            dropped.append(page.url)
+    failures = [f"navigation kept: made of {url}" for url in kept] + [f"page dropped: {url}" for url in dropped]
+    return CanaryResult("navigation", len(pages), len(pages) - len(kept), len(pages), len(dropped), tuple(failures))
 
 
 def _is_dropped(verdict: Verdict) -> bool:
@@ -142,7 +142,7 @@ def _is_dropped(verdict: Verdict) -> bool:
 
 
 def navigation(text: str, n_chars: int) -> str:
-    """A list of links out of the words of `text`, four in each, of about `n_chars` characters in all."""
+    """Returns a list of links out of the words of `text`, four in each, of about `n_chars` characters in all."""
     words = text[:n_chars].split()
     labels = (" ".join(words[start : start + 4]) for start in range(0, len(words), 4))
     return "".join(f'<li><a href="/{n}">{html.escape(label)}</a></li>' for n, label in enumerate(labels))

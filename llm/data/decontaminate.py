@@ -91,17 +91,17 @@ class DecontaminateConfig(Config):
 
 
 def outside(config: DecontaminateConfig) -> dict[str, str]:
-    """The benchmark files, each with its size in bytes and the time of its last change, in ns."""
+    """Returns the benchmark files, each with its size in bytes and the time of its last change, in ns."""
     return file_states(benchmark_files(config.benchmarks))
 
 
 def read_benchmarks(config: DecontaminateConfig) -> list[BenchmarkItem]:
-    """The items of all benchmarks, file by file."""
+    """Returns the items of all benchmarks, file by file."""
     return [item for path in benchmark_files(config.benchmarks) for item in read_items(path)]
 
 
 def build_index(items: Sequence[BenchmarkItem], config: DecontaminateConfig) -> NgramIndex:
-    """The runs of words of some items, by which they are found; items are numbered in the order given."""
+    """Returns the runs of words of some items, by which they are found; items are numbered in the order given."""
     texts = [(number, text) for number, item in enumerate(items) for text in item.texts()]
     return NgramIndex.build(texts, config.ngram, config.min_words, config.max_items)
 
@@ -130,7 +130,9 @@ def _words_at(texts: Sequence[str], found: Numbers) -> list[list[str]]:
 def decide(
     found: Sequence[Path], index: NgramIndex, items: Sequence[BenchmarkItem], config: DecontaminateConfig
 ) -> pa.Table:
-    """The hits, a row for each document and item, in order of document and item; `HIT_SCHEMA` and the column `number`.
+    """Returns the hits, a row for each document and item, in order of document and item.
+
+    `HIT_SCHEMA` and the column `number`.
 
     `found` are the files of `find_part`, in order. What stands in too many documents is left out.
     """
@@ -160,7 +162,10 @@ def decide(
 
 
 def dropped_by(hits: pa.Table, config: DecontaminateConfig) -> pa.Table:
-    """The documents to drop, in order of number: `number`, and in `detail` what was found; none to be only marked."""
+    """Returns the documents to drop, in order of number: `number`, and in `detail` what was found.
+
+    None to be only marked.
+    """
     rows: dict[int, str] = {}
     n_items = Counter(hits["number"].to_pylist())
     for row in hits.to_pylist() if config.action == "drop" else ():
@@ -198,7 +203,7 @@ def _dropped(row: dict[str, Any], detail: str) -> Dropped:
 
 
 def hit_figures(hits: pa.Table, items: Sequence[BenchmarkItem], index: NgramIndex) -> dict[str, float]:
-    """Figures of the stage: items, those long enough to be looked for, those found (also of each benchmark), hits."""
+    """Returns the figures of the stage: items, those looked for, those found (also of each benchmark), hits."""
     found = {(row["benchmark"], row["item"]) for row in hits.select(["benchmark", "item"]).to_pylist()}
     by_name = Counter(benchmark for benchmark, _ in found)
     names = {f"items found of {name}": by_name[name] for name in sorted({item.benchmark for item in items})}
@@ -212,7 +217,7 @@ def hit_figures(hits: pa.Table, items: Sequence[BenchmarkItem], index: NgramInde
 def check_canaries(
     parts: Sequence[DocumentPart], items: Sequence[BenchmarkItem], index: NgramIndex, config: DecontaminateConfig
 ) -> CanaryResult:
-    """Whether items are found in copies of documents that they were put into, and not with every second word replaced.
+    """Returns whether items are found in documents that they were put into, but not with every second word replaced.
 
     Without benchmarks the items are made up, so that the search is tried in any case.
     """
@@ -235,20 +240,20 @@ def check_canaries(
 
 
 def made_up_items(config: DecontaminateConfig) -> list[BenchmarkItem]:
-    """Items of words that no text has, long ones and ones just long enough to be looked for."""
+    """Returns items of words that no text has, long ones and ones just long enough to be looked for."""
     lengths = [config.min_words if i % 2 else 2 * config.ngram for i in range(N_CANARIES)]
     texts = [" ".join(f"made{i}up{j}" for j in range(length)) for i, length in enumerate(lengths)]
     return [BenchmarkItem("made up", i, text) for i, text in enumerate(texts)]
 
 
 def put_into(text: str, addition: str) -> str:
-    """The text with another as a paragraph in its middle, between two words."""
+    """Returns the text with another as a paragraph in its middle, between two words."""
     middle = next((i for i in range(len(text) // 2, len(text)) if text[i].isspace()), len(text))
     return f"{text[:middle]}\n\n{addition}\n\n{text[middle:]}"
 
 
 def half_replaced(text: str) -> str:
-    """The words of a text, every second one replaced: no two in a row are left."""
+    """Returns the words of a text, every second one replaced: no two in a row are left."""
     words = split_words(text, punctuation=False)
     return " ".join(f"planted{i}" if i % 2 == 0 else word for i, word in enumerate(words))
 

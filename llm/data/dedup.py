@@ -69,13 +69,13 @@ class DedupConfig(Config):
 
 
 def sign(texts: Sequence[str], numbers: Numbers, config: DedupConfig) -> tuple[Hashes, TextSignatures]:
-    """The content hashes of some texts, `(n,)`, and the texts ready to be compared, under the numbers given."""
+    """Returns the content hashes of some texts, `(n,)`, and the texts ready to be compared, under the numbers given."""
     shape = {"ngram": config.ngram, "n_permutations": config.n_permutations, "seed": config.seed}
     return sign_texts(texts, numbers, **shape)
 
 
 def candidate_pairs(rows: Signatures, numbers: Numbers, threshold: float) -> Numbers:
-    """Pairs of numbers whose signatures share a band, `(n_pairs, 2)`, in order, each once and the smaller first.
+    """Returns the pairs of numbers whose signatures share a band, `(n_pairs, 2)`, in order, once, the smaller first.
 
     `rows` is `(n, n_permutations)`, `numbers` `(n,)`, ascending.
     """
@@ -87,7 +87,9 @@ def candidate_pairs(rows: Signatures, numbers: Numbers, threshold: float) -> Num
 
 
 def duplicate_clusters(texts: Sequence[str], config: DedupConfig) -> Numbers:
-    """For each text the index of the first text of its cluster, `(n_texts,)`; a text without duplicates has its own.
+    """Returns for each text the index of the first text of its cluster, `(n_texts,)`.
+
+    A text without duplicates has its own.
 
     Holds signatures and shingles of all texts in memory, about 5 bytes a character.
     """
@@ -96,7 +98,9 @@ def duplicate_clusters(texts: Sequence[str], config: DedupConfig) -> Numbers:
 
 
 def cluster_signatures(content: Hashes, signatures: TextSignatures, threshold: float) -> Numbers:
-    """For each text the index of the first of its cluster, `(n_texts,)`; `signatures` has the numbers 0, 1, 2...
+    """Returns for each text the index of the first of its cluster, `(n_texts,)`.
+
+    `signatures` has the numbers 0, 1, 2...
 
     Of texts with equal content hashes only the first is compared.
     """

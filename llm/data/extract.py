@@ -34,7 +34,7 @@ class Page:
 
 
 def extract(html: bytes, *, url: str = "", content_type: str = "") -> Page:
-    """Title and main text of a page; `content_type` is the HTTP header, which may name the charset.
+    """Returns title and main text of a page; `content_type` is the HTTP header, which may name the charset.
 
     Paragraphs, headings and lists are separated by a blank line, list items ("- ") and table rows (cells joined by
     " | ") stand on a line each, the text of `pre` is verbatim. Never raises, whatever the bytes are. (`url` is not
@@ -59,7 +59,7 @@ def extract_with(model: BlockModel, html: bytes, content_type: str = "") -> Page
 
 
 def page_blocks(source: str) -> Blocks:
-    """The blocks of a page that is not nested too deep, navigation and footer left out."""
+    """Returns the blocks of a page that is not nested too deep, navigation and footer left out."""
     return _blocks_of_tree(source, LexborHTMLParser(source))
 
 

@@ -28,15 +28,15 @@ class Record:
     values: dict[str, Any]
 
     def field(self, name: str) -> str:
-        """A field in words: `pairs.jsonl, line 3: field 'prompt'`."""
+        """Returns a field in words: `pairs.jsonl, line 3: field 'prompt'`."""
         return f"{self.place}: field {name!r}"
 
     def text(self, name: str) -> str:
-        """The text of a field; raises BadRecord, naming place and field, as `text_of` does."""
+        """Returns the text of a field; raises BadRecord, naming place and field, as `text_of` does."""
         return text_of(self.values, name, self.field(name))
 
     def prompt(self) -> list[Message]:
-        """What is asked: the field `prompt` (text or messages) or `instruction` and `input`.
+        """Returns what is asked: the field `prompt` (text or messages) or `instruction` and `input`.
 
         Raises BadRecord, naming place and field, for one that is malformed.
         """
@@ -58,7 +58,7 @@ def record_files(section: str, patterns: Sequence[str]) -> list[Path]:
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a file; raises ValueError naming file and line for one that is empty or malformed."""
+    """Returns the records of a file; raises ValueError naming file and line for one that is empty or malformed."""
     records = []
     for where, value in values_of(path):
         if isinstance(value, BadRecord):
@@ -73,7 +73,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def values_of(path: Path) -> Iterator[tuple[str, Any]]:
-    """What a file holds, one thing after the other, each with its place (`line 3`).
+    """Yields what a file holds, one thing after the other, each with its place (`line 3`).
 
     In place of one that is not JSON there is the BadRecord that says why. JSON is one list, or an object in each line.
     Raises ValueError for a table that cannot be read.

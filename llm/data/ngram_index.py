@@ -29,7 +29,7 @@ class NgramIndex:
 
     @staticmethod
     def build(texts: Iterable[tuple[int, str]], ngram: int, min_words: int, max_items: int) -> NgramIndex:
-        """The index of some texts, each with the number of its item.
+        """Returns the index of some texts, each with the number of its item.
 
         A text of fewer than `ngram` words is one n-gram if it has at least `min_words`. What stands in more than
         `max_items` items is left out.
@@ -58,12 +58,12 @@ class NgramIndex:
 
     @staticmethod
     def load(folder: Path) -> NgramIndex:
-        """The index in a folder."""
+        """Returns the index in a folder."""
         keys, items = np.load(folder / "keys.npy")
         return NgramIndex(keys, items.view(np.int64), tuple(np.load(folder / "lengths.npy").tolist()))
 
     def items_of(self, keys: Hashes) -> tuple[Numbers, Numbers]:
-        """The items in which some n-grams stand: indices of keys, ascending, and items, `(n,)` each."""
+        """Returns the items in which some n-grams stand: indices of keys, ascending, and items, `(n,)` each."""
         first, end = (np.searchsorted(self.keys, keys, side=side) for side in ("left", "right"))
         counts = end - first
         owner = np.repeat(np.arange(len(keys)), counts)
@@ -72,7 +72,7 @@ class NgramIndex:
 
 
 def find_ngrams(texts: Sequence[str], index: NgramIndex) -> Numbers:
-    """The n-grams of the index in some texts, `(4, n)`: text, key, number of its first word, number of words.
+    """Returns the n-grams of the index in some texts, `(4, n)`: text, key, number of its first word, number of words.
 
     In order of text and position; an n-gram that a text has several times is there once.
     """

@@ -35,13 +35,16 @@ class TextSlice:
     pieces: tuple[tuple[str, int, int], ...]
 
     def read(self) -> Iterator[TextRecord]:
-        """The texts of the slice in order, one row group in memory at a time; raises OSError for a damaged file."""
+        """Yields the texts of the slice in order, one row group in memory at a time.
+
+        Raises OSError for a damaged file.
+        """
         for name, start, stop in self.pieces:
             yield from (TextRecord(**row) for row in read_rows(self.dir / name, start, stop))
 
 
 def text_slices(artifact_dir: Path, n_per_partition: int) -> Iterator[TextSlice]:
-    """The rows of an artifact's `texts-*.parquet`, in order of file and row, cut into partitions."""
+    """Yields the rows of an artifact's `texts-*.parquet`, in order of file and row, cut into partitions."""
     pieces: list[tuple[str, int, int]] = []
     missing = n_per_partition
     for path in sorted(artifact_dir.glob("texts-*.parquet")):

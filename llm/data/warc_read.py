@@ -34,17 +34,17 @@ class PageSlice:
     stop: int
 
     def read(self) -> Iterator[WebPage]:
-        """The pages of the slice, in order of URL."""
+        """Yields the pages of the slice, in order of URL."""
         return read_pages(self.crawl_dir, self.start, self.stop)
 
 
 def n_pages(crawl_dir: Path) -> int:
-    """How many pages a crawl artifact holds."""
+    """Returns how many pages a crawl artifact holds."""
     return pq.read_metadata(crawl_dir / "pages.parquet").num_rows
 
 
 def page_slices(crawl_dir: Path, pages_per_partition: int) -> list[PageSlice]:
-    """The artifact's pages cut into partitions of `pages_per_partition` (the last may be smaller), in order of URL."""
+    """Returns the pages in partitions of `pages_per_partition` (the last may be smaller), in order of URL."""
     total = n_pages(crawl_dir)
     starts = range(0, total, pages_per_partition)
     return [PageSlice(crawl_dir, start, min(start + pages_per_partition, total)) for start in starts]
@@ -61,7 +61,7 @@ def read_pages(crawl_dir: Path, start: int, stop: int) -> Iterator[WebPage]:
 
 
 def read_record(crawl_dir: Path, row: Mapping[str, Any]) -> tuple[tuple[tuple[str, str], ...], bytes]:
-    """The kept headers and the body of the page in a row of `pages.parquet`.
+    """Returns the kept headers and the body of the page in a row of `pages.parquet`.
 
     The body is compared with its SHA-256; a damaged or missing record raises OSError naming file and URL.
     """

@@ -81,7 +81,7 @@ class JournalPage(NamedTuple):
 
 
 def encode_record(url: str, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> bytes:
-    """The response record of a page as one gzip member; equal pages give equal bytes (with the same zlib)."""
+    """Returns the response record of a page as one gzip member; equal pages give equal bytes (with the same zlib)."""
     kept = sorted((name.title(), value) for name, value in headers if name.lower() in KEPT_HEADERS)
     status_line = f"HTTP/1.1 {status} {http.client.responses.get(status, 'Unknown')}"
     http_head = _header_block(status_line, [*kept, ("Content-Length", str(len(body)))])

@@ -29,7 +29,7 @@ class Filters(Config):
 
 
 def apply_filters(text: str, language: str, filters: Filters) -> tuple[str, Failure | None]:
-    """The text after the filters (C4 removes lines), and the first broken rule, None for a good text.
+    """Returns the text after the filters (C4 removes lines), and the first broken rule, None for a good text.
 
     `language` is an ISO code, "" if unknown.
     """

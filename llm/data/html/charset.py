@@ -82,7 +82,7 @@ CERTAIN = 0.8
 
 
 def decode_html(html: bytes, content_type: str = "") -> str:
-    """The text of `html`; `content_type` is the HTTP header, "" if there was none.
+    """Returns the text of `html`; `content_type` is the HTTP header, "" if there was none.
 
     Never raises: bytes that mean nothing in the charset become U+FFFD.
     """
@@ -122,7 +122,7 @@ def _utf16_codec(html: bytes) -> str | None:
 
 
 def sniffed_codec(html: bytes) -> str:
-    """The Python codec in which a page that is no UTF-8 reads best: the one whose language is the most certain.
+    """Returns the Python codec in which a page that is no UTF-8 reads best: the one whose language is the most certain.
 
     Of 528 samples of four or twelve sentences (38 pairs of language and charset, from the translations in Debian's
     packages) it was right for 98 %, chardet for 92 %, charset_normalizer for 77 %; of 131 single sentences 86 %.
@@ -196,7 +196,10 @@ def _is_odd(char: str, before: str) -> bool:
 
 
 def declared_codec(html: bytes, content_type: str = "") -> str | None:
-    """The Python codec for the charset in the HTTP header, else in a meta element; None if none or an unknown one."""
+    """Returns the Python codec for the charset in the HTTP header, else in a meta element.
+
+    None if none or an unknown one.
+    """
     in_header = _HEADER_CHARSET.search(content_type)
     if in_header and (codec := _CODEC_OF_LABEL.get(in_header[1].lower())):
         return codec

@@ -16,7 +16,7 @@ _UNNESTED_TAGS = """area base br col colgroup dd dt embed hr img input li link m
 
 
 def is_too_deep(source: str) -> bool:
-    """Whether elements nest so deep that parsing would take minutes (an estimate: tags in comments count too)."""
+    """Returns whether elements nest so deep that parsing takes minutes (an estimate: tags in comments count too)."""
     if source.count("<") <= MAX_UNCHECKED_TAGS:
         return False
     names, is_end = _tags(source)

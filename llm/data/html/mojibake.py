@@ -35,7 +35,10 @@ SUSPECT_BYTES = re.compile(
 
 
 def repair_mojibake(text: str) -> tuple[str, int]:
-    """The text with mojibake turned back, and how many runs of characters that were; a correct text stays as it is."""
+    """Returns the text with mojibake turned back, and how many runs of characters that were.
+
+    A correct text stays as it is.
+    """
     n_repaired = 0
     for _ in range(MAX_ROUNDS):
         text, n = _repair_once(text)
@@ -47,7 +50,7 @@ def repair_mojibake(text: str) -> tuple[str, int]:
 
 
 def mojibake_share(text: str) -> float:
-    """Share of characters that tell of a wrong charset: replacement characters, and pairs as "Ã©" that are left."""
+    """Returns the share of characters that tell of a wrong charset: replacement characters, pairs as "Ã©" left over."""
     return len(_LEFT_OVER.findall(text)) / len(text) if text and not text.isascii() else 0.0
 
 

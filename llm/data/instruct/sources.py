@@ -68,7 +68,7 @@ class Found:
 
 
 def outside(config: InstructConfig) -> dict[str, str]:
-    """The files outside of the store that the examples come from, each with its size and time of change."""
+    """Returns the files outside of the store that the examples come from, each with its size and time of change."""
     files = [path for source in config.sources for path in source_files(source)]
     folders = [Path(source.dataset) for source in config.sources if source.dataset and not source.is_on_hub]
     files += [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -78,7 +78,7 @@ def outside(config: InstructConfig) -> dict[str, str]:
 def check_sources(config: InstructConfig) -> None:
     """Reads all sources of this machine, so that what is wrong with them is known before any model is trained.
 
-    Data sets of the hub are passed over: they may have to be fetched. Raises ValueError as `read_source` does.
+    Data sets of the hub are skipped: they may have to be fetched. Raises ValueError as `read_source` does.
     """
     with tempfile.TemporaryDirectory() as scratch:
         for source in config.sources:
@@ -87,7 +87,7 @@ def check_sources(config: InstructConfig) -> None:
 
 
 def read_sources(config: InstructConfig, downloads: Path) -> Found:
-    """The examples of all files and data sets, in the order of the sources; see `read_source`."""
+    """Returns the examples of all files and data sets, in the order of the sources; see `read_source`."""
     found = Found()
     for source in config.sources:
         if source.kind != "definitions":
@@ -98,7 +98,7 @@ def read_sources(config: InstructConfig, downloads: Path) -> Found:
 
 
 def read_source(source: InstructSource, downloads: Path, config: InstructConfig) -> Found:
-    """The examples of a source of files or of a data set, which is kept in `downloads`.
+    """Returns the examples of a source of files or of a data set, which is kept in `downloads`.
 
     Raises ValueError that names file, line and field of the first broken record (or drops it, as `bad_examples` says),
     or when there is no record at all; ConnectionError when a data set cannot be fetched.

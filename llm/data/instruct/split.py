@@ -58,7 +58,7 @@ def write_examples(
 
 
 def definition_examples(paths: Sequence[Path], config: InstructConfig) -> Found:
-    """Examples made of the partitions' definitions; a symbol defined twice keeps its first definition."""
+    """Returns examples made of the partitions' definitions; a symbol defined twice keeps its first definition."""
     source, found = config.definitions or InstructSource(), Found()
     seen: set[str] = set()
     for row in (row for path in paths for row in read_table(path).to_pylist()):
@@ -76,7 +76,7 @@ def definition_examples(paths: Sequence[Path], config: InstructConfig) -> Found:
 
 
 def without_duplicates(examples: Sequence[Example]) -> tuple[list[Example], list[Dropped]]:
-    """The first of each group of examples that say the same, and the others."""
+    """Returns the first of each group of examples that say the same, and the others."""
     kept: dict[str, Example] = {}
     dropped = []
     for example in examples:
@@ -90,7 +90,7 @@ def without_duplicates(examples: Sequence[Example]) -> tuple[list[Example], list
 
 
 def held_out_ids(examples: Sequence[Example], config: InstructConfig) -> set[str]:
-    """The examples kept from training: the groups with the lowest hashes, up to the configured share of the examples.
+    """Returns the examples kept from training: the groups with the lowest hashes, up to the configured share of all.
 
     A group are the examples that share a question (first or last) or the last answer, directly or through others. One
     that is larger than the share ("Thank you.") stays in training; a benchmark of definitions takes at least four.
@@ -127,14 +127,14 @@ def connected(examples: Sequence[Example]) -> list[list[Example]]:
 
 
 def example_table(examples: Sequence[Example]) -> pa.Table:
-    """The examples as they are stored, `EXAMPLE_SCHEMA`."""
+    """Returns the examples as they are stored, `EXAMPLE_SCHEMA`."""
     columns = EXAMPLE_SCHEMA.names
     rows = [{name: getattr(example, name) for name in columns} for example in examples]
     return pa.Table.from_pylist(rows, EXAMPLE_SCHEMA)
 
 
 def overall_counts(extracted: Counts | None, written: Counts) -> Counts:
-    """The counts of both steps as one: what was found, examples made, and every reason on the way.
+    """Returns the counts of both steps as one: what was found, examples made, and every reason on the way.
 
     `extracted` is the total of `extract_definitions`, if there was one; `written` what `write_examples` returned.
     """

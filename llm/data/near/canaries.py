@@ -54,22 +54,22 @@ class Canary:
 
 
 def is_canary(numbers: Numbers) -> npt.NDArray[np.bool_]:
-    """Which numbers are those of canaries."""
+    """Returns which numbers are those of canaries."""
     return numbers >= FIRST_CANARY
 
 
 def original_of(numbers: AnyNumbers) -> AnyNumbers:
-    """The document that a canary was made of, of one or of many."""
+    """Returns the document that a canary was made of, of one or of many."""
     return (numbers - FIRST_CANARY) // 2
 
 
 def kind_of(number: int) -> Kind:
-    """The kind of a canary."""
+    """Returns the kind of a canary."""
     return KINDS[(number - FIRST_CANARY) % 2]
 
 
 def canary_pairs(keys: Hashes, numbers: Numbers, canary_keys: Hashes, canaries: Numbers) -> Numbers:
-    """Pairs of a text and a canary under one key, `(n_pairs, 2)`; the texts' `keys` are sorted.
+    """Returns the pairs of a text and a canary under one key, `(n_pairs, 2)`; the texts' `keys` are sorted.
 
     Of a bucket of many the copy meets the last `MAX_NEIGHBOURS` only, and always its original.
     """
@@ -83,7 +83,7 @@ def canary_pairs(keys: Hashes, numbers: Numbers, canary_keys: Hashes, canaries: 
 
 
 def canary_copies(original: int, text: str, ngram: int, threshold: float) -> Iterator[Canary]:
-    """A near duplicate halfway between the threshold and equality, and a control at half the threshold.
+    """Yields a near duplicate halfway between the threshold and equality, and a control at half the threshold.
 
     Nothing for a document that is too short, or so repetitive that its copies come out otherwise.
     """
@@ -98,7 +98,7 @@ def canary_copies(original: int, text: str, ngram: int, threshold: float) -> Ite
 
 
 def replace_words(text: str, similarity: float, ngram: int) -> str:
-    """The text with words at equal distances replaced by made-up ones, down to about the Jaccard similarity given.
+    """Returns the text with words at equal distances replaced by made-up ones, down to about a Jaccard similarity.
 
     Of n shingles each replaced word changes `ngram`, so k of them leave (n - k ngram) / (n + k ngram).
     """

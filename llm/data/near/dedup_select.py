@@ -57,7 +57,7 @@ class Clusters:
 def find_clusters(
     parts: list[DocumentPart], scans: Path, counted: Path, verified: Path, texts: StoredTexts
 ) -> Clusters:
-    """The clusters of exact and near duplicates.
+    """Returns the clusters of exact and near duplicates.
 
     In a chain of near duplicates the similarity with the kept document may lie under the threshold; so it may where
     documents are near duplicates without their repeated paragraphs only.
@@ -133,7 +133,7 @@ def write_clusters(clusters: Clusters, parts: list[DocumentPart], path: Path, de
 
 
 def check_canaries(clusters: Clusters, parts: list[DocumentPart], verified: Path, texts: StoredTexts) -> CanaryResult:
-    """Whether the canaries were found to be near duplicates of their originals, and only the right ones."""
+    """Returns whether the canaries were found to be near duplicates of their originals, and only the right ones."""
     canaries = texts.numbers[is_canary(texts.numbers)]
     near = np.concatenate(load_all(verified, "near.npy"), axis=1)
     near = near[:, is_canary(near[1])]

@@ -54,7 +54,7 @@ def scan_part(part: DocumentPart, out_dir: Path, config: DedupConfig) -> Counts:
 
 
 def preference(urls: list[str], n_chars: Numbers, config: DedupConfig) -> Numbers:
-    """A number for each document, `(n,)`: of a cluster that with the smallest stays, of equal ones the first."""
+    """Returns a number for each document, `(n,)`: of a cluster the smallest stays, of equal ones the first."""
     if config.keep == "shortest url":
         order = np.array([len(url) for url in urls], dtype=np.int64)
     else:
@@ -72,7 +72,7 @@ def _host_rank(url: str, preferred: tuple[str, ...]) -> int:
 
 
 def unique_paragraphs(texts: list[str], config: DedupConfig) -> tuple[Hashes, Numbers]:
-    """The keys of the paragraphs that may be removed and the index of their text, each once in a text."""
+    """Returns the keys of the paragraphs that may be removed and the index of their text, each once in a text."""
     if config.max_paragraph_documents is None:
         return no_keys(), np.zeros(0, dtype=np.int64)
     keys, owners = paragraph_keys(texts, config.min_paragraph_chars)
@@ -92,7 +92,7 @@ class KeyRange:
 
 
 def key_ranges(n_entries: float) -> list[KeyRange]:
-    """The ranges that so many entries are cut into."""
+    """Returns the ranges that so many entries are cut into."""
     n = n_ranges(int(n_entries))
     return [KeyRange(index, n) for index in range(n)]
 
@@ -110,7 +110,7 @@ def count_range(part: KeyRange, scans: Path, out_dir: Path, config: DedupConfig)
 
 
 def repeated_keys(keys: Hashes, numbers: Numbers, config: DedupConfig) -> tuple[Hashes, Numbers, Numbers]:
-    """Keys that stand in too many documents, in how many, and the first of these, `(n,)` each."""
+    """Returns keys that stand in too many documents, in how many, and the first of these, `(n,)` each."""
     first, lengths = runs(keys)
     is_repeated = lengths > (config.max_paragraph_documents or len(keys))
     first = first[is_repeated]
@@ -118,13 +118,13 @@ def repeated_keys(keys: Hashes, numbers: Numbers, config: DedupConfig) -> tuple[
 
 
 def read_keys(folders: Path, name: str, part: KeyRange) -> tuple[Hashes, Numbers]:
-    """Keys of a range, sorted, and their numbers, of all files of that name; one is open at a time."""
+    """Returns keys of a range, sorted, and their numbers, of all files of that name; one is open at a time."""
     files = (np.load(folder / name, mmap_mode="r") for folder in finished_folders(folders))
     return read_range(files, part.index, part.n)
 
 
 def no_keys() -> Hashes:
-    """An array of none."""
+    """Returns an array of none."""
     return np.zeros(0, dtype=np.uint64)
 
 
@@ -192,7 +192,7 @@ class BandRange:
 
 
 def band_ranges(n_entries: float, config: DedupConfig) -> list[BandRange]:
-    """All bands of so many signatures; large ones are cut into ranges, small ones taken together."""
+    """Returns all bands of so many signatures; large ones are cut into ranges, small ones taken together."""
     n_bands, _ = band_shape(config.threshold, config.n_permutations)
     n_together = max(1, RANGE_ENTRIES // max(1, int(n_entries)))
     starts = range(0, n_bands, n_together)
@@ -225,17 +225,20 @@ def verify_part(part: DocumentPart, joined: Path, paired: Path, out_dir: Path, c
 
 
 def document_of(numbers: Numbers) -> Numbers:
-    """The documents that texts are of, or that canaries were made of."""
+    """Returns the documents that texts are of, or that canaries were made of."""
     return np.where(is_canary(numbers), original_of(numbers), numbers // 2)
 
 
 def load_all(folders: Path, name: str) -> list[npt.NDArray[Any]]:
-    """The small arrays that a step has left in its folders, in order."""
+    """Returns the small arrays that a step has left in its folders, in order."""
     return [np.load(folder / name) for folder in finished_folders(folders)]
 
 
 def read_numbers(folders: Path, name: str, start: int, stop: int) -> Numbers:
-    """The columns with a first number from `start` to `stop` (exclusive), `(2, n)`; each file is in order of that."""
+    """Returns the columns with a first number from `start` to `stop` (exclusive), `(2, n)`.
+
+    Each file is in order of that.
+    """
     found = [np.zeros((2, 0), dtype=np.int64)]
     for folder in finished_folders(folders):
         columns = np.load(folder / name, mmap_mode="r")

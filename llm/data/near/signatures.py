@@ -36,11 +36,11 @@ class TextSignatures:
     shingles: Shingles
 
     def signatures_of(self, positions: Numbers) -> Signatures:
-        """The signatures of the texts at some positions, `(n_positions, n_permutations)`."""
+        """Returns the signatures of the texts at some positions, `(n_positions, n_permutations)`."""
         return self.rows[positions]
 
     def shingles_of(self, position: int) -> frozenset[int]:
-        """The shingles of the text at a position."""
+        """Returns the shingles of the text at a position."""
         return self.shingles.of(position)
 
 
@@ -60,19 +60,19 @@ class StoredTexts:
     @staticmethod
     @contextlib.contextmanager
     def open(folder: Path, n_permutations: int) -> Iterator[StoredTexts]:
-        """The texts in a folder, whose files are open while the block runs."""
+        """Yields the texts in a folder, whose files are open while the block runs."""
         with open(folder / "signatures", "rb") as signatures, open(folder / "shingles", "rb") as shingles:
             yield StoredTexts(folder, n_permutations, signatures, shingles)
 
     def signatures_of(self, positions: Numbers) -> Signatures:
-        """The signatures of the texts at some positions, `(n_positions, n_permutations)`."""
+        """Returns the signatures of the texts at some positions, `(n_positions, n_permutations)`."""
         wanted, inverse = np.unique(positions, return_inverse=True)
         n_bytes = 4 * self._n_permutations
         rows = [os.pread(self._signatures.fileno(), n_bytes, position * n_bytes) for position in wanted.tolist()]
         return np.frombuffer(b"".join(rows), dtype=np.uint32).reshape(-1, self._n_permutations)[inverse]
 
     def shingles_of(self, position: int) -> frozenset[int]:
-        """The shingles of the text at a position."""
+        """Returns the shingles of the text at a position."""
         start, stop = self._starts[position : position + 2].tolist()
         return frozenset(
             np.frombuffer(os.pread(self._shingles.fileno(), 4 * (stop - start), 4 * start), np.uint32).tolist()
@@ -82,7 +82,7 @@ class StoredTexts:
 def sign_texts(
     texts: Sequence[str], numbers: Numbers, *, ngram: int, n_permutations: int, seed: int
 ) -> tuple[Hashes, TextSignatures]:
-    """The content hashes of some texts, `(n,)`, and the texts ready to be compared, under the numbers given."""
+    """Returns the content hashes of some texts, `(n,)`, and the texts ready to be compared, under the numbers given."""
     hashes, lengths = [np.zeros(0, dtype=np.uint64)], [np.zeros(1, dtype=np.int64)]
     shingles = [np.zeros(0, dtype=np.uint32)]
     rows = [np.zeros((0, n_permutations), dtype=np.uint32)]
@@ -97,7 +97,10 @@ def sign_texts(
 
 
 def similarities(pairs: Numbers, texts: TextSignatures | StoredTexts, threshold: float) -> npt.NDArray[np.float64]:
-    """The Jaccard similarity of each pair of numbers, `(n_pairs,)`; 0 if the signatures rule out the threshold."""
+    """Returns the Jaccard similarity of each pair of numbers, `(n_pairs,)`.
+
+    0 if the signatures rule out the threshold.
+    """
     found = np.zeros(len(pairs))
     shingles_of = functools.lru_cache(1024)(texts.shingles_of)
     for start in range(0, len(pairs), PAIRS_AT_ONCE):

@@ -64,7 +64,7 @@ class _Retry(Exception):
 
 
 def download(url: str, folder: Path, span: tuple[int, int] | None = None) -> Download:
-    """The file at `url`, or its bytes from `span[0]` to `span[1]` (exclusive), in `folder`.
+    """Returns the file at `url`, or its bytes from `span[0]` to `span[1]` (exclusive), in `folder`.
 
     What is there already is hashed and taken; what is there in part is continued. Raises ValueError for an address at
     which there is no such file, ConnectionError when the server stays away or breaks off every time, and OSError when
@@ -91,7 +91,7 @@ def download(url: str, folder: Path, span: tuple[int, int] | None = None) -> Dow
 
 
 def file_name(url: str, span: tuple[int, int] | None = None) -> str:
-    """The name of a download: it differs for each address and span, and ends as the file's own name does."""
+    """Returns the name of a download: it differs for each address and span, and ends as the file's own name does."""
     key = hashlib.sha256(url.encode()).hexdigest()[:16]
     base = re.sub(r"[^A-Za-z0-9._-]", "_", urlsplit(url).path.rpartition("/")[2])[-80:]
     part = f"-{span[0]}-{span[1]}" if span else ""

@@ -28,17 +28,17 @@ class SourceFile:
 
 
 def is_remote(location: str) -> bool:
-    """Whether a location is an address rather than a path of this machine."""
+    """Returns whether a location is an address rather than a path of this machine."""
     return "://" in location
 
 
 def source_files(source: SourceConfig) -> list[SourceFile]:
-    """The files that the paths of a source name: those here in order of their labels, then the addresses."""
+    """Returns the files that the paths of a source name: those here in order of their labels, then the addresses."""
     return [*local_files(source), *(SourceFile(path, path) for path in sorted(source.paths) if is_remote(path))]
 
 
 def local_files(source: SourceConfig) -> list[SourceFile]:
-    """The files on this machine that the paths of a source name, in order of their labels."""
+    """Returns the files on this machine that the paths of a source name, in order of their labels."""
     found: dict[str, Path] = {}
     for pattern in source.paths:
         if is_remote(pattern):
@@ -64,7 +64,7 @@ def _label(file: Path, pattern: Path) -> str:
 
 
 def local_path(location: str, downloads: Path) -> Path:
-    """The file at a location on this machine, fetched into `downloads` if it is elsewhere.
+    """Returns the file at a location on this machine, fetched into `downloads` if it is elsewhere.
 
     Raises ValueError if there is none, ConnectionError and OSError as `download` does.
     """

@@ -59,7 +59,7 @@ def _stop(signal_number: int, frame: FrameType | None) -> None:
 
 
 def earlier_crawl(folder: str | None) -> EarlierCrawl | None:
-    """The earlier crawl, or None with a warning when it cannot be read: it only saves time."""
+    """Returns the earlier crawl, or None with a warning when it cannot be read: it only saves time."""
     try:
         return EarlierCrawl(Path(folder)) if folder else None
     except OSError as error:

@@ -49,7 +49,7 @@ class EgressPolicy:
         return self
 
     def rejection_reason(self, host: str, address: str, port: int) -> str | None:
-        """Why `host`, resolved to `address`, may not be connected to at `port`; None when it may."""
+        """Returns why `host`, resolved to `address`, may not be connected to at `port`; None when it may."""
         if (host.lower().rstrip("."), port) in self._allowed_names or (address, port) in self._allowed_names:
             self._approved.add((address, port))
             return None
@@ -62,7 +62,10 @@ class EgressPolicy:
         return None
 
     def judge(self, host: str, addresses: Sequence[str], port: int) -> bool:
-        """Whether all addresses of a host may be connected to; one bad one refuses the host, and the reason is kept."""
+        """Returns whether all addresses of a host may be connected to.
+
+        One bad one refuses the host, and the reason is kept.
+        """
         reasons = [text for address in addresses if (text := self.rejection_reason(host, address, port))]
         if reasons:
             self.refusals[host.lower(), port] = reasons[0]
@@ -70,7 +73,7 @@ class EgressPolicy:
 
 
 def private_kind(address: str) -> str | None:
-    """What makes an IP address not a public one ("a loopback", "a private", ...), or None for a public address.
+    """Returns what makes an IP address not a public one ("a loopback", "a private", ...), or None for a public address.
 
     Raises ValueError for what is no IP address.
     """

@@ -66,7 +66,7 @@ class HostQueue:
         return self.last + (self.pace_s or 0.0)
 
     def is_idle(self, now: float) -> bool:
-        """Whether the host waits for its next level, or for its failed rows, whose time has come."""
+        """Returns whether the host waits for its next level, or for its failed rows, whose time has come."""
         rested = self.rest_until is None or now >= self.rest_until
         return not (self.rows or self.n_in_flight or self.state.ended) and rested
 
@@ -132,7 +132,7 @@ class Frontier:
     # Handing out
 
     def next_row(self) -> Row | None:
-        """The next URL to fetch, or None: wait for an answer, for `pause_s`, or, when `finished`, for nothing."""
+        """Returns the next URL to fetch; None: wait for an answer, for `pause_s`, or, when `finished`, for nothing."""
         row = None
         while not self.finished and row is None:
             row = None if self._time_is_up() else self._take()
@@ -181,11 +181,11 @@ class Frontier:
         return limit is not None and self.seconds() > limit
 
     def seconds(self) -> float:
-        """How long the crawl has been running, earlier processes included."""
+        """Returns how long the crawl has been running, earlier processes included."""
         return self._seconds_before + time.monotonic() - self._started
 
     def pause_s(self) -> float:
-        """Seconds until time alone lets a host go on, or ends the crawl; 0 when none waits for that."""
+        """Returns the seconds until time alone lets a host go on, or ends the crawl; 0 when none waits for that."""
         now = time.monotonic()
         times = [when - now for queue in self._turns if (when := queue.wakes_at(now)) is not None]
         if self.budget.max_seconds is not None:
@@ -326,7 +326,7 @@ class Frontier:
         self._commit_if_full()
 
     def in_flight(self, row: Row) -> bool:
-        """Whether the row has been handed out and is not settled."""
+        """Returns whether the row has been handed out and is not settled."""
         return row.id in self._in_flight
 
     def _leave_flight(self, row: Row) -> None:

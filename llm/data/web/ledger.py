@@ -120,13 +120,13 @@ class Ledger:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES('seconds', ?)", (seconds,))
 
     def totals(self) -> Totals:
-        """What the ledger hold now."""
+        """Returns what the ledger hold now."""
         n_known = self._number(f"SELECT count(*) FROM urls WHERE {_COUNTED}")
         stored = self._db.execute("SELECT count(*), coalesce(sum(n_bytes), 0) FROM urls WHERE state=1").fetchone()
         return Totals(n_known, *stored)
 
     def hosts(self) -> list[HostState]:
-        """All hosts that have had a turn, by name."""
+        """Returns all hosts that have had a turn, by name."""
         rows = self._db.execute("SELECT host, level, max_pages, max_bytes, ended, is_full FROM hosts ORDER BY host")
         return [HostState(*row)._replace(ended=bool(row[4]), is_full=bool(row[5])) for row in rows]
 
@@ -140,11 +140,11 @@ class Ledger:
         return [host for (host,) in rows]
 
     def asked(self, host: str) -> int:
-        """How many pages of a host have been admitted."""
+        """Returns how many pages of a host have been admitted."""
         return self._number("SELECT count(*) FROM urls WHERE host=? AND level IS NOT NULL AND kind=0", host)
 
     def host_bytes(self, host: str) -> int:
-        """Bytes of the stored pages of a host."""
+        """Returns the bytes of the stored pages of a host."""
         return self._number("SELECT sum(n_bytes) FROM urls WHERE host=? AND level IS NOT NULL AND state=1", host)
 
     # URLs come in
@@ -192,7 +192,7 @@ class Ledger:
     # URLs are admitted
 
     def next_depth(self, host: str) -> int | None:
-        """The smallest depth at which URLs of a host wait to be admitted."""
+        """Returns the smallest depth at which URLs of a host wait to be admitted."""
         found = self._db.execute(f"SELECT min(depth) FROM urls WHERE {_WAITING}", (host,)).fetchone()
         return found[0]
 
@@ -241,19 +241,19 @@ class Ledger:
     # A level
 
     def pending(self, state: HostState, after: str, before: str | None, n: int) -> list[Row]:
-        """The next `n` unsettled rows of the host's level, in order of URL."""
+        """Returns the next `n` unsettled rows of the host's level, in order of URL."""
         query = """SELECT id, url, host, depth, attempts, kind FROM urls
           WHERE host=? AND level=? AND url>? AND (? IS NULL OR url<?) AND state=0 ORDER BY url LIMIT ?"""
         return [Row(*row) for row in self._db.execute(query, (state.host, state.level, after, before, before, n))]
 
     def failed_attempts(self, state: HostState, before: str | None) -> int:
-        """The most attempts that an unsettled row of the host's level has had; 0 when all are settled."""
+        """Returns the most attempts that an unsettled row of the host's level has had; 0 when all are settled."""
         query = """SELECT max(max(attempts), 1) FROM urls
           WHERE host=? AND level=? AND state=0 AND (? IS NULL OR url<?)"""
         return self._number(query, state.host, state.level, before, before)
 
     def byte_cut(self, state: HostState) -> str | None:
-        """The first URL of the host's level at which the host's stored bytes exceed its budget."""
+        """Returns the first URL of the host's level at which the host's stored bytes exceed its budget."""
         before = "SELECT sum(n_bytes) FROM urls WHERE host=? AND state=1 AND level<?"
         left = state.max_bytes - self._number(before, state.host, state.level)
         running = """SELECT url, sum(CASE state WHEN 1 THEN n_bytes ELSE 0 END) OVER (ORDER BY url) AS total
@@ -347,7 +347,7 @@ class Ledger:
         self.journal.verify(self._db.execute("SELECT name, sha256 FROM segments ORDER BY name"))
 
     def stored(self) -> list[JournalPage]:
-        """The stored pages in order of URL."""
+        """Returns the stored pages in order of URL."""
         query = """SELECT url, status, content_type, segment, offset, n_stored_bytes, n_bytes, sha256, depth,
           fetched_at, etag, last_modified, reused FROM urls WHERE state=1 ORDER BY url"""
         rows = self._db.execute(query)
@@ -357,7 +357,7 @@ class Ledger:
         ]
 
     def refused(self) -> list[tuple[str, Refusal]]:
-        """The refused URLs in order, each with its reason."""
+        """Returns the refused URLs in order, each with its reason."""
         query = f"SELECT url, reason, detail, transient FROM urls WHERE state=2 AND {_COUNTED} ORDER BY url"
         return [(url, Refusal(reason, detail, bool(again))) for url, reason, detail, again in self._db.execute(query)]
 

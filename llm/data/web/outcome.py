@@ -61,5 +61,5 @@ class FetchedPage:
     reused: bool = False
 
     def header(self, name: str) -> str:
-        """The value of a header, "" if absent."""
+        """Returns the value of a header, "" if absent."""
         return next((value for known, value in self.headers if known.lower() == name), "")

@@ -43,7 +43,7 @@ class EarlierCrawl:
         self._damaged: set[str] = set()
 
     def conditions(self, url: str) -> dict[str, str]:
-        """The request headers that ask for the page only if it has changed; none when it is not known."""
+        """Returns the request headers that ask for the page only if it has changed; none when it is not known."""
         row = self._row_of(url)
         if row is None or url in self._damaged or "etag" not in self._fetched.column_names:
             return {}
@@ -54,7 +54,7 @@ class EarlierCrawl:
         return {name: value for name, value in found.items() if value}
 
     def page(self, url: str) -> EarlierPage | None:
-        """The earlier page at a URL; None, and no conditions from now on, when it is damaged."""
+        """Returns the earlier page at a URL; None, and no conditions from now on, when it is damaged."""
         row = self._row_of(url)
         if row is None:
             return None

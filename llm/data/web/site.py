@@ -30,7 +30,7 @@ MAX_DOCS_BYTES = 500 * 2**20
 
 
 def resolve_site(config: SiteConfig, cache_dir: Path) -> Path:
-    """The folder to serve; raises ValueError when there is none, ConnectionError when it cannot be fetched."""
+    """Returns the folder to serve; raises ValueError when there is none, ConnectionError when it cannot be fetched."""
     if config.folder == PYTHON_DOCS:
         return find_python_docs(cache_dir)
     folder = Path(config.folder).expanduser()
@@ -46,7 +46,7 @@ def resolve_site(config: SiteConfig, cache_dir: Path) -> Path:
 
 
 def find_python_docs(cache_dir: Path) -> Path:
-    """The folder of Python's HTML documentation: from an earlier call, installed, from Debian, or from python.org.
+    """Finds the folder of Python's HTML documentation: of an earlier call, installed, from Debian or python.org.
 
     What is fetched is kept in `cache_dir / "python-docs"` (about 60 MB), whole or not at all. Raises ConnectionError
     that says what was tried and what to do.
@@ -188,7 +188,7 @@ class _FolderHandler(SimpleHTTPRequestHandler):
     timeout = 60
 
     def send_head(self) -> Any:
-        """The opened file after its headers were sent, or None after an error was sent."""
+        """Returns the opened file after its headers were sent, or None after an error was sent."""
         port = cast(_SiteServer, self.server).server_port
         if self.headers.get("Host") not in (f"127.0.0.1:{port}", f"localhost:{port}"):
             self.send_error(HTTPStatus.FORBIDDEN)

@@ -44,7 +44,7 @@ class LinkRules:
 
 
 def n_repeats(segments: list[str]) -> int:
-    """How many times a block of up to four path segments stands in a row, at most: 3 in `/x/a/b/a/b/a/b`."""
+    """Returns how many times a block of up to four path segments stands in a row, at most: 3 in `/x/a/b/a/b/a/b`."""
     most = 1
     for size in range(1, MAX_BLOCK + 1):
         n_equal = 0
@@ -55,7 +55,10 @@ def n_repeats(segments: list[str]) -> int:
 
 
 def compiled(field: str, patterns: Iterable[str]) -> list[re.Pattern[str]]:
-    """The patterns, ready for use; raises ValueError that names `field` for one that is no regular expression."""
+    """Returns the patterns, ready for use.
+
+    Raises ValueError that names `field` for one that is no regular expression.
+    """
     found = []
     for pattern in patterns:
         try:
