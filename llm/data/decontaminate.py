@@ -26,7 +26,7 @@ from ..files import read_table, write_table
 from .benchmark_items import BenchmarkItem, benchmark_files, file_states, read_items
 from .canary_check import CanaryCheck, CanaryResult
 from .drops import Dropped, write_dropped
-from .near.keyed import Numbers, runs
+from .near.keyed import runs
 from .near.ngrams import split_words
 from .ngram_index import NgramIndex, find_ngrams
 from .parts import DocumentPart, spread_numbers
@@ -114,17 +114,12 @@ def find_part(part: DocumentPart, index: Path, out_dir: Path, config: Decontamin
     table = part.read(["id", "url", "held_out", "text"])
     texts = table["text"].to_pylist()
     found = find_ngrams(texts, NgramIndex.load(index))
-    ngrams = [" ".join(words) for words in _words_at(texts, found)]
+    words = {row: split_words(texts[row], punctuation=False) for row in set(found[0].tolist())}
+    ngrams = [" ".join(words[row][start : start + length]) for row, _, start, length in found.T.tolist()]
     columns = [pa.array(part.start + found[0]), *(table[name].take(found[0]) for name in ("id", "url", "held_out"))]
     columns += [pa.array(found[1].view(np.uint64)), pa.array(ngrams, pa.string())]
     write_table(out_dir / "found.parquet", pa.Table.from_arrays(columns, schema=FOUND_SCHEMA))
     return Counts("documents", len(texts), len(texts))
-
-
-def _words_at(texts: Sequence[str], found: Numbers) -> list[list[str]]:
-    """The words of each n-gram that was found."""
-    words = {row: split_words(texts[row], punctuation=False) for row in set(found[0].tolist())}
-    return [words[row][position : position + length] for row, _, position, length in found.T.tolist()]
 
 
 def decide(

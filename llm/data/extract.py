@@ -117,13 +117,9 @@ def _n_words(text: str) -> int:
 # ---------------------------------------------------------------- about the page
 
 
-def _range(page: Blocks, main: tuple[int, int] | None) -> tuple[int, int]:
-    return main or (0, len(page.texts))
-
-
 def _link_share(page: Blocks, main: tuple[int, int] | None) -> float:
     """Share of the main element's visible characters that stand in links; one never closed does not count."""
-    inside = slice(*_range(page, main))
+    inside = slice(*(main or (0, len(page.texts))))
     n_visible = int((page.blocks.n_chars - page.blocks.n_words + 1)[inside].sum())
     return min(1.0, int(page.blocks.n_short_link_chars[inside].sum()) / n_visible) if n_visible else 0.0
 

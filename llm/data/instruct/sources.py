@@ -107,7 +107,9 @@ def read_source(source: InstructSource, downloads: Path, config: InstructConfig)
     for place, record in _records(source, downloads):
         url = f"{source.label}:{place}"
         try:
-            found.examples.append(_example(chat_of(record, source), source))
+            messages = chat_of(record, source)
+            id = hash_of(json.dumps(messages, ensure_ascii=False))
+            found.examples.append(Example(id, messages[-2]["content"], messages, weight=source.weight))
         except BadRecord as error:
             if config.bad_examples == "refuse" and error.reason not in ALWAYS_DROPPED:
                 raise ValueError(
@@ -156,11 +158,6 @@ def _of_messages(record: dict[str, Any], source: InstructSource) -> list[Message
     messages = messages_of(record[name], name)
     check_turns(messages, name, last="assistant")
     return messages
-
-
-def _example(messages: list[Message], source: InstructSource) -> Example:
-    id = hash_of(json.dumps(messages, ensure_ascii=False))
-    return Example(id, messages[-2]["content"], messages, weight=source.weight)
 
 
 def _records(source: InstructSource, downloads: Path) -> Iterator[tuple[str, Any]]:

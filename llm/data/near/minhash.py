@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .ngrams import Hashes, Offsets, batches, hash_shingles, hash_texts, hash_words
+from .ngrams import Hashes, Offsets, hash_shingles, hash_texts, hash_words
 
 Signatures = npt.NDArray[np.uint32]
 ShingleHashes = npt.NDArray[np.uint32]
@@ -45,14 +45,6 @@ def hash_batch(texts: Sequence[str], ngram: int) -> tuple[Hashes, Shingles]:
     words = hash_words(texts)
     hashes, starts = hash_shingles(words, ngram)
     return hash_texts(words), Shingles((hashes >> np.uint64(32)).astype(np.uint32), starts)
-
-
-def shingle_texts(texts: Sequence[str], ngram: int) -> Shingles:
-    """Returns the shingles of all texts, batch by batch."""
-    parts = [hash_batch(batch, ngram)[1] for batch in batches(texts)]
-    lengths = [np.diff(part.starts) for part in parts]
-    starts = np.concatenate([np.zeros(1, dtype=np.int64), *lengths]).cumsum()
-    return Shingles(np.concatenate([np.zeros(0, dtype=np.uint32), *(part.hashes for part in parts)]), starts)
 
 
 def jaccard(a: frozenset[int], b: frozenset[int]) -> float:

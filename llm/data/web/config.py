@@ -83,7 +83,11 @@ class CrawlConfig(Config):
         if not self.seeds:
             raise ValueError("seeds is empty; allowed: one or more http or https addresses")
         for seed in self.seeds:
-            _check_seed(seed)
+            if canonical_url(seed, seed) is None:
+                raise ValueError(
+                    f"seeds: {seed!r} is not an http or https address (without user name and password); "
+                    "allowed: such as 'https://docs.example.org/'"
+                )
         for place in self.allow_private:
             try:
                 parse_host_port(place)
@@ -104,14 +108,6 @@ class CrawlConfig(Config):
     def max_connections_per_host(self) -> int:
         """All connections may go to one host without a delay (one's own, presumably), else two."""
         return min(2, self.n_connections) if self.delay_s else self.n_connections
-
-
-def _check_seed(seed: str) -> None:
-    if canonical_url(seed, seed) is None:
-        raise ValueError(
-            f"seeds: {seed!r} is not an http or https address (without user name and password); "
-            "allowed: such as 'https://docs.example.org/'"
-        )
 
 
 def require_contact(user_agent: str, seeds: Iterable[str], allow_private: Iterable[str]) -> None:

@@ -110,13 +110,10 @@ class Frontier:
                 state._replace(ended=state.ended and not again) for state, again in zip(hosts, reopened, strict=True)
             )
         else:
-            self.ledger.add(self._first_urls(seeds), depth=0)
+            first = {guessed_sitemap(seed): GUESSED_SITEMAP for seed in seeds} if self.budget.sitemaps else {}
+            first |= {seed: SITEMAP if looks_like_sitemap(seed) else PAGE for seed in seeds}
+            self.ledger.add(first, depth=0)
             self._open_round()
-
-    def _first_urls(self, seeds: tuple[str, ...]) -> dict[str, int]:
-        """The seeds and, with `sitemaps`, the places where their hosts may have one."""
-        first = {guessed_sitemap(seed): GUESSED_SITEMAP for seed in seeds} if self.budget.sitemaps else {}
-        return first | {seed: SITEMAP if looks_like_sitemap(seed) else PAGE for seed in seeds}
 
     def _make_queues(self, states: Iterable[HostState]) -> None:
         """Puts hosts to work; the pace of one that has been at work before is kept."""
