@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llm.data.dedup import DedupConfig, cluster_signed, sign
+from llm.data.dedup import DedupConfig, cluster_signatures, sign
 
 NGRAM, THRESHOLD = 5, 0.8
 EDITS = ("substitute", "insert", "move", "surround")
@@ -188,10 +188,10 @@ def quality(texts: list[str], pairs: list[Pair], peers: str) -> None:
     """Recall by kind of edit, precision, and the time after the signatures; the same for the LSH of datasketch."""
     config = DedupConfig()
     start = time.process_time()
-    content, signed = sign(texts, np.arange(len(texts)), config)
+    content, signatures = sign(texts, np.arange(len(texts)), config)
     signing = time.process_time() - start
     start = time.process_time()
-    first = cluster_signed(content, signed, config.threshold)
+    first = cluster_signatures(content, signatures, config.threshold)
     clustering = time.process_time() - start
     true = [pair for pair in pairs if pair[3] >= THRESHOLD]
     print(f"\nsigned in {signing:.2f} s, clustered and verified in {clustering:.2f} s (CPU)")
@@ -203,7 +203,7 @@ def quality(texts: list[str], pairs: list[Pair], peers: str) -> None:
     n_right = count_right(texts, first, joined)
     print(f"precision           {n_right / len(joined):.4f} of {len(joined):,} duplicates (by exact Jaccard)")
     if "datasketch" in peers:
-        datasketch_lsh(texts, true, signed.rows)
+        datasketch_lsh(texts, true, signatures.rows)
 
 
 def datasketch_lsh(texts: list[str], true: list[Pair], rows: np.ndarray) -> None:

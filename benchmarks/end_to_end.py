@@ -23,7 +23,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from llm.data.warc import PAGE_SCHEMA, encode_record
+from llm.data.warc_write import PAGE_SCHEMA, encode_record
 from llm.files import read_table, write_table
 
 

@@ -22,7 +22,7 @@ from llm.data.dedup import DedupConfig
 from llm.data.instruct.config import InstructConfig
 from llm.data.pack import ShardConfig
 from llm.data.sources.ingest import IngestConfig
-from llm.data.web.crawl import CrawlConfig
+from llm.data.web.config import CrawlConfig
 from llm.evaluate.config import EvaluateConfig
 from llm.evaluate.gate import GateConfig
 from llm.imported_tokenizer import import_tokenizer

@@ -55,14 +55,14 @@ class FastEncoder:
         self._backend = backend
 
     def encode(self, text: str) -> np.ndarray:
-        """The ids of a text, uint32 `(n_tokens,)`."""
+        """Returns the ids of a text, uint32 `(n_tokens,)`."""
         if has_new_characters(text):
             return encode_with_tokenizers(self._backend, [text])[0]
         return self._gigatoken.encode(text)
 
 
 def load_fast_encoder(backend: tokenizers.Tokenizer) -> FastEncoder | None:
-    """A fast encoder that gave the same ids as `backend` on all check texts, or None; why is logged once."""
+    """Returns a fast encoder that gave the same ids as `backend` on all check texts, or None; why is logged once."""
     try:
         encoder = FastEncoder(backend)
         n_differing = _count_differing(encoder, backend)
@@ -80,12 +80,12 @@ def load_fast_encoder(backend: tokenizers.Tokenizer) -> FastEncoder | None:
 
 
 def encode_with_tokenizers(backend: tokenizers.Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
-    """The ids of each text by the `tokenizers` library, uint32 `(n_tokens,)`, encoded in parallel."""
+    """Returns the ids of each text by the `tokenizers` library, uint32 `(n_tokens,)`, encoded in parallel."""
     return [np.array(row.ids, np.uint32) for row in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def has_new_characters(text: str) -> bool:
-    """Whether a text has characters that Python's Unicode tables lack, or halves of surrogate pairs.
+    """Returns whether a text has characters that Python's Unicode tables lack, or halves of surrogate pairs.
 
     Libraries follow Unicode at their own pace, and a letter that only one of them knows is split differently: gigatoken
     0.10 has Unicode 17, tokenizers 0.23 Unicode 16, which is 4,657 characters. The tables of Python 3.11 to 3.14 are

@@ -1,4 +1,4 @@
-"""Byte pair encoding from scratch, to be read beside the books; the pipeline uses `tokenizer.py`.
+"""Byte pair encoding from scratch, to be read beside the textbooks; the pipeline uses `tokenizer.py`.
 
 Training: write every piece of text (a word with the space before it) as bytes; then again and again replace the pair of
 neighbouring tokens that occurs most often by one new token. Encoding: write a piece as bytes and do the same
@@ -47,7 +47,7 @@ class ReadableBPE:
 
     @staticmethod
     def train(texts: Iterable[str], vocab_size: int) -> ReadableBPE:
-        """A vocabulary of `vocab_size` tokens, or of fewer when no pair occurs twice any more.
+        """Returns a vocabulary of `vocab_size` tokens, or of fewer when no pair occurs twice any more.
 
         Raises ValueError when `vocab_size` has no room for the special tokens and the bytes.
         """
@@ -74,7 +74,7 @@ class ReadableBPE:
         return self.merges[pair]
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text."""
+        """Returns the ids of a text."""
         return [token for piece in split(text) for token in self._encode_piece(piece)]
 
     def _encode_piece(self, piece: str) -> list[int]:
@@ -82,30 +82,30 @@ class ReadableBPE:
         rank = {pair: i for i, pair in enumerate(self.merges)}
         ids = byte_ids(piece)
         while True:
-            places = [(rank[pair], i) for i, pair in enumerate(pairwise(ids)) if pair in rank]
-            if not places:
+            ranked = [(rank[pair], i) for i, pair in enumerate(pairwise(ids)) if pair in rank]
+            if not ranked:
                 return ids
-            _, i = min(places)
+            _, i = min(ranked)
             ids[i : i + 2] = [self.merges[ids[i], ids[i + 1]]]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids; bytes that are not UTF-8 (half a character) become U+FFFD."""
+        """Returns the text of ids; bytes that are not UTF-8 (half a character) become U+FFFD."""
         return b"".join(self.tokens[i] for i in ids).decode(errors="replace")
 
 
 def split(text: str) -> list[str]:
-    """The pieces of a text, of which no token ever covers two: words with the space before them, numbers, and so on."""
+    """Returns the pieces of a text, of which no token covers two: words with the space before them, numbers, ..."""
     splitter = pre_tokenizers.Split(tokenizers.Regex(SPLIT_PATTERN), behavior="isolated")
     return [piece for piece, _ in splitter.pre_tokenize_str(text)]
 
 
 def byte_ids(piece: str) -> list[int]:
-    """A piece as UTF-8 bytes, each with the id of its token."""
+    """Returns a piece as UTF-8 bytes, each with the id of its token."""
     return [FIRST_BYTE_ID + BYTE_ORDER.index(byte) for byte in piece.encode()]
 
 
 def count_pairs(words: dict[tuple[int, ...], int]) -> Counter[Pair]:
-    """How often each pair of neighbours occurs in the words, which are given with their own counts."""
+    """Returns how often each pair of neighbours occurs in the words, which are given with their own counts."""
     pairs: Counter[Pair] = Counter()
     for word, count in words.items():
         for pair in pairwise(word):
@@ -114,12 +114,15 @@ def count_pairs(words: dict[tuple[int, ...], int]) -> Counter[Pair]:
 
 
 def most_frequent(pairs: Counter[Pair]) -> Pair:
-    """The pair that occurs most often, of equally frequent ones that with the lowest ids; (0, 0) if there is none."""
+    """Returns the pair that occurs most often, of equally frequent ones that with the lowest ids.
+
+    (0, 0) if there is none.
+    """
     return min(pairs, key=lambda pair: (-pairs[pair], pair), default=(0, 0))
 
 
 def merge(word: Sequence[int], pair: Pair, new_id: int) -> list[int]:
-    """The word with every occurrence of the pair replaced by `new_id`, from left to right."""
+    """Returns the word with every occurrence of the pair replaced by `new_id`, from left to right."""
     merged: list[int] = []
     i = 0
     while i < len(word):

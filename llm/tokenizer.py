@@ -66,7 +66,9 @@ class Tokenizer:
 
     @staticmethod
     def train(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-        """A tokenizer of `vocab_size` tokens learnt from `texts`; the same texts always give the same tokenizer.
+        """Returns a tokenizer of `vocab_size` tokens learnt from `texts`.
+
+        The same texts always give the same tokenizer.
 
         Raises ValueError when `vocab_size` is below 262 or the texts repeat themselves too little to fill it.
         """
@@ -91,7 +93,7 @@ class Tokenizer:
 
     @staticmethod
     def load(folder: Path) -> Tokenizer:
-        """The tokenizer saved in `folder`."""
+        """Returns the tokenizer saved in `folder`."""
         text = (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
         return Tokenizer(tokenizers.Tokenizer.from_str(text))
 
@@ -125,15 +127,15 @@ class Tokenizer:
         return SPECIAL_TOKENS.index(END)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text; never a special token, whatever the text says."""
+        """Returns the ids of a text; never a special token, whatever the text says."""
         return self._backend.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, as lists."""
+        """Returns the ids of each text, as lists."""
         return [self._integers.take(ids).tolist() for ids in self.encode_arrays(texts)]
 
     def encode_arrays(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of each text, uint32 `(n_tokens,)`: for many texts the fast way."""
+        """Returns the ids of each text, uint32 `(n_tokens,)`: for many texts the fast way."""
         if self._fast_encoder is None:
             return encode_with_tokenizers(self._backend, texts)
         return [self._fast_encoder.encode(text) for text in texts]
@@ -149,7 +151,7 @@ class Tokenizer:
         return load_fast_encoder(self._backend)
 
     def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
-        """The text of ids; bytes that are not UTF-8 (half a character) become U+FFFD."""
+        """Returns the text of ids; bytes that are not UTF-8 (half a character) become U+FFFD."""
         return self._backend.decode(ids, skip_special_tokens=skip_special)
 
     def token_n_bytes(self) -> np.ndarray:
@@ -353,7 +355,7 @@ def _count_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[np.ndarra
 
 
 def batched(texts: Iterable[str], max_chars: int = 1 << 21) -> Iterator[list[str]]:
-    """The texts in lists of about `max_chars` characters, which bounds the memory that encoding needs."""
+    """Yields the texts in lists of about `max_chars` characters, which bounds the memory that encoding needs."""
     batch, n_chars = [], 0
     for text in texts:
         batch.append(text)

@@ -6,11 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from llm.counts import Counts
-from llm.data.clean import CleanConfig, clean_partition
+from llm.data.canary_check import require_found, require_shares
+from llm.data.clean import CleanConfig, clean_partition, record_slices
 from llm.data.clean_check import self_check
 from llm.data.drops import sample_dropped
-from llm.data.records import record_slices
-from llm.data.tripwire import require_found, require_shares
 from llm.data.url_filter import load_block_list
 
 from .build import Build
@@ -27,9 +26,9 @@ def clean(build: Build, pages: Artifact, config: CleanConfig) -> Counts:
     """The main text of every page; every dropped page has a reason."""
     parts = record_slices(pages.path, config.pages_per_partition)
     checks = self_check(parts, config)
-    require_found(checks, config.trip_wire)
+    require_found(checks, config.canary_check)
     counts = build.map(clean_partition, parts, config=config)
     if counts.n_out:  # else the stage itself says that nothing is left, and why
-        require_shares(counts, sample_dropped(build.out_dir, 5), config.trip_wire)
-    planted = {name: value for check in checks for name, value in check.figures.items()}
-    return replace(counts, figures={**counts.figures, **planted})
+        require_shares(counts, sample_dropped(build.out_dir, 5), config.canary_check)
+    canaries = {name: value for check in checks for name, value in check.figures.items()}
+    return replace(counts, figures={**counts.figures, **canaries})

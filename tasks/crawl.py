@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 
 from llm.counts import Counts
-from llm.data.web.crawl import CrawlConfig
+from llm.data.web.config import CrawlConfig
 from llm.data.web.site import resolve_site, serve
 
 from . import session

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 from llm.counts import Counts
 from llm.data.benchmark_items import benchmark_files
+from llm.data.canary_check import require_found, require_shares
 from llm.data.decontaminate import (
     DecontaminateConfig,
     build_index,
-    check_planted,
+    check_canaries,
     decide,
     dropped_by,
     find_part,
@@ -20,7 +21,6 @@ from llm.data.decontaminate import (
 from llm.data.documents import document_files
 from llm.data.drops import sample_dropped
 from llm.data.parts import document_parts
-from llm.data.tripwire import require_found, require_shares
 from llm.files import write_table
 
 from .build import Build
@@ -34,8 +34,8 @@ def decontaminate(build: Build, documents: Artifact, config: DecontaminateConfig
     parts = document_parts(document_files(documents.path))
     items = read_benchmarks(config)
     index = build_index(items, config)
-    check = check_planted(parts, items, index, config)
-    require_found([check], config.trip_wire)
+    check = check_canaries(parts, items, index, config)
+    require_found([check], config.canary_check)
     index.save(build.work_dir / "index")
     # Without benchmarks there is nothing to look for in the documents.
     folders = build.each(find_part, parts, build.work_dir / "index", config=config)[0] if items else []
@@ -43,5 +43,5 @@ def decontaminate(build: Build, documents: Artifact, config: DecontaminateConfig
     write_table(build.out_dir / "hits.parquet", hits.drop_columns(["number"]))
     write_table(build.work_dir / "dropped.parquet", dropped_by(hits, config))
     counts = build.map(select_part, parts, build.work_dir / "dropped.parquet", config=config)
-    require_shares(counts, sample_dropped(build.out_dir, 5), config.trip_wire)
+    require_shares(counts, sample_dropped(build.out_dir, 5), config.canary_check)
     return replace(counts, figures={**counts.figures, **hit_figures(hits, items, index), **check.figures})

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from llm.counts import Counts
+from llm.data.canary_check import require_found, require_shares
 from llm.data.dedup import DedupConfig
 from llm.data.documents import document_files
 from llm.data.drops import sample_dropped
+from llm.data.near.canaries import N_CANARIES
 from llm.data.near.dedup_select import (
-    check_planted,
+    check_canaries,
+    check_similarities,
     find_clusters,
     gather_paragraphs,
     recount_range,
@@ -20,10 +23,8 @@ from llm.data.near.dedup_select import (
     write_clusters,
 )
 from llm.data.near.dedup_steps import band_ranges, count_range, key_ranges, pair_band, scan_part, sign_part, verify_part
-from llm.data.near.planted import N_PLANTED
-from llm.data.near.signed import StoredTexts, join_signed
+from llm.data.near.signatures import StoredTexts, join_signatures
 from llm.data.parts import document_parts, finished_folders, spread_numbers
-from llm.data.tripwire import require_found, require_shares
 
 from .build import Build
 from .stage import stage
@@ -37,23 +38,24 @@ def dedup(build: Build, documents: Artifact, config: DedupConfig) -> Counts:
     scans, scanned = _step(build, scan_part, parts, config=config)
     ranges = key_ranges(scanned.figures["n_entries"])
     counted, _ = _step(build, count_range, ranges, scans, config=config)
-    samples = spread_numbers(parts, N_PLANTED)
-    signed, signing = _step(build, sign_part, parts, counted, samples, config=config)
+    samples = spread_numbers(parts, N_CANARIES)
+    signatures, signing = _step(build, sign_part, parts, counted, samples, config=config)
     bands = band_ranges(signing.figures["n_entries"], config)
     joined = build.work_dir / "joined"
-    join_signed(finished_folders(signed), ("texts", "planted"), joined)
-    paired, _ = _step(build, pair_band, bands, signed, joined, config=config)
+    join_signatures(finished_folders(signatures), ("texts", "canaries"), joined)
+    paired, _ = _step(build, pair_band, bands, signatures, joined, config=config)
     verified, _ = _step(build, verify_part, parts, joined, paired, config=config)
     with StoredTexts.open(joined, config.n_permutations) as texts:
         clusters = find_clusters(parts, scans, counted, verified, texts)
-        check = check_planted(clusters, parts, verified, texts)
-    require_found([check], config.trip_wire)
+        check_similarities(signatures, texts)
+        check = check_canaries(clusters, parts, verified, texts)
+    require_found([check], config.canary_check)
     decided = build.work_dir / "decided.npy"
     write_clusters(clusters, parts, build.out_dir / "clusters.parquet", decided)
     recounted, _ = _step(build, recount_range, ranges, scans, decided, config=config)
     counts = build.map(select_part, parts, decided, recounted, config=config)
     gather_paragraphs(build.out_dir)
-    require_shares(counts, sample_dropped(build.out_dir, 5), config.trip_wire)
+    require_shares(counts, sample_dropped(build.out_dir, 5), config.canary_check)
     return replace(counts, figures={**counts.figures, **check.figures})
 
 

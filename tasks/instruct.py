@@ -9,7 +9,7 @@ from llm.data.instruct.config import InstructConfig
 from llm.data.instruct.definitions import extract_definitions
 from llm.data.instruct.sources import check_sources, external_files, read_sources
 from llm.data.instruct.split import overall_counts, write_examples
-from llm.data.warc import page_slices
+from llm.data.warc_read import page_slices
 
 from . import session
 from .build import Build, place

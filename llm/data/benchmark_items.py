@@ -6,13 +6,14 @@ The forms that are read, those of the CORE set and our own: multiple choice (`qu
 
 from __future__ import annotations
 
-import glob
 import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from .file_patterns import all_matching_files
 
 ItemForm = Literal["multiple choice", "schema", "language modelling", "chat"]
 
@@ -36,7 +37,7 @@ class BenchmarkItem:
     text: str
 
     def texts(self) -> Iterator[str]:
-        """The whole, and each line without a label as "Question:" before it: a web page may have the question only."""
+        """Yields the whole, and each line without its label ("Question:"): a web page may have the question only."""
         yield self.text
         for line in self.text.splitlines():
             yield _LABEL.sub("", line)
@@ -52,14 +53,8 @@ class BenchmarkRow:
 
 
 def benchmark_files(patterns: Iterable[str]) -> list[Path]:
-    """The files that paths, folders and glob patterns name, in order; raises ValueError for one that names none."""
-    files: list[Path] = []
-    for pattern in patterns:
-        is_folder = Path(pattern).is_dir()
-        found = sorted(glob.glob(f"{glob.escape(pattern)}/*.jsonl" if is_folder else pattern, recursive=True))
-        if not found:
-            raise ValueError(f"benchmarks has {pattern!r}, but there is no such file; give the path of a JSONL file")
-        files += [Path(path) for path in found if Path(path) not in files]
+    """Returns the files that paths, folders and patterns name, in order; raises ValueError for one that names none."""
+    files = all_matching_files("benchmarks", patterns, (".jsonl",))
     names = [path.stem for path in files]
     for path in files:
         if names.count(path.stem) > 1:
@@ -68,12 +63,15 @@ def benchmark_files(patterns: Iterable[str]) -> list[Path]:
 
 
 def read_items(path: Path) -> list[BenchmarkItem]:
-    """The items of a file as texts; raises ValueError as `read_rows` does."""
+    """Returns the items of a file as texts; raises ValueError as `read_rows` does."""
     return [BenchmarkItem(path.stem, row.number, item_text(row.values)) for row in read_rows(path)]
 
 
 def read_rows(path: Path) -> list[BenchmarkRow]:
-    """The items of a file; raises ValueError naming the file, the line and the field that is missing or wrong."""
+    """Returns the items of a file.
+
+    Raises ValueError naming the file, the line and the field that is missing or wrong.
+    """
     rows = []
     for number, line in enumerate(path.read_bytes().split(b"\n")):
         if line.strip():
@@ -89,7 +87,7 @@ def read_rows(path: Path) -> list[BenchmarkRow]:
 
 
 def item_form(values: Any) -> ItemForm:
-    """The form of an item; raises ValueError naming the field that is missing or wrong."""
+    """Returns the form of an item; raises ValueError naming the field that is missing or wrong."""
     if not isinstance(values, dict):
         raise ValueError(f"expected an object, found {values!r:.80}")
     for form, fields in FIELDS.items():
@@ -119,22 +117,22 @@ def _check_fields(values: dict[str, Any], fields: tuple[str, ...]) -> None:
 def _check_options(field: str, value: Any) -> None:
     if not isinstance(value, list) or not value:
         raise ValueError(f"{field} is {value!r:.80}; expected a list of texts")
-    for place, option in enumerate(value):
+    for index, option in enumerate(value):
         if not isinstance(option, str) or not option.strip():
-            raise ValueError(f"{field}[{place}] is {option!r:.80}; expected text that is not empty")
+            raise ValueError(f"{field}[{index}] is {option!r:.80}; expected text that is not empty")
 
 
 def _check_gold(value: Any, n_options: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < n_options:
-        raise ValueError(f"gold is {value!r:.80}; allowed: 0 to {n_options - 1}, the place of the right one")
+        raise ValueError(f"gold is {value!r:.80}; allowed: 0 to {n_options - 1}, the index of the right one")
 
 
 def _check_messages(value: Any) -> None:
     if not isinstance(value, list) or not value:
         raise ValueError(f"messages is {value!r:.80}; expected a list of messages")
-    for place, message in enumerate(value):
+    for index, message in enumerate(value):
         if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-            raise ValueError(f"messages[{place}] is {message!r:.80}; expected an object with a text content")
+            raise ValueError(f"messages[{index}] is {message!r:.80}; expected an object with a text content")
 
 
 def item_text(row: dict[str, Any]) -> str:

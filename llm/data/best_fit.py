@@ -1,6 +1,6 @@
 """Best fit with split: documents of any length into rows of one length, every token in exactly one row.
 
-Each piece of a document takes one place more than it has tokens, for the `<|document|>` before it, so every row
+Each piece of a document takes one position more than it has tokens, for the `<|document|>` before it, so every row
 begins with one. A document longer than a row is cut into full rows and a rest. The rests and the shorter documents
 fill row after row: always the longest that fits into what is left of the row (Johnson 1973: first fit decreasing);
 when none fits, the longest of all is cut so that the row is full. So only the last row has pads, and a piece that its
@@ -85,10 +85,10 @@ class _Pool:
         self._pieces[size].append(piece)
 
     def take(self, *, at_most: int) -> tuple[int, _Waiting]:
-        """The longest piece of that size or less; if there is none, the longest of all."""
-        place = (bisect.bisect_right(self._sizes, at_most) or len(self._sizes)) - 1
-        size = self._sizes[place]
+        """Returns the longest piece of that size or less; if there is none, the longest of all."""
+        index = (bisect.bisect_right(self._sizes, at_most) or len(self._sizes)) - 1
+        size = self._sizes[index]
         piece = self._pieces[size].pop()
         if not self._pieces[size]:
-            del self._sizes[place]
+            del self._sizes[index]
         return size, piece

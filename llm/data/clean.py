@@ -6,7 +6,6 @@ The order: block list, charset and mojibake, main text, language, quality filter
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,24 +14,24 @@ from pathlib import Path
 from ..config import Config, setting
 from ..counts import Counts
 from ..files import write_table
-from .documents import Document, document_id, documents_table, is_held_out
+from ..splits import is_held_out
+from .canary_check import CanaryCheck
+from .control_characters import CONTROL_IN_TEXT, MAX_NOISE
+from .documents import Document, document_id, documents_table
 from .drops import EXCERPT_CHARS, Dropped, write_dropped
 from .extract import Page, extract
-from .filters import Filters, apply_filters
+from .filters.filters import Filters, apply_filters
 from .filters.parts import Failure
 from .html.binary import binary_kind
 from .html.charset import decode_html
 from .html.mojibake import SUSPECT_BYTES, mojibake_share, repair_mojibake
 from .language import detect_language
 from .pii import mask_pii
-from .records import TextRecord, TextSlice
-from .tripwire import TripWire
+from .texts import TextRecord, TextSlice, text_slices
 from .url_filter import BlockList, load_block_list
-from .warc import PageSlice, WebPage
+from .warc_read import PageSlice, WebPage, page_slices
 
 NOT_TEXT = "not text"
-MAX_NOISE = 0.01
-"""Largest share of control characters in a text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +73,18 @@ class CleanConfig(Config):
     pages_per_partition: int = setting(200, at_least=1)
     """Pages in each output file: the unit of parallel work."""
 
-    trip_wire: TripWire = TripWire()
+    canary_check: CanaryCheck = CanaryCheck()
     """When to stop instead of passing on what is likely spoilt."""
+
+
+def record_slices(artifact_dir: Path, n_per_partition: int) -> list[PageSlice | TextSlice]:
+    """Returns the records of a crawl or ingest artifact in partitions of `n_per_partition`: first pages, then texts.
+
+    The last partition of either form may be smaller. The cut depends on the artifact and the number alone.
+    """
+    has_pages = (artifact_dir / "pages.parquet").exists()
+    slices: list[PageSlice | TextSlice] = [*page_slices(artifact_dir, n_per_partition)] if has_pages else []
+    return slices + list(text_slices(artifact_dir, n_per_partition))
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,7 @@ def clean_partition(part: PageSlice | TextSlice, out_dir: Path, config: CleanCon
 
 
 def document_figures(documents: list[Document]) -> dict[str, float]:
-    """Totals of some documents: characters, and how many of them are held out."""
+    """Returns totals of some documents: characters, and how many of them are held out."""
     return {
         "n_chars": sum(document.n_chars for document in documents),
         "n_held_out": sum(document.held_out for document in documents),
@@ -115,7 +124,7 @@ def document_figures(documents: list[Document]) -> dict[str, float]:
 
 
 def clean_record(record: WebPage | TextRecord, config: CleanConfig, blocked: BlockList) -> Verdict:
-    """The document in a page or a text, or why there is none.
+    """Returns the document in a page or a text, or why there is none.
 
     Reasons: "blocked url", "not text", "nested too deep", "mostly links", "empty", "too short", "mojibake", "language",
     and those of the quality filters ("Gopher quality: words").
@@ -151,12 +160,9 @@ def _read_page(page: WebPage) -> tuple[Page, bool]:
     return extract(body, url=page.url, content_type=page.content_type), n_repaired > 0
 
 
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
-
-
 def _read_text(record: TextRecord) -> tuple[Page, bool]:
     """A text as it is, without control characters and white space around it."""
-    text, n_control = _CONTROL.subn("", record.text.replace("\r\n", "\n"))
+    text, n_control = CONTROL_IN_TEXT.subn("", record.text.replace("\r\n", "\n"))
     problem = NOT_TEXT if n_control > MAX_NOISE * len(record.text) else ""
     return Page(" ".join(record.title.split()), "" if problem else text.strip(), problem), False
 

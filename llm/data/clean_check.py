@@ -1,4 +1,4 @@
-"""The self-check of the clean stage: pages of the corpus with planted personal data, and navigation made of them."""
+"""The canary check of the clean stage: personal data put into pages of the corpus, and navigation made of them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from .canary_check import CanaryResult
 from .clean import CleanConfig, Verdict, clean_record
 from .documents import Document
 from .pii import luhn_holds
-from .records import TextRecord, TextSlice
-from .tripwire import SelfCheck
+from .texts import TextRecord, TextSlice
 from .url_filter import BlockList
-from .warc import PageSlice, WebPage
+from .warc_read import PageSlice, WebPage
 
 N_PAGES = 8
-"""Pages that cases are planted in."""
+"""Pages that canaries are put into."""
 MAX_READ = 400
 """Records looked at to find them."""
 MIN_CHARS = 500
 MARK = "plantedsample"
-"""Stands before planted data, to see that they came into the text at all."""
+"""Stands before the canaries, to see that they came into the text at all."""
 ANCHOR_CHARS = 16
-"""Characters of the text by which a place is found again in the markup."""
+"""Characters of the text by which a position is found again in the markup."""
 NO_BLOCKS = BlockList.of(())
 
 Record = WebPage | TextRecord
@@ -32,19 +32,19 @@ Record = WebPage | TextRecord
 
 @dataclass(frozen=True)
 class Case:
-    """Something planted: what must go, and what looks alike and must stay."""
+    """A canary: what must go, and what looks alike and must stay."""
 
     kind: str
     wanted: str
     control: str
 
 
-def self_check(parts: Sequence[PageSlice | TextSlice], config: CleanConfig) -> list[SelfCheck]:
-    """What became of cases planted in copies of the corpus' first good pages.
+def self_check(parts: Sequence[PageSlice | TextSlice], config: CleanConfig) -> list[CanaryResult]:
+    """Returns what became of canaries in copies of the corpus' first good pages.
 
     Kinds: personal data (masked, not so what only looks alike) where `mask_pii` is on, and pages of navigation
     (dropped, not so the page with some links more) where `max_link_share` is below 1 and there are pages. Nothing is
-    written. Where no page is good `n_planted` is 0.
+    written. Where no page is good `n_canaries` is 0.
     """
     pages = list(itertools.islice(_good_pages(parts, config), N_PAGES))
     checks = _pii_checks(pages, config) if config.mask_pii else []
@@ -79,7 +79,7 @@ def pii_cases(number: int) -> list[Case]:
     ]
 
 
-def _pii_checks(pages: Sequence[tuple[Record, Document]], config: CleanConfig) -> list[SelfCheck]:
+def _pii_checks(pages: Sequence[tuple[Record, Document]], config: CleanConfig) -> list[CanaryResult]:
     seen: dict[str, list[tuple[Case, str]]] = {case.kind: [] for case in pii_cases(0)}
     for number, (record, document) in enumerate(pages):
         cases = pii_cases(number)
@@ -90,11 +90,11 @@ def _pii_checks(pages: Sequence[tuple[Record, Document]], config: CleanConfig) -
     return [_pii_check(kind, found) for kind, found in seen.items()]
 
 
-def _pii_check(kind: str, found: Sequence[tuple[Case, str]]) -> SelfCheck:
+def _pii_check(kind: str, found: Sequence[tuple[Case, str]]) -> CanaryResult:
     missed = [case.wanted for case, text in found if case.wanted in text]
     wrong = [case.control for case, text in found if case.control not in text]
     failures = [f"not masked: {value}" for value in missed] + [f"masked: {value}" for value in wrong]
-    return SelfCheck(kind, len(found), len(found) - len(missed), len(found), len(wrong), tuple(failures))
+    return CanaryResult(kind, len(found), len(found) - len(missed), len(found), len(wrong), tuple(failures))
 
 
 def _text_with(record: Record, document: Document, cases: Sequence[Case], config: CleanConfig) -> str | None:
@@ -113,18 +113,18 @@ def _copies(record: Record, document: Document, insertion: str) -> Iterator[Reco
         anchor = line[: len(line) // 2][-ANCHOR_CHARS:]
         if anchor and isinstance(record, TextRecord):
             yield dataclasses.replace(record, text=record.text.replace(anchor, anchor + insertion, 1))
-        elif anchor and isinstance(record, WebPage) and (place := record.body.rfind(anchor.encode())) >= 0:
-            place += len(anchor.encode())
-            body = record.body[:place] + insertion.encode() + record.body[place:]
+        elif anchor and isinstance(record, WebPage) and (position := record.body.rfind(anchor.encode())) >= 0:
+            position += len(anchor.encode())
+            body = record.body[:position] + insertion.encode() + record.body[position:]
             yield dataclasses.replace(record, body=body)
 
 
 # ---------------------------------------------------------------- navigation
 
 
-def _navigation_check(pages: Sequence[tuple[WebPage, Document]], config: CleanConfig) -> SelfCheck:
+def _navigation_check(pages: Sequence[tuple[WebPage, Document]], config: CleanConfig) -> CanaryResult:
     """Pages of nothing but links are dropped; the page itself with a few of these links at its end is not."""
-    kept, lost = [], []
+    kept, dropped = [], []
     for page, document in pages:
         links = navigation(document.text, len(document.text))
         body = f"<html><head><title>Index</title></head><body><ul>{links}</ul></body></html>"
@@ -132,9 +132,9 @@ def _navigation_check(pages: Sequence[tuple[WebPage, Document]], config: CleanCo
             kept.append(page.url)
         few = f"<nav>{navigation(document.text, len(document.text) // 10)}</nav>".encode()
         if _is_dropped(clean_record(dataclasses.replace(page, body=page.body + few), config, NO_BLOCKS)):
-            lost.append(page.url)
-    failures = [f"navigation kept: made of {url}" for url in kept] + [f"page dropped: {url}" for url in lost]
-    return SelfCheck("navigation", len(pages), len(pages) - len(kept), len(pages), len(lost), tuple(failures))
+            dropped.append(page.url)
+    failures = [f"navigation kept: made of {url}" for url in kept] + [f"page dropped: {url}" for url in dropped]
+    return CanaryResult("navigation", len(pages), len(pages) - len(kept), len(pages), len(dropped), tuple(failures))
 
 
 def _is_dropped(verdict: Verdict) -> bool:
@@ -142,7 +142,7 @@ def _is_dropped(verdict: Verdict) -> bool:
 
 
 def navigation(text: str, n_chars: int) -> str:
-    """A list of links out of the words of `text`, four in each, of about `n_chars` characters in all."""
+    """Returns a list of links out of the words of `text`, four in each, of about `n_chars` characters in all."""
     words = text[:n_chars].split()
     labels = (" ".join(words[start : start + 4]) for start in range(0, len(words), 4))
     return "".join(f'<li><a href="/{n}">{html.escape(label)}</a></li>' for n, label in enumerate(labels))

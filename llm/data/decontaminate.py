@@ -24,16 +24,16 @@ from ..config import Config, setting
 from ..counts import Counts
 from ..files import read_table, write_table
 from .benchmark_items import BenchmarkItem, benchmark_files, read_items
+from .canary_check import CanaryCheck, CanaryResult
 from .drops import Dropped, write_dropped
-from .near.keyed import Numbers, runs
+from .near.keyed import runs
 from .near.ngrams import split_words
 from .ngram_index import NgramIndex, find_ngrams
 from .parts import DocumentPart, spread_numbers
-from .tripwire import SelfCheck, TripWire
 
 REASON = "benchmark item"
-N_PLANTED = 20
-"""Items planted into copies of documents, to see that they are found."""
+N_CANARIES = 20
+"""Canaries: items put into copies of documents, to see that they are found."""
 
 FOUND_SCHEMA = pa.schema(
     [
@@ -81,8 +81,8 @@ class DecontaminateConfig(Config):
     action: Literal["drop", "mark"] = "drop"
     """What becomes of a document with an item: `drop` it, or leave it in and only `mark` it, in hits.parquet."""
 
-    trip_wire: TripWire = TripWire()
-    """When to stop the run: planted items not found, or too many documents dropped."""
+    canary_check: CanaryCheck = CanaryCheck()
+    """When to stop the run: canaries not found, or too many documents dropped."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,12 +91,12 @@ class DecontaminateConfig(Config):
 
 
 def read_benchmarks(config: DecontaminateConfig) -> list[BenchmarkItem]:
-    """The items of all benchmarks, file by file."""
+    """Returns the items of all benchmarks, file by file."""
     return [item for path in benchmark_files(config.benchmarks) for item in read_items(path)]
 
 
 def build_index(items: Sequence[BenchmarkItem], config: DecontaminateConfig) -> NgramIndex:
-    """The runs of words of some items, by which they are found; items are numbered in the order given."""
+    """Returns the runs of words of some items, by which they are found; items are numbered in the order given."""
     texts = [(number, text) for number, item in enumerate(items) for text in item.texts()]
     return NgramIndex.build(texts, config.ngram, config.min_words, config.max_items)
 
@@ -109,30 +109,27 @@ def find_part(part: DocumentPart, index: Path, out_dir: Path, config: Decontamin
     table = part.read(["id", "url", "held_out", "text"])
     texts = table["text"].to_pylist()
     found = find_ngrams(texts, NgramIndex.load(index))
-    ngrams = [" ".join(words) for words in _words_at(texts, found)]
+    words = {row: split_words(texts[row], punctuation=False) for row in set(found[0].tolist())}
+    ngrams = [" ".join(words[row][start : start + length]) for row, _, start, length in found.T.tolist()]
     columns = [pa.array(part.start + found[0]), *(table[name].take(found[0]) for name in ("id", "url", "held_out"))]
     columns += [pa.array(found[1].view(np.uint64)), pa.array(ngrams, pa.string())]
     write_table(out_dir / "found.parquet", pa.Table.from_arrays(columns, schema=FOUND_SCHEMA))
     return Counts("documents", len(texts), len(texts))
 
 
-def _words_at(texts: Sequence[str], found: Numbers) -> list[list[str]]:
-    """The words of each n-gram that was found."""
-    words = {row: split_words(texts[row], punctuation=False) for row in set(found[0].tolist())}
-    return [words[row][place : place + length] for row, _, place, length in found.T.tolist()]
-
-
 def decide(
     found: Sequence[Path], index: NgramIndex, items: Sequence[BenchmarkItem], config: DecontaminateConfig
 ) -> pa.Table:
-    """The hits, a row for each document and item, in order of document and item; `HIT_SCHEMA` and the column `number`.
+    """Returns the hits, a row for each document and item, in order of document and item.
+
+    `HIT_SCHEMA` and the column `number`.
 
     `found` are the files of `find_part`, in order. What stands in too many documents is left out.
     """
     table = pa.concat_tables([FOUND_SCHEMA.empty_table(), *(read_table(path) for path in found)])
     keys = table["key"].to_numpy()
-    _, place, n_documents = np.unique(keys, return_inverse=True, return_counts=True)
-    table = table.filter(pa.array(n_documents[place] <= config.max_documents))
+    _, index_of_key, n_documents = np.unique(keys, return_inverse=True, return_counts=True)
+    table = table.filter(pa.array(n_documents[index_of_key] <= config.max_documents))
     owner, item = index.items_of(table["key"].to_numpy())
     table = table.take(owner)
     order = np.lexsort((owner, item, table["number"].to_numpy()))  # the first run of a document and item leads
@@ -155,7 +152,10 @@ def decide(
 
 
 def dropped_by(hits: pa.Table, config: DecontaminateConfig) -> pa.Table:
-    """The documents to drop, in order of number: `number`, and in `detail` what was found; none to be only marked."""
+    """Returns the documents to drop, in order of number: `number`, and in `detail` what was found.
+
+    None to be only marked.
+    """
     rows: dict[int, str] = {}
     n_items = Counter(hits["number"].to_pylist())
     for row in hits.to_pylist() if config.action == "drop" else ():
@@ -193,7 +193,7 @@ def _dropped(row: dict[str, Any], detail: str) -> Dropped:
 
 
 def hit_figures(hits: pa.Table, items: Sequence[BenchmarkItem], index: NgramIndex) -> dict[str, float]:
-    """Figures of the stage: items, those long enough to be looked for, those found (also of each benchmark), hits."""
+    """Returns the figures of the stage: items, those looked for, those found (also of each benchmark), hits."""
     found = {(row["benchmark"], row["item"]) for row in hits.select(["benchmark", "item"]).to_pylist()}
     by_name = Counter(benchmark for benchmark, _ in found)
     names = {f"items found of {name}": by_name[name] for name in sorted({item.benchmark for item in items})}
@@ -204,10 +204,10 @@ def hit_figures(hits: pa.Table, items: Sequence[BenchmarkItem], index: NgramInde
 # ---------------------------------------------------------------- self-check
 
 
-def check_planted(
+def check_canaries(
     parts: Sequence[DocumentPart], items: Sequence[BenchmarkItem], index: NgramIndex, config: DecontaminateConfig
-) -> SelfCheck:
-    """Whether items are found in copies of documents that they were put into, and not with every second word replaced.
+) -> CanaryResult:
+    """Returns whether items are found in documents that they were put into, but not with every second word replaced.
 
     Without benchmarks the items are made up, so that the search is tried in any case.
     """
@@ -215,42 +215,42 @@ def check_planted(
         items = made_up_items(config)
         index = build_index(items, config)
     searchable = np.unique(index.items).tolist()
-    n = min(N_PLANTED, len(searchable))
+    n = min(N_CANARIES, len(searchable))
     chosen = [searchable[i * len(searchable) // n] for i in range(n)]
     texts = list(itertools.islice(itertools.cycle(_sample(parts)), n))
     before = _has_item(texts, chosen, index)
-    planted = _has_item([put_into(text, items[i].text) for text, i in zip(texts, chosen, strict=True)], chosen, index)
+    canaries = _has_item([put_into(text, items[i].text) for text, i in zip(texts, chosen, strict=True)], chosen, index)
     others = [put_into(text, half_replaced(items[i].text)) for text, i in zip(texts, chosen, strict=True)]
     wrong = [found and not was for found, was in zip(_has_item(others, chosen, index), before, strict=True)]
-    failures = [f"not found: {_place(items[i])}" for i, found in zip(chosen, planted, strict=True) if not found]
+    failures = [f"not found: {_place(items[i])}" for i, found in zip(chosen, canaries, strict=True) if not found]
     failures += [
         f"found with half its words: {_place(items[i])}" for i, is_so in zip(chosen, wrong, strict=True) if is_so
     ]
-    return SelfCheck(REASON, n, sum(planted), n, sum(wrong), tuple(failures))
+    return CanaryResult(REASON, n, sum(canaries), n, sum(wrong), tuple(failures))
 
 
 def made_up_items(config: DecontaminateConfig) -> list[BenchmarkItem]:
-    """Items of words that no text has, long ones and ones just long enough to be looked for."""
-    lengths = [config.min_words if i % 2 else 2 * config.ngram for i in range(N_PLANTED)]
+    """Returns items of words that no text has, long ones and ones just long enough to be looked for."""
+    lengths = [config.min_words if i % 2 else 2 * config.ngram for i in range(N_CANARIES)]
     texts = [" ".join(f"made{i}up{j}" for j in range(length)) for i, length in enumerate(lengths)]
     return [BenchmarkItem("made up", i, text) for i, text in enumerate(texts)]
 
 
 def put_into(text: str, addition: str) -> str:
-    """The text with another as a paragraph in its middle, between two words."""
+    """Returns the text with another as a paragraph in its middle, between two words."""
     middle = next((i for i in range(len(text) // 2, len(text)) if text[i].isspace()), len(text))
     return f"{text[:middle]}\n\n{addition}\n\n{text[middle:]}"
 
 
 def half_replaced(text: str) -> str:
-    """The words of a text, every second one replaced: no two in a row are left."""
+    """Returns the words of a text, every second one replaced: no two in a row are left."""
     words = split_words(text, punctuation=False)
     return " ".join(f"planted{i}" if i % 2 == 0 else word for i, word in enumerate(words))
 
 
 def _sample(parts: Sequence[DocumentPart]) -> list[str]:
     """Texts from all over the corpus."""
-    numbers = np.array(spread_numbers(parts, N_PLANTED))
+    numbers = np.array(spread_numbers(parts, N_CANARIES))
     texts: list[str] = []
     for part in parts:
         rows = numbers[(numbers >= part.start) & (numbers < part.stop)] - part.start
@@ -260,7 +260,7 @@ def _sample(parts: Sequence[DocumentPart]) -> list[str]:
 
 
 def _has_item(texts: Sequence[str], items: Sequence[int], index: NgramIndex) -> list[bool]:
-    """Whether each text has the item of the same place."""
+    """Whether each text has the item of the same position."""
     found = find_ngrams(texts, index)
     owner, item = index.items_of(found[1].view(np.uint64))
     hits = set(zip(found[0][owner].tolist(), item.tolist(), strict=True))

@@ -14,12 +14,13 @@ from typing import Literal
 import numpy as np
 
 from ..config import Config, setting
-from .near.candidates import band_keys, bucket_pairs, components, group_equal, unique_pairs
+from .canary_check import CanaryCheck
+from .components import components
+from .near.candidates import band_keys, bucket_pairs, group_equal, unique_pairs
 from .near.keyed import Numbers, sorted_entries
 from .near.minhash import Signatures
 from .near.ngrams import Hashes
-from .near.signed import Signed, sign_texts, similarities
-from .tripwire import TripWire
+from .near.signatures import TextSignatures, sign_texts, similarities
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +56,8 @@ class DedupConfig(Config):
     min_chars_left: int = setting(100, at_least=0)
     """Drop a document of which the removed paragraphs leave less than this, in characters."""
 
-    trip_wire: TripWire = TripWire()
-    """When to stop the run: planted near duplicates not found, or too much dropped for one reason."""
+    canary_check: CanaryCheck = CanaryCheck()
+    """When to stop the run: canaries not found, or too much dropped for one reason."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,14 +68,14 @@ class DedupConfig(Config):
                 )
 
 
-def sign(texts: Sequence[str], numbers: Numbers, config: DedupConfig) -> tuple[Hashes, Signed]:
-    """The content hashes of some texts, `(n,)`, and the texts ready to be compared, under the numbers given."""
+def sign(texts: Sequence[str], numbers: Numbers, config: DedupConfig) -> tuple[Hashes, TextSignatures]:
+    """Returns the content hashes of some texts, `(n,)`, and the texts ready to be compared, under the numbers given."""
     shape = {"ngram": config.ngram, "n_permutations": config.n_permutations, "seed": config.seed}
     return sign_texts(texts, numbers, **shape)
 
 
 def candidate_pairs(rows: Signatures, numbers: Numbers, threshold: float) -> Numbers:
-    """Pairs of numbers whose signatures share a band, `(n_pairs, 2)`, in order, each once and the smaller first.
+    """Returns the pairs of numbers whose signatures share a band, `(n_pairs, 2)`, in order, once, the smaller first.
 
     `rows` is `(n, n_permutations)`, `numbers` `(n,)`, ascending.
     """
@@ -86,22 +87,26 @@ def candidate_pairs(rows: Signatures, numbers: Numbers, threshold: float) -> Num
 
 
 def duplicate_clusters(texts: Sequence[str], config: DedupConfig) -> Numbers:
-    """For each text the index of the first text of its cluster, `(n_texts,)`; a text without duplicates has its own.
+    """Returns for each text the index of the first text of its cluster, `(n_texts,)`.
+
+    A text without duplicates has its own.
 
     Holds signatures and shingles of all texts in memory, about 5 bytes a character.
     """
-    content, signed = sign(texts, np.arange(len(texts)), config)
-    return cluster_signed(content, signed, config.threshold)
+    content, signatures = sign(texts, np.arange(len(texts)), config)
+    return cluster_signatures(content, signatures, config.threshold)
 
 
-def cluster_signed(content: Hashes, signed: Signed, threshold: float) -> Numbers:
-    """For each text the index of the first of its cluster, `(n_texts,)`; `signed` has the numbers 0, 1, 2...
+def cluster_signatures(content: Hashes, signatures: TextSignatures, threshold: float) -> Numbers:
+    """Returns for each text the index of the first of its cluster, `(n_texts,)`.
+
+    `signatures` has the numbers 0, 1, 2...
 
     Of texts with equal content hashes only the first is compared.
     """
     first_equal = group_equal(content)
     unique = np.unique(first_equal)
-    pairs = candidate_pairs(signed.rows[unique], unique, threshold)
-    near = pairs[similarities(pairs, signed, threshold) >= threshold]
-    exact = np.stack([signed.numbers, first_equal], axis=1)
+    pairs = candidate_pairs(signatures.rows[unique], unique, threshold)
+    near = pairs[similarities(pairs, signatures, threshold) >= threshold]
+    exact = np.stack([signatures.numbers, first_equal], axis=1)
     return components(np.concatenate([near, exact]))[1]

@@ -45,32 +45,25 @@ class Document:
 
 
 def document_id(url: str, text: str) -> str:
-    """The id of a document, 32 hexadecimal digits: a hash of where it came from and of what it says."""
+    """Returns the id of a document, 32 hexadecimal digits: a hash of where it came from and of what it says."""
     return hashlib.blake2b(f"{url}\n{text}".encode(), digest_size=16).hexdigest()
 
 
-def is_held_out(id: str, fraction: float) -> bool:
-    """Whether the document `id` is held out, true of `fraction` (0 to 1) of all ids.
-
-    It depends on the id alone: neither other documents nor partitions move a document across the split, and raising
-    the fraction only adds to the held-out documents.
-    """
-    n_digits = 13  # 52 bits: such a number is exact as a float
-    return int(id[:n_digits], 16) < fraction * 16**n_digits
-
-
 def documents_table(documents: Sequence[Document]) -> pa.Table:
-    """The documents, in the order given, as a table with `DOCUMENT_SCHEMA`."""
+    """Returns the documents, in the order given, as a table with `DOCUMENT_SCHEMA`."""
     return pa.Table.from_pylist([asdict(document) for document in documents], schema=DOCUMENT_SCHEMA)
 
 
 def document_files(artifact_dir: Path) -> list[Path]:
-    """The files `documents-*.parquet` of an artifact, in partition order."""
+    """Returns the files `documents-*.parquet` of an artifact, in partition order."""
     return sorted(artifact_dir.glob("documents-*.parquet"))
 
 
 def read_documents(artifact_dir: Path) -> Iterator[Document]:
-    """All documents of an artifact, in order, one file in memory at a time; raises OSError for a damaged file."""
+    """Yields all documents of an artifact, in order, one file in memory at a time.
+
+    Raises OSError for a damaged file.
+    """
     for path in document_files(artifact_dir):
         for row in read_table(path).to_pylist():
             yield Document(**row)

@@ -34,7 +34,7 @@ class Dropped:
 
     @staticmethod
     def of(id: str, url: str, text: str, reason: str, detail: str = "") -> Dropped:
-        """A drop with the beginning of `text` as its excerpt, on one line."""
+        """Returns a drop with the beginning of `text` as its excerpt, on one line."""
         return Dropped(id, url, reason, detail, " ".join(text[: 2 * EXCERPT_CHARS].split())[:EXCERPT_CHARS])
 
 
@@ -44,19 +44,19 @@ def write_dropped(path: Path, dropped: Iterable[Dropped]) -> None:
 
 
 def read_dropped(artifact_dir: Path) -> Iterator[Dropped]:
-    """All drops of an artifact in order, one file in memory at a time; nothing for a stage that writes none."""
+    """Yields all drops of an artifact in order, one file in memory at a time; nothing for a stage that writes none."""
     for path in sorted(artifact_dir.glob("dropped-*.parquet")):
         for row in read_table(path).to_pylist():
             yield Dropped(**row)
 
 
 def sample_dropped(artifact_dir: Path, n_per_reason: int = SAMPLES_PER_REASON) -> dict[str, list[Dropped]]:
-    """Up to `n_per_reason` drops of each reason of an artifact; see `sampled`."""
+    """Returns up to `n_per_reason` drops of each reason of an artifact; see `sampled`."""
     return sampled(read_dropped(artifact_dir), n_per_reason)
 
 
 def sampled(dropped: Iterable[Dropped], n_per_reason: int) -> dict[str, list[Dropped]]:
-    """Up to `n_per_reason` of the drops for each reason, drawn by a hash of their address: always the same ones."""
+    """Returns up to `n_per_reason` drops for each reason, drawn by a hash of their address: always the same ones."""
     by_reason: Mapping[str, list[Dropped]] = defaultdict(list)
     for item in dropped:
         chosen = by_reason[item.reason]

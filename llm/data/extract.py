@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
 from selectolax.lexbor import LexborHTMLParser
 
+from .control_characters import CONTROL_IN_HTML, MAX_NOISE
 from .html.block_choice import SIDE_FLAGS, chosen_blocks, main_range
 from .html.block_model import BlockModel, block_model
 from .html.block_text import text_of
@@ -18,9 +18,6 @@ from .html.discourse import topic_html
 
 MIN_WORDS = 50
 """Of fewer words there is doubt whether they are the main text, and a gentler choice is tried."""
-
-MAX_NOISE = 0.01
-"""Largest share of control and replacement characters in text."""
 
 NOT_TEXT, TOO_DEEP = "not text", "nested too deep"
 
@@ -37,7 +34,7 @@ class Page:
 
 
 def extract(html: bytes, *, url: str = "", content_type: str = "") -> Page:
-    """Title and main text of a page; `content_type` is the HTTP header, which may name the charset.
+    """Returns title and main text of a page; `content_type` is the HTTP header, which may name the charset.
 
     Paragraphs, headings and lists are separated by a blank line, list items ("- ") and table rows (cells joined by
     " | ") stand on a line each, the text of `pre` is verbatim. Never raises, whatever the bytes are. (`url` is not
@@ -62,21 +59,20 @@ def extract_with(model: BlockModel, html: bytes, content_type: str = "") -> Page
 
 
 def page_blocks(source: str) -> Blocks:
-    """The blocks of a page that is not nested too deep, navigation and footer left out."""
+    """Returns the blocks of a page that is not nested too deep, navigation and footer left out."""
     return _blocks_of_tree(source, LexborHTMLParser(source))
 
 
 # ---------------------------------------------------------------- what is refused
 
-_CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
 NUL = "\x00"  # where it is not, other control characters are few, and left to the writer of the text
 REPLACEMENT = "\ufffd"  # what decoding puts for bytes that mean nothing
 
 
 def _without_control_characters(source: str) -> tuple[str, float]:
     """`source` without control characters, and the share of those and of replacement characters."""
-    n_noise = len(_CONTROL.findall(source)) + source.count(REPLACEMENT)
-    return (_CONTROL.sub("", source), n_noise / len(source)) if n_noise else (source, 0.0)
+    n_noise = len(CONTROL_IN_HTML.findall(source)) + source.count(REPLACEMENT)
+    return (CONTROL_IN_HTML.sub("", source), n_noise / len(source)) if n_noise else (source, 0.0)
 
 
 # ---------------------------------------------------------------- what is kept
@@ -121,13 +117,9 @@ def _n_words(text: str) -> int:
 # ---------------------------------------------------------------- about the page
 
 
-def _range(page: Blocks, main: tuple[int, int] | None) -> tuple[int, int]:
-    return main or (0, len(page.texts))
-
-
 def _link_share(page: Blocks, main: tuple[int, int] | None) -> float:
     """Share of the main element's visible characters that stand in links; one never closed does not count."""
-    inside = slice(*_range(page, main))
+    inside = slice(*(main or (0, len(page.texts))))
     n_visible = int((page.blocks.n_chars - page.blocks.n_words + 1)[inside].sum())
     return min(1.0, int(page.blocks.n_short_link_chars[inside].sum()) / n_visible) if n_visible else 0.0
 

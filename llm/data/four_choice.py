@@ -31,19 +31,19 @@ MIN_ANSWERS = 100
 
 
 def words(text: str) -> set[str]:
-    """The words of three letters or more in lower case; names are cut at dots, underscores and capitals."""
+    """Returns the words of three letters or more in lower case; names are cut at dots, underscores and capitals."""
     parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", text)
     return {part.lower() for part in parts if len(part) >= MIN_LETTERS}
 
 
 def n_shared_words(question: str, answer: str) -> int:
-    """How many words of the question the answer has, where one may be the beginning of the other (join, joining)."""
+    """Returns how many words of the question the answer has; one may be the beginning of the other (join, joining)."""
     found = words(answer)
     return sum(any(word.startswith(name) or name.startswith(word) for word in found) for name in words(question))
 
 
 def letter_runs(text: str) -> set[str]:
-    """The runs of four letters inside the words of a text, and its words of three: what related words share."""
+    """Returns the runs of four letters inside the words of a text, and its words of three: what related words share."""
     return {word[i : i + RUN] for word in words(text) for i in range(max(1, len(word) - RUN + 1))}
 
 
@@ -52,27 +52,27 @@ class SharedRuns:
 
     def __init__(self, answers: Sequence[str]) -> None:
         """Indexes the answers by their letter runs."""
-        places: dict[str, list[int]] = defaultdict(list)
-        for place, answer in enumerate(answers):
+        positions: dict[str, list[int]] = defaultdict(list)
+        for position, answer in enumerate(answers):
             for run in letter_runs(answer):
-                places[run].append(place)
+                positions[run].append(position)
         self._n_answers = len(answers)
-        self._places = {run: np.array(found) for run, found in places.items()}
+        self._positions = {run: np.array(found) for run, found in positions.items()}
 
     def count(self, question: str) -> npt.NDArray[np.int64]:
-        """The runs shared with each answer, (n_answers,)."""
+        """Returns the runs shared with each answer, (n_answers,)."""
         counts = np.zeros(self._n_answers, dtype=np.int64)
-        for run in letter_runs(question) & self._places.keys():
-            counts[self._places[run]] += 1
+        for run in letter_runs(question) & self._positions.keys():
+            counts[self._positions[run]] += 1
         return counts
 
 
 def benchmark_items(rows: Sequence[Mapping[str, str]], seed: int) -> list[dict[str, Any]]:
-    """A four-choice item for each definition (`id`, `kind`, `question`, `answer`, `document_id`) that allows one.
+    """Returns an item for each definition (`id`, `kind`, `question`, `answer`, `document_id`) that allows one.
 
     Candidates for wrong choices share at least as many letter runs with the question as the right one does; if those
     of its kind are enough, only they count. Candidates are sorted by length, and an item takes four neighbours, among
-    which the right one stands at a drawn place: no rank by length is right more often than by chance. A definition
+    which the right one stands at a drawn position: no rank by length is right more often than by chance. A definition
     without three shorter and three longer candidates is left out.
     """
     kinds: dict[str, set[str]] = defaultdict(set)
@@ -95,12 +95,12 @@ def _pool(
     counts = shared.count(row["question"])
     is_small = len(answers) < MIN_ANSWERS
     least = 0 if is_small else counts[answers.index(row["answer"])]
-    candidates = [answers[place] for place in np.flatnonzero(counts >= least).tolist()]
+    candidates = [answers[position] for position in np.flatnonzero(counts >= least).tolist()]
     of_kind = [answer for answer in candidates if row["kind"] in kinds[answer]]
     n_beside = 0 if is_small else N_CHOICES - 1  # shorter ones, and longer ones
     for pool in (of_kind, candidates):
-        place = pool.index(row["answer"])
-        if len(pool) >= N_CHOICES and n_beside <= place < len(pool) - n_beside:
+        position = pool.index(row["answer"])
+        if len(pool) >= N_CHOICES and n_beside <= position < len(pool) - n_beside:
             return pool
     return []
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import codecs
 import csv
-import glob
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,11 @@ from typing import Any
 import pyarrow as pa
 
 from ..files import read_table
+from .file_patterns import all_matching_files
 from .messages import BadRecord, Message, check_turns, messages_of, text_of, with_input
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
+SUFFIXES = (".json", ".jsonl", ".parquet", *DELIMITERS)
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,15 @@ class Record:
     values: dict[str, Any]
 
     def field(self, name: str) -> str:
-        """A field in words: `pairs.jsonl, line 3: field 'prompt'`."""
+        """Returns a field in words: `pairs.jsonl, line 3: field 'prompt'`."""
         return f"{self.place}: field {name!r}"
 
     def text(self, name: str) -> str:
-        """The text of a field; raises BadRecord, naming place and field, as `text_of` does."""
+        """Returns the text of a field; raises BadRecord, naming place and field, as `text_of` does."""
         return text_of(self.values, name, self.field(name))
 
     def prompt(self) -> list[Message]:
-        """What is asked: the field `prompt` (text or messages) or `instruction` and `input`.
+        """Returns what is asked: the field `prompt` (text or messages) or `instruction` and `input`.
 
         Raises BadRecord, naming place and field, for one that is malformed.
         """
@@ -51,20 +51,14 @@ class Record:
 
 
 def record_files(section: str, patterns: Sequence[str]) -> list[Path]:
-    """The files that paths and glob patterns name, in order; ValueError, naming `section`, where there is none."""
+    """Returns the files that paths, folders and patterns name; ValueError, naming `section`, where there is none."""
     if not patterns:
         raise ValueError(f"{section}.files is empty; name at least one JSONL, JSON, Parquet, CSV or TSV file")
-    files: list[Path] = []
-    for pattern in patterns:
-        found = sorted(glob.glob(pattern, recursive=True))
-        if not found:
-            raise ValueError(f"{section}.files has {pattern!r}, but there is no such file")
-        files += [Path(path) for path in found if Path(path) not in files]
-    return files
+    return all_matching_files(f"{section}.files", patterns, SUFFIXES)
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a file; raises ValueError naming file and line for one that is empty or malformed."""
+    """Returns the records of a file; raises ValueError naming file and line for one that is empty or malformed."""
     records = []
     for where, value in values_of(path):
         if isinstance(value, BadRecord):
@@ -79,7 +73,7 @@ def read_records(path: Path) -> list[Record]:
 
 
 def values_of(path: Path) -> Iterator[tuple[str, Any]]:
-    """What a file holds, one thing after the other, each with its place (`line 3`).
+    """Yields what a file holds, one thing after the other, each with its place (`line 3`).
 
     In place of one that is not JSON there is the BadRecord that says why. JSON is one list, or an object in each line.
     Raises ValueError for a table that cannot be read.
@@ -149,15 +143,3 @@ def _parsed(content: bytes) -> Any:
     except RecursionError:
         why = "it nests too deep"
     return BadRecord("not JSON", why)
-
-
-def held_out_keys(keys: Iterable[str], fraction: float) -> set[str]:
-    """The keys that are kept from training: those with the lowest hashes, the given share of them, at least one.
-
-    So the same text is on the same side whatever else is there. Raises ValueError when nothing is left to train on.
-    """
-    ordered = sorted(set(keys), key=lambda key: hashlib.blake2b(key.encode(), digest_size=16).digest())
-    n_held_out = max(1, round(fraction * len(ordered)))
-    if n_held_out >= len(ordered):
-        raise ValueError(f"{len(ordered)} different records are too few to hold some out and train on the others")
-    return set(ordered[:n_held_out])

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .json_records import Record, held_out_keys, read_records
+from ..splits import held_out_keys
+from .json_records import Record, read_records
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class LabelledSet:
 def read_labelled(
     paths: Iterable[Path], held_out_paths: Iterable[Path], held_out_fraction: float, text_field: str, label_field: str
 ) -> LabelledSet:
-    """The records of files, each text once; without held-out files a share of the texts is held out.
+    """Returns the records of files, each text once; without held-out files a share of the texts is held out.
 
     A text that is held out is never trained on. Raises ValueError, naming file, line and field, for a malformed record,
     for a text with two labels, for a single label, and for a label that training has not seen.

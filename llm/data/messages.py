@@ -33,7 +33,7 @@ class BadRecord(ValueError):
 
 
 def text_of(values: Mapping[str, Any], field: str, place: str, *, when_empty: str = "empty text") -> str:
-    """The text of a field, which is called `place` in errors.
+    """Returns the text of a field, which is called `place` in errors.
 
     Raises BadRecord when it is missing, no text, empty (the reason is then `when_empty`), or no valid Unicode.
     """
@@ -50,7 +50,7 @@ def text_of(values: Mapping[str, Any], field: str, place: str, *, when_empty: st
 
 
 def with_input(instruction: str, values: Mapping[str, Any], field: str, place: str) -> str:
-    """The question of an Alpaca record: the instruction, and below it the text of `field`, where there is one.
+    """Returns the question of an Alpaca record: the instruction, and below it the text of `field`, where there is one.
 
     Raises BadRecord as `text_of` does.
     """
@@ -61,7 +61,7 @@ def with_input(instruction: str, values: Mapping[str, Any], field: str, place: s
 
 
 def messages_of(turns: Any, place: str) -> list[Message]:
-    """The messages of a list of `{role, content}` or, as ShareGPT has them, `{from, value}`, with our roles.
+    """Returns the messages of a list of `{role, content}` or, as ShareGPT has them, `{from, value}`, with our roles.
 
     Raises BadRecord, naming the turn and its field, for what is neither, an unknown role, or as `text_of` does.
     """

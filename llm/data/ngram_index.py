@@ -29,7 +29,7 @@ class NgramIndex:
 
     @staticmethod
     def build(texts: Iterable[tuple[int, str]], ngram: int, min_words: int, max_items: int) -> NgramIndex:
-        """The index of some texts, each with the number of its item.
+        """Returns the index of some texts, each with the number of its item.
 
         A text of fewer than `ngram` words is one n-gram if it has at least `min_words`. What stands in more than
         `max_items` items is left out.
@@ -43,10 +43,10 @@ class NgramIndex:
             owners = np.array([owner for owner, _ in texts[n_before : n_before + len(batch)]])
             lengths = range(min_words, ngram + 1)
             for length, hashes in zip(lengths, hash_ngrams_of(words, lengths), strict=True):
-                place, text = _places_to_index(words, length, ngram)
-                keys.append(_with_length(hashes[place], length))
+                position, text = _positions_to_index(words, length, ngram)
+                keys.append(_with_length(hashes[position], length))
                 items.append(owners[text])
-                used.update([length] if len(place) else [])
+                used.update([length] if len(position) else [])
             n_before += len(batch)
         return NgramIndex(*_not_common(np.concatenate(keys), np.concatenate(items), max_items), tuple(sorted(used)))
 
@@ -58,23 +58,23 @@ class NgramIndex:
 
     @staticmethod
     def load(folder: Path) -> NgramIndex:
-        """The index in a folder."""
+        """Returns the index in a folder."""
         keys, items = np.load(folder / "keys.npy")
         return NgramIndex(keys, items.view(np.int64), tuple(np.load(folder / "lengths.npy").tolist()))
 
     def items_of(self, keys: Hashes) -> tuple[Numbers, Numbers]:
-        """The items in which some n-grams stand: indices of keys, ascending, and items, `(n,)` each."""
+        """Returns the items in which some n-grams stand: indices of keys, ascending, and items, `(n,)` each."""
         first, end = (np.searchsorted(self.keys, keys, side=side) for side in ("left", "right"))
         counts = end - first
         owner = np.repeat(np.arange(len(keys)), counts)
-        place = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return owner, self.items[first[owner] + place]
+        position = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return owner, self.items[first[owner] + position]
 
 
 def find_ngrams(texts: Sequence[str], index: NgramIndex) -> Numbers:
-    """The n-grams of the index in some texts, `(4, n)`: text, key, number of its first word, number of words.
+    """Returns the n-grams of the index in some texts, `(4, n)`: text, key, number of its first word, number of words.
 
-    In order of text and place; an n-gram that a text has several times is there once.
+    In order of text and position; an n-gram that a text has several times is there once.
     """
     bits = _key_bits(index.keys)
     found = [np.zeros((4, 0), dtype=np.int64)]
@@ -83,8 +83,8 @@ def find_ngrams(texts: Sequence[str], index: NgramIndex) -> Numbers:
         words = hash_words(batch, punctuation=False)
         for length, hashes in zip(index.lengths, hash_ngrams_of(words, index.lengths), strict=True):
             keys = _with_length(hashes, length)
-            place = np.flatnonzero(_may_hold(bits, keys))
-            in_batch = _in_one_text(keys[place], place, length, words, index)
+            position = np.flatnonzero(_may_hold(bits, keys))
+            in_batch = _in_one_text(keys[position], position, length, words, index)
             in_batch[0] += n_before
             found.append(in_batch)
         n_before += len(batch)
@@ -96,7 +96,7 @@ def find_ngrams(texts: Sequence[str], index: NgramIndex) -> Numbers:
     return every[:, np.lexsort((every[1], every[2], every[0]))]
 
 
-def _places_to_index(words: Words, length: int, ngram: int) -> tuple[Numbers, Numbers]:
+def _positions_to_index(words: Words, length: int, ngram: int) -> tuple[Numbers, Numbers]:
     """First words of the n-grams of `length` words that stand for a text, and their texts, `(n,)` each.
 
     Of `ngram` words, all; of fewer, only whole texts.
@@ -110,13 +110,13 @@ def _places_to_index(words: Words, length: int, ngram: int) -> tuple[Numbers, Nu
     return np.arange(len(text)) + np.repeat(words.starts[:-1] - np.cumsum(counts) + counts, counts), text
 
 
-def _in_one_text(keys: Hashes, place: Numbers, length: int, words: Words, index: NgramIndex) -> Numbers:
+def _in_one_text(keys: Hashes, position: Numbers, length: int, words: Words, index: NgramIndex) -> Numbers:
     """The n-grams that are in the index and do not run from one text into the next, as `find_ngrams` gives them."""
-    text = np.searchsorted(words.starts, place, side="right") - 1
+    text = np.searchsorted(words.starts, position, side="right") - 1
     known = np.searchsorted(index.keys, keys, side="right") > np.searchsorted(index.keys, keys, side="left")
-    real = known & (place + length <= words.starts[text + 1])
-    first = place - words.starts[text]
-    columns = (text, keys.view(np.int64), first, np.full(len(place), length))
+    real = known & (position + length <= words.starts[text + 1])
+    first = position - words.starts[text]
+    columns = (text, keys.view(np.int64), first, np.full(len(position), length))
     return np.stack([column[real] for column in columns])
 
 
@@ -135,8 +135,8 @@ def _may_hold(bits: npt.NDArray[np.uint8], keys: Hashes) -> npt.NDArray[np.bool_
 
 
 def _byte_and_bit(keys: Hashes, n_bits: int) -> tuple[Hashes, npt.NDArray[np.uint8]]:
-    place = keys >> np.uint64(64 - n_bits)
-    return place >> np.uint64(3), np.uint8(1) << (place & np.uint64(7)).astype(np.uint8)
+    position = keys >> np.uint64(64 - n_bits)
+    return position >> np.uint64(3), np.uint8(1) << (position & np.uint64(7)).astype(np.uint8)
 
 
 def _with_length(hashes: Hashes, length: int) -> Hashes:

@@ -1,8 +1,8 @@
 """Documents to packed token sequences, in Parquet.
 
-A row has `context_length + 1` tokens: the inputs and, one place on, the targets. No token is lost or repeated; where
+A row has `context_length + 1` tokens: the inputs and, shifted by one, the targets. No token is lost or repeated; where
 each goes is decided in `best_fit.py`. Every row begins with `<|document|>`, so every token of a document is a target
-once, and a model finds at its first place in use what it found there in training. Pads stand only at the end of a
+once, and a model finds at its first position in use what it found there in training. Pads stand only at the end of a
 partition's last row (or, where sources are kept apart, of each source's last).
 
 A document that goes on in another row begins there after a `<|document|>` too. What follows is learned like all else,
@@ -76,7 +76,7 @@ class Shard:
 
 
 def token_dtype(vocab_size: int) -> np.dtype[np.unsignedinteger]:
-    """The little-endian type in which token ids are stored: uint16, or uint32 when the vocabulary needs it."""
+    """Returns the little-endian type in which token ids are stored: uint16, or uint32 when the vocabulary needs it."""
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
@@ -165,11 +165,11 @@ def pack_documents(
 
 
 def _by_source(sources: Sequence[str | None]) -> dict[str | None, list[int]]:
-    """The places of each source's documents."""
-    places: dict[str | None, list[int]] = {}
-    for place, source in enumerate(sources):
-        places.setdefault(source, []).append(place)
-    return places
+    """The indices of each source's documents."""
+    indices: dict[str | None, list[int]] = {}
+    for index, source in enumerate(sources):
+        indices.setdefault(source, []).append(index)
+    return indices
 
 
 def write_shard(path: Path, shard: Shard, metadata: dict[str, str]) -> None:
@@ -199,7 +199,7 @@ def write_shard(path: Path, shard: Shard, metadata: dict[str, str]) -> None:
 
 
 def read_shard(path: Path) -> Shard:
-    """The sequences of one shard file."""
+    """Returns the sequences of one shard file."""
     table = read_table(path)
     dtype = np.dtype(table.schema.metadata[b"dtype"].decode()).newbyteorder("<")
     width = table.schema.field("tokens").type.byte_width // dtype.itemsize

@@ -27,7 +27,7 @@ class Pair:
 
 
 def read_pairs(paths: Iterable[Path]) -> tuple[list[Pair], dict[str, int]]:
-    """The pairs of files in their order, each once, and how many were dropped for which reason.
+    """Returns the pairs of files in their order, each once, and how many were dropped for which reason.
 
     A record has `chosen` and `rejected`, texts or chats that end with the assistant, and `prompt` (text or messages),
     or `instruction` and `input`; without either the chats hold the prompt. Raises ValueError that names file, line and
@@ -48,7 +48,7 @@ def read_pairs(paths: Iterable[Path]) -> tuple[list[Pair], dict[str, int]]:
 
 
 def pair_of(record: Record) -> Pair:
-    """The pair of a record; see `read_pairs`."""
+    """Returns the pair of a record; see `read_pairs`."""
     begun = "prompt" in record.values or "instruction" in record.values
     before = record.prompt() if begun else None
     prompts, answers = [], []

@@ -18,7 +18,7 @@ from .near.keyed import Numbers
 class DocumentPart:
     """One file of documents: those with the numbers `start` to `stop` (exclusive). `index` is the file's number.
 
-    A document's number is its place in all files together, so it does not depend on how they are cut.
+    A document's number is its position in all files together, so it does not depend on how they are cut.
     """
 
     index: int
@@ -27,7 +27,7 @@ class DocumentPart:
     stop: int
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
-        """The documents, in order of number; raises OSError for a damaged file."""
+        """Returns the documents, in order of number; raises OSError for a damaged file."""
         return read_table(self.path, columns=columns)
 
     @property
@@ -37,7 +37,7 @@ class DocumentPart:
 
 
 def document_parts(files: Sequence[Path]) -> list[DocumentPart]:
-    """The files as partitions, in the order given."""
+    """Returns the files as partitions, in the order given."""
     ends = np.cumsum([pq.read_metadata(path).num_rows for path in files]).tolist()
     starts = [0, *ends[:-1]]
     return [
@@ -46,11 +46,11 @@ def document_parts(files: Sequence[Path]) -> list[DocumentPart]:
 
 
 def spread_numbers(parts: Sequence[DocumentPart], n: int) -> tuple[int, ...]:
-    """Up to `n` document numbers at equal distances over the whole corpus: a sample from everywhere."""
+    """Returns up to `n` document numbers at equal distances over the whole corpus: a sample from everywhere."""
     n_documents = parts[-1].stop if parts else 0
     return tuple(sorted({i * n_documents // n for i in range(n)})) if n_documents else ()
 
 
 def finished_folders(root: Path) -> list[Path]:
-    """The folders of the partitions of one step, in order; their names are numbers."""
+    """Returns the folders of the partitions of one step, in order; their names are numbers."""
     return sorted((path for path in root.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))

@@ -26,7 +26,7 @@ Accept = Callable[["re.Match[str]"], bool]
 
 
 def mask_pii(text: str) -> tuple[str, Counter[str]]:
-    """The text with personal data replaced, and how many of each kind of `PLACEHOLDERS` there were."""
+    """Returns the text with personal data replaced, and how many of each kind of `PLACEHOLDERS` there were."""
     counts: Counter[str] = Counter()
     if "@" in text:
         text = _replace(text, "e-mail", _EMAIL, _is_email, counts)
@@ -165,7 +165,7 @@ def _is_card(match: re.Match[str]) -> bool:
 
 
 def luhn_holds(digits: str) -> bool:
-    """Whether the last digit is the check digit of those before it (ISO/IEC 7812-1, Luhn's formula)."""
+    """Returns whether the last digit is the check digit of those before it (ISO/IEC 7812-1, Luhn's formula)."""
     doubled = [sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2]]
     return (sum(doubled) + sum(map(int, digits[-1::-2]))) % 10 == 0
 

@@ -26,7 +26,7 @@ class Question:
 
 
 def read_questions(paths: Iterable[Path]) -> tuple[list[Question], dict[str, int]]:
-    """The questions of files in their order, each once, and how many were dropped for which reason.
+    """Returns the questions of files in their order, each once, and how many were dropped for which reason.
 
     A record has `prompt` (text or messages), or `instruction` and `input`, and `answer`. Raises ValueError that names
     file, line and field for what is malformed, and for a question with two answers.

@@ -25,7 +25,7 @@ class BlockList:
 
     @staticmethod
     def of(entries: Iterable[str]) -> BlockList:
-        """The list of some entries: `casino.com` is a host, `blog.org/ads/` or `https://...` the beginning of an
+        """Returns the list of entries: `casino.com` is a host, `blog.org/ads/` or `https://...` the beginning of an
         address, `casino` a word. White space around an entry and what follows ` #` do not count.
         """
         hosts, prefixes, words = set(), set(), set()
@@ -39,12 +39,12 @@ class BlockList:
         return BlockList(frozenset(hosts), tuple(sorted(prefixes)), frozenset(words))
 
     def match(self, url: str) -> str:
-        """The entry that blocks `url`, "" if none does."""
+        """Returns the entry that blocks `url`, "" if none does."""
         address = _without_scheme(url.lower())
         host = _host(url)
         labels = host.split(".") if self.hosts else []
-        for place in range(len(labels)):
-            if (name := ".".join(labels[place:])) in self.hosts:
+        for first in range(len(labels)):
+            if (name := ".".join(labels[first:])) in self.hosts:
                 return name
         found = [prefix for prefix in self.prefixes if address.startswith(prefix)]
         found += self.words.intersection(_WORD.findall(address)) if self.words else []
@@ -52,7 +52,7 @@ class BlockList:
 
 
 def load_block_list(entries: tuple[str, ...], file: str | None) -> BlockList:
-    """The block list of some entries and of a text file with an entry a line.
+    """Returns the block list of some entries and of a text file with an entry a line.
 
     Raises ValueError when there is no such file or it is no UTF-8 text.
     """

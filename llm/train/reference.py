@@ -15,11 +15,12 @@ import pyarrow as pa
 import torch
 
 from ..counts import Counts
-from ..data.json_records import held_out_keys, record_files
+from ..data.json_records import record_files
 from ..data.pairs import Pair, read_pairs
 from ..files import sha256_file, write_json, write_table
 from ..model.files import WEIGHTS_FILE, load_model
 from ..process import MetricsLog, Stopped
+from ..splits import held_out_keys
 from ..tokenizer import Tokenizer
 from .config import LoopConfig
 from .device import choose_device, choose_dtype

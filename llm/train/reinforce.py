@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from ..counts import Counts
-from ..data.json_records import held_out_keys, record_files
+from ..data.json_records import record_files
 from ..data.questions import Question, read_questions
 from ..model.generate import Sampling
+from ..splits import held_out_keys
 from .answers import HeldOutReward, Questions, Writer
 from .config import LoopConfig
 from .examples import ASKED_LATER, held_out_questions, questions_of

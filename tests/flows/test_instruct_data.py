@@ -41,6 +41,6 @@ def test_wrong_data_stops_a_run_before_it_builds_anything(tmp_path: Path, data: 
     data.write_text('{"instruction": "What is it?", "output": "Rye."}\n{"instruction": "And this?"}\n')
     with pytest.raises(ValueError, match=r"data\.json, line 2: output is missing"):
         run_recipe(tmp_path / "workspace", *overrides(data))
-    with pytest.raises(ValueError, match=r"there is no file .*instruct\.sources\.0\.path=FILE"):
+    with pytest.raises(ValueError, match=r"there is no such file.*instruct\.sources\.0\.path=FILE"):
         run_recipe(tmp_path / "workspace", *overrides(tmp_path / "gone.json"))
     assert not (tmp_path / "workspace" / "store").exists()

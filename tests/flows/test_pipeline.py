@@ -281,9 +281,9 @@ def test_texts_become_an_evaluated_base_model_and_a_changed_file_is_noticed(tmp_
     tiny = yaml.safe_load(Path("tests/flows/tiny.yaml").read_text())
     sources = {"sources": [{"name": "notes", "kind": "jsonl", "paths": [str(notes)]}]}
     changed = {"name": "notes", "ingest": sources, "instruct": None, "finetune": None}
-    clean = {"min_chars": 50, "held_out_fraction": 0.2, "trip_wire": {"max_reason_share": 1, "min_recall": 0}}
+    clean = {"min_chars": 50, "held_out_fraction": 0.2, "canary_check": {"max_reason_share": 1, "min_recall": 0}}
     recipe = {key: value for key, value in tiny.items() if key not in {"crawl", "clean"}} | changed | {"clean": clean}
-    recipe["tokenizer"], recipe["dedup"] = {"vocab_size": 270}, {"trip_wire": clean["trip_wire"]}
+    recipe["tokenizer"], recipe["dedup"] = {"vocab_size": 270}, {"canary_check": clean["canary_check"]}
     path = tmp_path / "notes.yaml"
     path.write_text(yaml.safe_dump(recipe))
     with pytest.MonkeyPatch.context() as patch:

@@ -9,7 +9,7 @@ import yaml
 
 from llm.config import from_dict, identity
 from llm.counts import Counts
-from llm.data.web.crawl import CrawlConfig
+from llm.data.web.config import CrawlConfig
 from tasks.crawl import newest_crawl
 from tasks.fingerprint import Code, Key
 from tasks.session import Session, running

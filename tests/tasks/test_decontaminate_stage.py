@@ -122,7 +122,7 @@ def test_the_files_do_not_change_the_result(tmp_path: Path, benchmarks: Decontam
             assert run.rows(pattern) == expected.rows(pattern)
 
 
-# ---------------------------------------------------------------- the self-check and the trip-wire
+# ---------------------------------------------------------------- the canary check
 
 
 def test_planted_items_never_get_out(tmp_path: Path, benchmarks: DecontaminateConfig) -> None:
@@ -137,15 +137,13 @@ def test_the_run_stops_when_items_are_missed(
     tmp_path: Path, benchmarks: DecontaminateConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(science, "find_ngrams", lambda texts, index: np.zeros((4, 0), dtype=np.int64))
-    with pytest.raises(
-        ValueError, match=r"recall of the planted cases of 'benchmark item' is 0.00[\s\S]*item 0 of bread"
-    ):
+    with pytest.raises(ValueError, match=r"recall of the canaries of 'benchmark item' is 0.00[\s\S]*item 0 of bread"):
         StageRun(decontaminate, corpus(), tmp_path / "run", benchmarks)
 
 
 def test_the_run_stops_when_look_alikes_are_taken_for_items(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(science, "half_replaced", lambda text: text)
-    with pytest.raises(ValueError, match=r"precision of the planted cases .*20 of 20 look-alikes"):
+    with pytest.raises(ValueError, match=r"precision of the canaries .*20 of 20 look-alikes"):
         StageRun(decontaminate, corpus(), tmp_path, DecontaminateConfig())
 
 

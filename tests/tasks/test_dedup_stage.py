@@ -15,7 +15,8 @@ import pytest
 
 from llm.data.dedup import DedupConfig
 from llm.data.documents import Document, document_id
-from llm.data.near import dedup_steps, keyed
+from llm.data.near import dedup_steps, keyed, minhash
+from llm.data.near.ngrams import hash_shingles
 from tasks.dedup import dedup
 from tests.tasks.document_stage import StageRun, prose
 
@@ -162,7 +163,9 @@ def test_a_hundred_copies_of_one_page(tmp_path: Path) -> None:
     text = "\n\n".join(prose(40, i) for i in range(4))
     documents = [make_document(text, f"https://site/{i:03d}") for i in range(50)]
     documents += [make_document(edited(text, 2, i), f"https://site/{i}") for i in range(100, 150)]
-    run = build_stage(documents, tmp_path, 4, replace(CONFIG, trip_wire=replace(CONFIG.trip_wire, max_reason_share=1)))
+    run = build_stage(
+        documents, tmp_path, 4, replace(CONFIG, canary_check=replace(CONFIG.canary_check, max_reason_share=1))
+    )
     assert [row["text"] for row in run.rows("documents-*")] == [text]
     assert run.counts.dropped == {EXACT: 49, NEAR: 50}
 
@@ -250,7 +253,7 @@ def test_a_document_of_nothing_but_repeated_paragraphs_is_dropped(tmp_path: Path
     assert run.counts.dropped == {REPEATED: 1}
 
 
-# ---------------------------------------------------------------- the self-check and the trip-wire
+# ---------------------------------------------------------------- the canary check
 
 
 def test_planted_copies_are_found_and_never_get_out(tmp_path: Path) -> None:
@@ -266,7 +269,7 @@ def test_planted_copies_are_found_and_never_get_out(tmp_path: Path) -> None:
 def test_copies_planted_among_hundreds_of_like_pages_are_found(tmp_path: Path) -> None:
     template = prose(300, "template")
     documents = [make_document(edited(template, 2, i), f"https://site/{i:03d}") for i in range(250)]
-    config = replace(CONFIG, trip_wire=replace(CONFIG.trip_wire, max_reason_share=1))
+    config = replace(CONFIG, canary_check=replace(CONFIG.canary_check, max_reason_share=1))
     run = build_stage(documents, tmp_path, config=config)
     assert run.counts.dropped == {NEAR: 249}
     assert run.counts.figures["planted near duplicate: n"] == 20
@@ -278,15 +281,20 @@ def test_the_run_stops_when_copies_are_missed(tmp_path: Path, monkeypatch: pytes
         return np.zeros(len(pairs))
 
     monkeypatch.setattr(dedup_steps, "similarities", blind)
-    with pytest.raises(
-        ValueError, match=r"recall of the planted cases of 'near duplicate' is 0.00[\s\S]*https://site/"
-    ):
+    with pytest.raises(ValueError, match=r"recall of the canaries of 'near duplicate' is 0.00[\s\S]*https://site/"):
+        build_stage(make_corpus(seed=9), tmp_path)
+
+
+def test_the_run_stops_when_datasketch_contradicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shingles of one word for those of five: alike in every step of ours, and seen from outside only."""
+    monkeypatch.setattr(minhash, "hash_shingles", lambda words, n: hash_shingles(words, 1))
+    with pytest.raises(ValueError, match="the similarity differs from that of datasketch"):
         build_stage(make_corpus(seed=9), tmp_path)
 
 
 def test_the_run_stops_when_look_alikes_are_taken_for_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dedup_steps, "similarities", lambda pairs, *rest: np.ones(len(pairs)))
-    with pytest.raises(ValueError, match="precision of the planted cases of 'near duplicate'"):
+    with pytest.raises(ValueError, match="precision of the canaries of 'near duplicate'"):
         build_stage(make_corpus(seed=9), tmp_path, config=replace(CONFIG, n_permutations=512, threshold=0.5))
 
 

@@ -62,7 +62,7 @@ class C4(Config):
 
 
 def c4(text: str, limits: C4) -> tuple[str, Failure | None]:
-    """The text without the lines that C4 removes, and why the page is dropped, None for a good one.
+    """Returns the text without the lines that C4 removes, and why the page is dropped, None for a good one.
 
     A blank line stays where one stood between two lines that stay.
     """
@@ -109,7 +109,7 @@ def _is_no_sentence(line: str, limits: C4) -> bool:
 
 
 def n_sentences_in(line: str) -> int:
-    """How many sentences a line holds: at least one if it holds a letter or digit, whatever it ends with."""
+    """Returns how many sentences a line holds: at least one if it holds a letter or digit, whatever it ends with."""
     if not any(map(str.isalnum, line)):
         return 0
     ends = [match.end() for match in _SENTENCE_END.finditer(line)]

@@ -36,7 +36,7 @@ class FineWeb(Config):
 
 
 def fineweb(parts: TextParts, limits: FineWeb) -> Failure | None:
-    """The first of FineWeb's rules that a text breaks, None for a good text."""
+    """Returns the first of FineWeb's rules that a text breaks, None for a good text."""
     return first_failure("FineWeb", _measures(parts, limits))
 
 

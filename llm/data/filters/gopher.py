@@ -52,7 +52,7 @@ class GopherQuality(Config):
 
 
 def gopher_quality(parts: TextParts, limits: GopherQuality) -> Failure | None:
-    """The first rule of Gopher's quality filter that a text breaks, None for a good text.
+    """Returns the first rule of Gopher's quality filter that a text breaks, None for a good text.
 
     For languages without spaces a word is a character, and the length of words is not looked at.
     """
@@ -136,7 +136,7 @@ class GopherRepetition(Config):
 
 
 def gopher_repetition(parts: TextParts, limits: GopherRepetition) -> Failure | None:
-    """The first rule of Gopher's repetition filter that a text breaks, None for a good text.
+    """Returns the first rule of Gopher's repetition filter that a text breaks, None for a good text.
 
     A first occurrence is no repetition, and no character counts twice where repeated sequences overlap.
     """
@@ -169,13 +169,13 @@ def _repetition(parts: TextParts, limits: GopherRepetition) -> Iterator[Measure]
 
 
 def repeated_grams(words: list[str], largest: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """For n = 2 to `largest`: where the n-grams start that occur more than once, and a number for each n-gram.
+    """Yields for n = 2 to `largest`: where the n-grams start that occur more than once, and a number for each n-gram.
 
     Both arrays are int64 of shape (n_occurrences,), in the order of the text. It ends where nothing is repeated. Only
     what begins with a repeated (n-1)-gram is looked at, so the work shrinks with every n.
     """
-    last_place = {word: place for place, word in enumerate(words)}
-    ids = np.fromiter(map(last_place.__getitem__, words), np.int64, len(words))
+    last_position = {word: position for position, word in enumerate(words)}
+    ids = np.fromiter(map(last_position.__getitem__, words), np.int64, len(words))
     is_repeated = np.bincount(ids)[ids] > 1 if words else np.zeros(0, bool)
     starts = np.flatnonzero(is_repeated)
     grams = ids[starts]

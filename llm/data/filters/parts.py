@@ -67,7 +67,7 @@ class Failure(NamedTuple):
 
 
 def first_failure(filter_name: str, measures: Iterable[Measure]) -> Failure | None:
-    """The first broken rule; those after it are not measured."""
+    """Returns the first broken rule; those after it are not measured."""
     for measure in measures:
         if measure.is_broken:
             allowed = _allowed(measure.at_least, measure.at_most)
@@ -87,7 +87,7 @@ def share(n: float, total: float) -> float:
 
 
 def n_repeated(parts: Sequence[str]) -> tuple[int, int]:
-    """How many parts have stood before, and how many characters those have."""
+    """Returns how many parts have stood before, and how many characters those have."""
     seen: set[str] = set()
     n_parts = n_chars = 0
     for part in parts:

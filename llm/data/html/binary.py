@@ -46,7 +46,7 @@ WORDS = (b"RIFF", b"OggS", b"ID3", b"fLaC", b"BZh", b"PAR1", b"wOFF", b"wOF2", b
 
 
 def binary_kind(body: bytes) -> str:
-    """What kind of binary file `body` is ("PDF"), "" for what may be text. White space may stand before it."""
+    """Returns what kind of binary file `body` is ("PDF"), "" for what may be text. White space may stand before it."""
     if body[4:8] == b"ftyp":
         return "MP4 media"
     for start in (body[:512], body[:512].lstrip()):

@@ -21,10 +21,10 @@ MAX_SIDE_SHARE = 0.4
 OUTSIDE_FACTOR = 0.6
 """What a probability is worth outside of the element that the page marks as its main content."""
 
-INNOCENT_SCORE = -10.0
+ALLOW_SCORE = -10.0
 """In that element a block is kept if no element around it has a name with log odds (in tenths) this low."""
 
-GUILTY_SCORE, GUILTY_FACTOR = -15.0, 0.7
+DENY_SCORE, DENY_FACTOR = -15.0, 0.7
 """From this score down, what a name says counts once more."""
 
 MAX_LINK_SHARE = 0.5
@@ -42,7 +42,10 @@ WHOLE_TAGS = LIST_TAGS | {"dl"}
 def chosen_blocks(
     page: Blocks, main: tuple[int, int] | None, probabilities: Array, columns: dict[str, Array]
 ) -> list[int]:
-    """The numbers of the blocks of the main text, ascending; `main` is `main_range`, `columns` are `block_columns`."""
+    """Returns the numbers of the blocks of the main text, ascending.
+
+    `main` is `main_range`, `columns` are `block_columns`.
+    """
     if not page.texts:
         return []
     words = columns["words"]
@@ -51,15 +54,17 @@ def chosen_blocks(
     probabilities = _without_side(flags, probabilities, words)
     cut = best_cut(probabilities, words)
     bare_links = _bare_links(page, columns["link_share"], lists)
-    innocent = (flags & SIDE_FLAGS == 0) & ((columns["link_share"] < MAX_LINK_SHARE) | (bare_links < 0))
+    allowed = (flags & SIDE_FLAGS == 0) & ((columns["link_share"] < MAX_LINK_SHARE) | (bare_links < 0))
     probabilities = np.where(bare_links > 0, probabilities * LINK_LIST_FACTOR, probabilities)
-    probabilities = _judged_by_names(main, probabilities, columns, cut, innocent)
+    probabilities = _judged_by_names(main, probabilities, columns, cut, allowed)
     probabilities = _decided_whole(probabilities, words, lists + tables)
     return np.flatnonzero(_with_company(page, probabilities, cut, tables)).tolist()
 
 
 def main_range(page: Blocks) -> tuple[int, int] | None:
-    """The blocks (from, to) that the page marks as its article, else as its main content; None if it marks none.
+    """Returns the blocks (from, to) that the page marks as its article, else as its main content.
+
+    None if it marks none.
 
     Of several articles it is the one with more text than all others; where there is none the page is a list of them.
     """
@@ -77,7 +82,7 @@ def main_range(page: Blocks) -> tuple[int, int] | None:
 
 
 def best_cut(probabilities: Array, words: Array) -> float:
-    """The probability from which on blocks are kept, so that the expected F1 over words is largest.
+    """Returns the probability from which on blocks are kept, so that the expected F1 over words is largest.
 
     Keeping what is at least as probable as half of the best reachable F1 is optimal (Lewis, 1995; Lipton et al., 2014).
     There must be a block.
@@ -107,26 +112,26 @@ def _judged_by_names(
     probabilities: Array,
     columns: dict[str, Array],
     cut: float,
-    innocent: NDArray[np.bool_],
+    allowed: NDArray[np.bool_],
 ) -> Array:
     """The probabilities after what marks and names say plainly; the trees know too little of it on small pages.
 
     Where the page marks its main content, that is kept but for what has the name of something else or is made of links;
-    where it marks none, what has no bad name and no bad word. `innocent` says what may be kept so.
+    where it marks none, what has no bad name and no bad word. `allowed` says what may be kept so.
     """
     words = columns["words"]
-    guilty = columns["names_min"] <= GUILTY_SCORE
-    if words[guilty].sum() < MAX_SIDE_SHARE * words.sum():
-        probabilities = np.where(guilty, probabilities * GUILTY_FACTOR, probabilities)
+    denied = columns["names_min"] <= DENY_SCORE
+    if words[denied].sum() < MAX_SIDE_SHARE * words.sum():
+        probabilities = np.where(denied, probabilities * DENY_FACTOR, probabilities)
     if main is None:
-        innocent = innocent & (columns["names_min"] >= 0) & (columns["text_min"] >= INNOCENT_SCORE)
-        return np.where(innocent, 1.0, probabilities)
+        allowed = allowed & (columns["names_min"] >= 0) & (columns["text_min"] >= ALLOW_SCORE)
+        return np.where(allowed, 1.0, probabilities)
     inside = np.zeros(len(words), dtype=bool)
     inside[slice(*main)] = True
     likely = probabilities >= cut
     if words[likely & inside].sum() >= 0.5 * words[likely].sum():
         probabilities = np.where(inside, probabilities, probabilities * OUTSIDE_FACTOR)
-    return np.where(inside & innocent & (columns["names_min"] > INNOCENT_SCORE), 1.0, probabilities)
+    return np.where(inside & allowed & (columns["names_min"] > ALLOW_SCORE), 1.0, probabilities)
 
 
 def _blocks_in(page: Blocks, element: int) -> slice:

@@ -45,7 +45,10 @@ MAX_WORDS, MAX_TEXT_CHARS = 4, 40
 
 
 def name_keys(name: str) -> list[str]:
-    """What is looked up for a class or id: itself, and ("~" before it) each word in it; nothing for a very long one."""
+    """Returns what is looked up for a class or id: itself, and ("~" before it) each word in it.
+
+    Nothing for a very long one.
+    """
     if len(name) > MAX_NAME_CHARS:
         return []
     lower = name.lower()
@@ -54,7 +57,7 @@ def name_keys(name: str) -> list[str]:
 
 
 def text_keys(text: str) -> list[str]:
-    """What is looked up for a block's text: its first words, pairs of them, and ("=" before it) all of a short text."""
+    """Returns what is looked up for a text: its first words, pairs of them, and ("=" before it) all of a short one."""
     words = _first_words(text)
     keys = words + [f"{first} {second}" for first, second in itertools.pairwise(words)]
     if 0 < len(words) < MAX_WORDS:
@@ -153,7 +156,7 @@ def _elements_of(page: Blocks, scores: WordScores) -> _Elements:
 
 
 def block_columns(page: Blocks, scores: WordScores) -> dict[str, Array]:
-    """The columns by name, each of shape (blocks,); the page must have blocks."""
+    """Returns the columns by name, each of shape (blocks,); the page must have blocks."""
     elements = _elements_of(page, scores)
     columns, texts = _text_columns(page, scores)
     tag = elements.tag[elements.of_block]
@@ -335,7 +338,7 @@ _OFF_TWO = ("names_sum", "names_min")
 
 
 def _shifted(values: Array, offset: int) -> Array:
-    """For each block the value of the one `offset` places on, BEYOND where there is none."""
+    """For each block the value of the one `offset` positions on, BEYOND where there is none."""
     shifted = np.full(len(values), BEYOND)
     if offset > 0:
         shifted[:-offset] = values[offset:]

@@ -35,7 +35,10 @@ class BlockModel:
     leaf: Array
 
     def probabilities(self, page: Blocks) -> tuple[Array, dict[str, Array]]:
-        """Of each block the probability that it is main text, shape (blocks,); and the columns of `block_columns`."""
+        """Returns for each block the probability that it is main text, shape (blocks,).
+
+        And the columns of `block_columns`.
+        """
         if not page.texts:
             return np.empty(0), {}
         columns = block_columns(page, self.scores)
@@ -57,7 +60,7 @@ class BlockModel:
 
 
 def model_from(values: dict[str, Any]) -> BlockModel:
-    """The model in the values of its file."""
+    """Returns the model in the values of its file."""
     names, texts = ({key: score for score, keys in values[table] for key in keys} for table in ("names", "texts"))
     trees = values["trees"]
     return BlockModel(
@@ -71,5 +74,5 @@ def model_from(values: dict[str, Any]) -> BlockModel:
 
 @functools.cache
 def block_model() -> BlockModel:
-    """The model of `block_model.json`, read once."""
+    """Returns the model of `block_model.json`, read once."""
     return model_from(json.loads(MODEL_FILE.read_text(encoding="utf-8")))

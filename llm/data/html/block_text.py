@@ -42,12 +42,12 @@ class _Line:
 
 
 def text_of(page: Blocks, kept: Sequence[int]) -> str:
-    """The text of the blocks with these numbers, which ascend."""
+    """Returns the text of the blocks with these numbers, which ascend."""
     return _joined(list(_lines(page, kept)))
 
 
 def data_tables(page: Blocks) -> list[tuple[int, int]]:
-    """The tables whose rows can be written as lines, as ranges of elements."""
+    """Returns the tables whose rows can be written as lines, as ranges of elements."""
     if "table" not in page.tags:
         return []
     depth = page.elements.depth

@@ -20,7 +20,7 @@ Numbers = NDArray[np.intp]
 
 
 def names(text: str) -> frozenset[str]:
-    """The words of `text` as a set."""
+    """Returns the words of `text` as a set."""
     return frozenset(text.split())
 
 
@@ -141,7 +141,10 @@ class Blocks:
 
 
 def blocks_of(root: LexborNode | None, *, with_site: bool = False) -> Blocks:
-    """The blocks under `root` (none if it is None), of which nothing is changed; navigation and footer `with_site`."""
+    """Returns the blocks under `root` (none if it is None), of which nothing is changed.
+
+    Navigation and footer `with_site`.
+    """
     walk = _Walk(with_site)
     enter, leave, pieces = walk.enter, walk.leave, walk.pieces
     opened: list[tuple[LexborNode, int]] = []
@@ -233,7 +236,7 @@ class _Walk:
             self._add_space()
 
     def finish(self) -> Blocks:
-        """What was found, after the root has been left."""
+        """Returns what was found, after the root has been left."""
         if self.pieces:
             self._end_block()
         self._ends[0] = len(self._texts)

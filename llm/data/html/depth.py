@@ -16,18 +16,18 @@ _UNNESTED_TAGS = """area base br col colgroup dd dt embed hr img input li link m
 
 
 def is_too_deep(source: str) -> bool:
-    """Whether elements nest so deep that parsing would take minutes (an estimate: tags in comments count too)."""
+    """Returns whether elements nest so deep that parsing takes minutes (an estimate: tags in comments count too)."""
     if source.count("<") <= MAX_UNCHECKED_TAGS:
         return False
     names, is_end = _tags(source)
     steps = np.where(is_end, -1, 1)
     order = np.argsort(names, kind="stable")
     kinds, first = np.unique(names[order], return_index=True)
-    for name, places in zip(kinds.tolist(), np.split(order, first[1:]), strict=False):
+    for name, positions in zip(kinds.tolist(), np.split(order, first[1:]), strict=False):
         # An end tag without its start tag closes nothing, so the number of open elements never falls below zero.
-        n_open = np.cumsum(steps[places])
+        n_open = np.cumsum(steps[positions])
         n_open -= np.minimum(np.minimum.accumulate(n_open), 0)
-        steps[places] = 0 if name in _UNNESTED else np.diff(n_open, prepend=0)
+        steps[positions] = 0 if name in _UNNESTED else np.diff(n_open, prepend=0)
     return steps.size > 0 and bool(np.cumsum(steps).max() > MAX_DEPTH)
 
 
@@ -39,8 +39,8 @@ def _tags(source: str) -> tuple[np.ndarray, np.ndarray]:
     is_end = letters[starts] == ord("/")
     eight = np.ndarray((len(text) - NAME_BYTES + 1,), dtype="<u8", buffer=text, strides=(1,))[starts + is_end]
     name = _NAME_LETTERS[eight.view(np.uint8).reshape(-1, NAME_BYTES)]  # (n, 8)
-    for place in range(1, NAME_BYTES):
-        name[:, place] *= name[:, place - 1] != 0  # nothing after the name's end
+    for position in range(1, NAME_BYTES):
+        name[:, position] *= name[:, position - 1] != 0  # nothing after the name's end
     is_tag = name[:, 0] >= ord("a")
     return name[is_tag].view("<u8")[:, 0], is_end[is_tag]
 

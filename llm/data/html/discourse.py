@@ -13,7 +13,7 @@ ATTRIBUTE = "data-preloaded"
 
 
 def topic_html(source: str, tree: LexborHTMLParser) -> str:
-    """The topic of a Discourse page as HTML, an `article` a post; "" for any other page. Never raises."""
+    """Returns the topic of a Discourse page as HTML, an `article` a post; "" for any other page. Never raises."""
     if ATTRIBUTE not in source:
         return ""
     holder = tree.css_first(f"#{ATTRIBUTE}")

@@ -15,7 +15,7 @@ MAX_ROUNDS = 4
 
 # The characters that windows-1252 shows for the bytes 0x80 to 0xff; where it has none, control characters stand.
 _CHARS = "".join(bytes([byte]).decode("cp1252", errors="ignore") or chr(byte) for byte in range(0x80, 0x100))
-_BYTES = {ord(char): 0x80 + place for place, char in enumerate(_CHARS)}
+_BYTES = {ord(char): 0x80 + index for index, char in enumerate(_CHARS)}
 _LATER = re.escape(_CHARS[:0x40] + "".join(map(chr, range(0x80, 0xA0))))  # bytes after the first of a sequence
 _RUN = re.compile(f"[{_LATER}À-ÿ]+")
 _SEQUENCE = re.compile(f"[Â-ô][{_LATER}](?:(?<=[Â-ß].)|[{_LATER}])")
@@ -35,7 +35,10 @@ SUSPECT_BYTES = re.compile(
 
 
 def repair_mojibake(text: str) -> tuple[str, int]:
-    """The text with mojibake turned back, and how many runs of characters that were; a correct text stays as it is."""
+    """Returns the text with mojibake turned back, and how many runs of characters that were.
+
+    A correct text stays as it is.
+    """
     n_repaired = 0
     for _ in range(MAX_ROUNDS):
         text, n = _repair_once(text)
@@ -47,7 +50,7 @@ def repair_mojibake(text: str) -> tuple[str, int]:
 
 
 def mojibake_share(text: str) -> float:
-    """Share of characters that tell of a wrong charset: replacement characters, and pairs as "Ã©" that are left."""
+    """Returns the share of characters that tell of a wrong charset: replacement characters, pairs as "Ã©" left over."""
     return len(_LEFT_OVER.findall(text)) / len(text) if text and not text.isascii() else 0.0
 
 

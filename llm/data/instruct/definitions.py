@@ -22,7 +22,7 @@ from ..documents import document_files
 from ..drops import Dropped, write_dropped
 from ..html.charset import decode_html
 from ..html.depth import is_too_deep
-from ..warc import PageSlice, WebPage, read_pages
+from ..warc_read import PageSlice, WebPage, read_pages
 from .config import InstructConfig
 
 DEFINITION_SCHEMA = pa.schema(
@@ -49,7 +49,7 @@ class Definition:
 
 
 def definitions(html: bytes, content_type: str = "") -> list[Definition]:
-    """The definitions of a page, in page order; one for each symbol of a group that shares a description.
+    """Returns the definitions of a page, in page order; one for each symbol of a group that shares a description.
 
     lexbor finds the lists, BeautifulSoup reads the one paragraph of each that is wanted: given whole lists it takes
     five times longer, most of it for signatures and examples. A page nested too deep for the corpus has none.
@@ -114,7 +114,7 @@ def extract_definitions(part: PageSlice, documents_dir: Path, out_dir: Path, con
 def definition_table(
     pages: Iterable[WebPage], documents: Mapping[str, tuple[str, bool]], config: InstructConfig
 ) -> tuple[pa.Table, list[Dropped]]:
-    """The definitions to keep (`DEFINITION_SCHEMA`) of pages, and those to leave out.
+    """Returns the definitions to keep (`DEFINITION_SCHEMA`) of pages, and those to leave out.
 
     `documents` gives for a URL the id of its document and whether that is held out.
     """

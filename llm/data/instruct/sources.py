@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import glob
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...tokenizer import SPECIAL_TOKENS
 from ..drops import Dropped
-from ..json_records import values_of
-from ..messages import BadRecord, Message
-from .chats import ALWAYS_DROPPED, chat_of
+from ..file_patterns import matching_files
+from ..json_records import SUFFIXES, values_of
+from ..messages import EMPTY_ANSWER, EMPTY_QUESTION, BadRecord, Message, check_turns, messages_of, text_of, with_input
 from .config import InstructConfig, InstructSource
 from .definitions import hash_of
 
-SUFFIXES = (".json", ".jsonl", ".parquet", ".csv", ".tsv")
+SPECIAL_TOKEN, DUPLICATE = "special token", "duplicate"
+ALWAYS_DROPPED = (EMPTY_ANSWER, SPECIAL_TOKEN, DUPLICATE)
+"""Sound records that there is nothing to learn from, or that our chat template refuses (see llm/tokenizer.py)."""
+
+_SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def external_files(config: InstructConfig) -> list[Path]:
 def check_sources(config: InstructConfig) -> None:
     """Reads all sources of this machine, so that what is wrong with them is known before any model is trained.
 
-    Data sets of the hub are passed over: they may have to be fetched. Raises ValueError as `read_source` does.
+    Data sets of the hub are skipped: they may have to be fetched. Raises ValueError as `read_source` does.
     """
     with tempfile.TemporaryDirectory() as scratch:
         for source in config.sources:
@@ -80,7 +85,7 @@ def check_sources(config: InstructConfig) -> None:
 
 
 def read_sources(config: InstructConfig, downloads: Path) -> Found:
-    """The examples of all files and data sets, in the order of the sources; see `read_source`."""
+    """Returns the examples of all files and data sets, in the order of the sources; see `read_source`."""
     found = Found()
     for source in config.sources:
         if source.kind != "definitions":
@@ -91,7 +96,7 @@ def read_sources(config: InstructConfig, downloads: Path) -> Found:
 
 
 def read_source(source: InstructSource, downloads: Path, config: InstructConfig) -> Found:
-    """The examples of a source of files or of a data set, which is kept in `downloads`.
+    """Returns the examples of a source of files or of a data set, which is kept in `downloads`.
 
     Raises ValueError that names file, line and field of the first broken record (or drops it, as `bad_examples` says),
     or when there is no record at all; ConnectionError when a data set cannot be fetched.
@@ -100,7 +105,9 @@ def read_source(source: InstructSource, downloads: Path, config: InstructConfig)
     for place, record in _records(source, downloads):
         url = f"{source.label}:{place}"
         try:
-            found.examples.append(_example(_chat(record, source), source))
+            messages = chat_of(record, source)
+            id = hash_of(json.dumps(messages, ensure_ascii=False))
+            found.examples.append(Example(id, messages[-2]["content"], messages, weight=source.weight))
         except BadRecord as error:
             if config.bad_examples == "refuse" and error.reason not in ALWAYS_DROPPED:
                 raise ValueError(
@@ -115,15 +122,40 @@ def read_source(source: InstructSource, downloads: Path, config: InstructConfig)
     return found
 
 
-def _chat(record: Any, source: InstructSource) -> list[Message]:
+def chat_of(record: Any, source: InstructSource) -> list[Message]:
+    """Returns the chat of a record: perhaps a system message, then user and assistant in turn, the assistant last.
+
+    Raises BadRecord for any other record.
+    """
     if isinstance(record, BadRecord):
         raise record
-    return chat_of(record, source)
+    if not isinstance(record, dict):
+        raise BadRecord("no object", f"expected an object, found {record!r:.80}")
+    messages = _of_alpaca(record, source) if source.kind == "alpaca" else _of_messages(record, source)
+    for number, message in enumerate(messages, 1):
+        if found := _SPECIAL.search(message["content"]):
+            where = f"message {number}, of the {message['role']},"
+            raise BadRecord(SPECIAL_TOKEN, f"{where} spells {found[0]}, which marks turns")
+    return messages
 
 
-def _example(messages: list[Message], source: InstructSource) -> Example:
-    id = hash_of(json.dumps(messages, ensure_ascii=False))
-    return Example(id, messages[-2]["content"], messages, weight=source.weight)
+def _of_alpaca(record: dict[str, Any], source: InstructSource) -> list[Message]:
+    question = text_of(record, source.instruction_field, source.instruction_field, when_empty=EMPTY_QUESTION)
+    if source.input_field:
+        question = with_input(question, record, source.input_field, source.input_field)
+    answer = text_of(record, source.output_field, source.output_field, when_empty=EMPTY_ANSWER)
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def _of_messages(record: dict[str, Any], source: InstructSource) -> list[Message]:
+    names = [source.messages_field] if source.messages_field else ["messages", "conversations"]
+    name = next((name for name in names if name in record), None)
+    if name is None:
+        found = ", ".join(map(repr, record)) or "none"
+        raise BadRecord("missing field", f"{' or '.join(names)} is missing; there are {found}")
+    messages = messages_of(record[name], name)
+    check_turns(messages, name, last="assistant")
+    return messages
 
 
 def _records(source: InstructSource, downloads: Path) -> Iterator[tuple[str, Any]]:
@@ -135,20 +167,13 @@ def _records(source: InstructSource, downloads: Path) -> Iterator[tuple[str, Any
 
 
 def source_files(source: InstructSource) -> list[Path]:
-    """The files that a source's path names, in order; raises ValueError when there is none."""
+    """Returns the files that a source's path names, in order; raises ValueError when there is none."""
     if source.path is None:
         return []
-    path = Path(source.path)
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix in SUFFIXES)
-    else:
-        files = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(source.path, recursive=True))]
-    if not files:
-        raise ValueError(
-            f"instruct.sources: path is {source.path!r}, but there is no file {', '.join(SUFFIXES)} at "
-            f"{path.absolute()}; give it with instruct.sources.0.path=FILE"
-        )
-    return files
+    try:
+        return matching_files("instruct.sources: path", source.path, SUFFIXES)
+    except ValueError as error:
+        raise ValueError(f"{error}, as in instruct.sources.0.path=FILE") from None
 
 
 def _dataset_records(source: InstructSource, downloads: Path) -> Iterator[tuple[str, Any]]:

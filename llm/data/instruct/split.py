@@ -8,16 +8,18 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from ...counts import Counts
 from ...files import read_table, write_table, write_text
+from ...splits import held_out_groups
+from ..components import components
 from ..drops import Dropped, write_dropped
 from ..four_choice import N_CHOICES, benchmark_items
-from .chats import DUPLICATE
 from .config import InstructConfig, InstructSource
 from .definitions import hash_of
-from .sources import Example, Found
+from .sources import DUPLICATE, Example, Found
 
 EXAMPLE_SCHEMA = pa.schema(
     [
@@ -56,7 +58,7 @@ def write_examples(
 
 
 def definition_examples(paths: Sequence[Path], config: InstructConfig) -> Found:
-    """Examples made of the partitions' definitions; a symbol defined twice keeps its first definition."""
+    """Returns examples made of the partitions' definitions; a symbol defined twice keeps its first definition."""
     source, found = config.definitions or InstructSource(), Found()
     seen: set[str] = set()
     for row in (row for path in paths for row in read_table(path).to_pylist()):
@@ -74,7 +76,7 @@ def definition_examples(paths: Sequence[Path], config: InstructConfig) -> Found:
 
 
 def without_duplicates(examples: Sequence[Example]) -> tuple[list[Example], list[Dropped]]:
-    """The first of each group of examples that say the same, and the others."""
+    """Returns the first of each group of examples that say the same, and the others."""
     kept: dict[str, Example] = {}
     dropped = []
     for example in examples:
@@ -88,7 +90,7 @@ def without_duplicates(examples: Sequence[Example]) -> tuple[list[Example], list
 
 
 def held_out_ids(examples: Sequence[Example], config: InstructConfig) -> set[str]:
-    """The examples kept from training: the groups with the lowest hashes, up to the configured share of the examples.
+    """Returns the examples kept from training: the groups with the lowest hashes, up to the configured share of all.
 
     A group are the examples that share a question (first or last) or the last answer, directly or through others. One
     that is larger than the share ("Thank you.") stays in training; a benchmark of definitions takes at least four.
@@ -96,13 +98,7 @@ def held_out_ids(examples: Sequence[Example], config: InstructConfig) -> set[str
     """
     groups, n_least = connected(examples), N_CHOICES if config.definitions else 1
     n_wanted = max(n_least, round(config.held_out_fraction * len(examples)))
-    drawn = sorted(groups, key=lambda group: min(hash_of(str(config.seed), example.answer) for example in group))
-    chosen, n_taken = list[list[Example]](), 0
-    for group in drawn:
-        n_allowed = n_wanted - n_taken if len(chosen) >= n_least else n_wanted
-        if len(group) <= n_allowed:
-            chosen.append(group)
-            n_taken += len(group)
+    chosen = held_out_groups(groups, lambda example: hash_of(str(config.seed), example.answer), n_wanted, n_least)
     if len(groups) <= n_least or not chosen:
         raise ValueError(
             f"{len(groups)} examples with different questions and answers were found, {n_least + 1} are needed: give "
@@ -113,34 +109,32 @@ def held_out_ids(examples: Sequence[Example], config: InstructConfig) -> set[str
 
 
 def connected(examples: Sequence[Example]) -> list[list[Example]]:
-    """The examples in groups; two that share a question (first or last) or their last answer are in the same."""
-    parent = list(range(len(examples)))
-
-    def root(place: int) -> int:
-        while parent[place] != place:
-            parent[place] = place = parent[parent[place]]
-        return place
-
+    """Returns the examples in groups; two that share a question (first or last) or their last answer are in one."""
     first_with: dict[tuple[str, str], int] = {}
-    for place, example in enumerate(examples):
-        questions = (("question", text) for text in (example.first_question, example.last_question))
-        for key in (*questions, ("answer", example.answer)):
-            parent[root(place)] = root(first_with.setdefault(key, place))
+    pairs = [
+        (first_with.setdefault(key, number), number)
+        for number, example in enumerate(examples)
+        for key in (
+            ("question", example.first_question),
+            ("question", example.last_question),
+            ("answer", example.answer),
+        )
+    ]
     groups: dict[int, list[Example]] = defaultdict(list)
-    for place, example in enumerate(examples):
-        groups[root(place)].append(example)
+    for number, first in zip(*components(np.array(pairs, dtype=np.int64).reshape(-1, 2)), strict=True):
+        groups[first].append(examples[number])
     return list(groups.values())
 
 
 def example_table(examples: Sequence[Example]) -> pa.Table:
-    """The examples as they are stored, `EXAMPLE_SCHEMA`."""
+    """Returns the examples as they are stored, `EXAMPLE_SCHEMA`."""
     columns = EXAMPLE_SCHEMA.names
     rows = [{name: getattr(example, name) for name in columns} for example in examples]
     return pa.Table.from_pylist(rows, EXAMPLE_SCHEMA)
 
 
 def overall_counts(extracted: Counts | None, written: Counts) -> Counts:
-    """The counts of both steps as one: what was found, examples made, and every reason on the way.
+    """Returns the counts of both steps as one: what was found, examples made, and every reason on the way.
 
     `extracted` is the total of `extract_definitions`, if there was one; `written` what `write_examples` returned.
     """

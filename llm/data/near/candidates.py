@@ -21,7 +21,7 @@ MAX_NEIGHBOURS = 16
 
 
 def band_shape(threshold: float, n_permutations: int) -> tuple[int, int]:
-    """Bands and rows per band: the longest bands that still find pairs at the threshold with `MIN_RECALL`.
+    """Returns bands and rows per band: the longest bands that still find pairs at the threshold with `MIN_RECALL`.
 
     A pair of similarity s shares a band with probability 1 - (1 - s^rows)^bands.
     """
@@ -33,7 +33,7 @@ def band_shape(threshold: float, n_permutations: int) -> tuple[int, int]:
 
 
 def band_keys(rows: Signatures, threshold: float) -> Hashes:
-    """A hash of every band of every signature, `(n_bands, n_texts)`."""
+    """Returns a hash of every band of every signature, `(n_bands, n_texts)`."""
     n_bands, n_rows = band_shape(threshold, rows.shape[1])
     keys = np.zeros((n_bands, len(rows)), dtype=np.uint64)
     for band, key in enumerate(keys):
@@ -43,7 +43,7 @@ def band_keys(rows: Signatures, threshold: float) -> Hashes:
 
 
 def bucket_pairs(keys: Hashes, numbers: Numbers) -> Numbers:
-    """Pairs of numbers that stand under equal keys, `(n_pairs, 2)`, in each the one that comes first before.
+    """Returns the pairs of numbers under equal keys, `(n_pairs, 2)`, in each the one that comes first before.
 
     `keys` are sorted. In a bucket of more than `MAX_NEIGHBOURS` each is paired with those that follow it: a chain,
     which joins them all if neighbours are alike.
@@ -58,7 +58,7 @@ def bucket_pairs(keys: Hashes, numbers: Numbers) -> Numbers:
 
 
 def unique_pairs(pairs: Numbers) -> Numbers:
-    """Every pair once, `(n_pairs, 2)`, in order."""
+    """Returns every pair once, `(n_pairs, 2)`, in order."""
     pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
     is_new = np.ones(len(pairs), dtype=bool)
     is_new[1:] = np.any(pairs[1:] != pairs[:-1], axis=1)
@@ -66,27 +66,14 @@ def unique_pairs(pairs: Numbers) -> Numbers:
 
 
 def are_likely(a: Signatures, b: Signatures, threshold: float) -> npt.NDArray[np.bool_]:
-    """Whether two signatures, row by row, do not rule out a Jaccard similarity at the threshold, `(n_pairs,)`."""
-    # Four standard deviations of the estimate: fewer than one pair in 30,000 at the threshold is lost.
+    """Returns whether pairs of signatures do not rule out a Jaccard similarity at the threshold, `(n_pairs,)`."""
+    # Four standard deviations of the estimate: fewer than one pair in 30,000 at the threshold is missed.
     slack = 4 * (threshold * (1 - threshold) / a.shape[1]) ** 0.5
     return np.mean(a == b, axis=1) >= threshold - slack
 
 
-def components(pairs: Numbers) -> tuple[Numbers, Numbers]:
-    """All numbers in the pairs, sorted, and for each the smallest number that it is connected with, `(n,)` each."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    numbers, place = np.unique(pairs, return_inverse=True)
-    place = place.reshape(-1, 2)
-    graph = coo_array((np.ones(len(pairs), dtype=np.int8), (place[:, 0], place[:, 1])), shape=(len(numbers),) * 2)
-    labels = connected_components(graph, directed=False)[1]
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    return numbers, numbers[first[inverse]]
-
-
 def group_equal(keys: Hashes) -> Numbers:
-    """For each key the index of the first that is equal, `(n,)`."""
+    """Returns for each key the index of the first that is equal, `(n,)`."""
     order = np.argsort(keys, kind="stable")
     first, lengths = runs(keys[order])
     groups = np.empty(len(keys), dtype=np.int64)

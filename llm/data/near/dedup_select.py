@@ -14,17 +14,17 @@ import pyarrow as pa
 
 from ...counts import Counts
 from ...files import read_table, write_table
+from ..canary_check import CanaryResult
+from ..components import components
 from ..dedup import DedupConfig
 from ..documents import DOCUMENT_SCHEMA
 from ..drops import EXCERPT_CHARS, Dropped, write_dropped
 from ..parts import DocumentPart, finished_folders
-from ..tripwire import SelfCheck
-from .candidates import components
+from .canaries import is_canary, kind_of, original_of, require_agreement
 from .dedup_steps import KeyRange, document_of, load_all, read_keys, repeated_keys, unique_paragraphs
 from .keyed import Numbers
 from .paragraphs import is_in, paragraph_key, split_paragraphs, without_paragraphs
-from .planted import is_planted, kind_of, original_of
-from .signed import StoredTexts, similarities
+from .signatures import StoredTexts, similarities
 
 EXACT, NEAR, REPEATED = "exact duplicate", "near duplicate", "repeated paragraphs"
 CLUSTER_SCHEMA = pa.schema(
@@ -57,14 +57,14 @@ class Clusters:
 def find_clusters(
     parts: list[DocumentPart], scans: Path, counted: Path, verified: Path, texts: StoredTexts
 ) -> Clusters:
-    """The clusters of exact and near duplicates.
+    """Returns the clusters of exact and near duplicates.
 
     In a chain of near duplicates the similarity with the kept document may lie under the threshold; so it may where
     documents are near duplicates without their repeated paragraphs only.
     """
     copies = np.concatenate(load_all(counted, "copies.npy"), axis=1)  # (2, n)
     near = np.concatenate(load_all(verified, "near.npy"), axis=1)
-    near = document_of(near[:, ~is_planted(near[1])])
+    near = document_of(near[:, ~is_canary(near[1])])
     documents, first = components(np.concatenate([copies, near], axis=1).T)
     kept = _preferred(documents, first, parts, scans)
     original = documents.copy()
@@ -132,32 +132,41 @@ def write_clusters(clusters: Clusters, parts: list[DocumentPart], path: Path, de
     np.save(decided, rows)
 
 
-def check_planted(clusters: Clusters, parts: list[DocumentPart], verified: Path, texts: StoredTexts) -> SelfCheck:
-    """Whether the planted copies were found to be near duplicates of their originals, and only the right ones."""
-    planted = texts.numbers[is_planted(texts.numbers)]
+def check_canaries(clusters: Clusters, parts: list[DocumentPart], verified: Path, texts: StoredTexts) -> CanaryResult:
+    """Returns whether the canaries were found to be near duplicates of their originals, and only the right ones."""
+    canaries = texts.numbers[is_canary(texts.numbers)]
     near = np.concatenate(load_all(verified, "near.npy"), axis=1)
-    near = near[:, is_planted(near[1])]
+    near = near[:, is_canary(near[1])]
     cluster = _cluster_of(clusters, document_of(near))
     joined = set(near[1, cluster[0] == cluster[1]].tolist())
-    kinds = {number: kind_of(number) for number in planted.tolist()}
+    kinds = {number: kind_of(number) for number in canaries.tolist()}
     missed = [number for number, kind in kinds.items() if kind == "near" and number not in joined]
     wrong = [number for number, kind in kinds.items() if kind == "control" and number in joined]
     n_near = sum(kind == "near" for kind in kinds.values())
     failures = [f"not found: a copy with some words replaced of {_url(number, parts)}" for number in missed]
     failures += [f"found: a copy with too many words replaced of {_url(number, parts)}" for number in wrong]
-    return SelfCheck("near duplicate", n_near, n_near - len(missed), len(kinds) - n_near, len(wrong), tuple(failures))
+    return CanaryResult(
+        "near duplicate", n_near, n_near - len(missed), len(kinds) - n_near, len(wrong), tuple(failures)
+    )
+
+
+def check_similarities(signatures: Path, texts: StoredTexts) -> None:
+    """Raises ValueError where the canaries' similarities with their originals are not those that datasketch finds."""
+    estimates = np.concatenate(load_all(signatures, "estimates.npy"))
+    pairs = np.stack([2 * original_of(estimates["canary"]), estimates["canary"]], axis=1)
+    require_agreement(estimates, similarities(pairs, texts, 0.0))
 
 
 def _cluster_of(clusters: Clusters, documents: Numbers) -> Numbers:
     """The kept document of each one's cluster; a document without duplicates is its own."""
     if not len(clusters.documents):
         return documents
-    place = np.minimum(np.searchsorted(clusters.documents, documents), len(clusters.documents) - 1)
-    return np.where(clusters.documents[place] == documents, clusters.kept[place], documents)
+    position = np.minimum(np.searchsorted(clusters.documents, documents), len(clusters.documents) - 1)
+    return np.where(clusters.documents[position] == documents, clusters.kept[position], documents)
 
 
-def _url(planted: int, parts: list[DocumentPart]) -> str:
-    document = original_of(planted)
+def _url(canary: int, parts: list[DocumentPart]) -> str:
+    document = original_of(canary)
     part = next(part for part in parts if part.start <= document < part.stop)
     return part.read(["url"])["url"][document - part.start].as_py()
 

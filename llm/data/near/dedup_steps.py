@@ -10,7 +10,7 @@
     recount   paragraphs that stand in many of the documents that are left                 a range of hashes
     select    the documents that are left, without those paragraphs                        a partition
 
-The last three are in `dedup_select.py`, join in `signed.py`.
+The last three are in `dedup_select.py`, join in `signatures.py`.
 
 A document with paragraphs of many documents in it is compared twice, as it is and without them: so boilerplate around
 it does not hide that it is a copy. In the end only documents that stay count, so every removed paragraph is still
@@ -31,12 +31,12 @@ import numpy.typing as npt
 from ...counts import Counts
 from ..dedup import DedupConfig, sign
 from ..parts import DocumentPart, finished_folders
+from .canaries import ESTIMATE, canary_copies, canary_pairs, datasketch_estimate, is_canary, original_of
 from .candidates import band_keys, band_shape, bucket_pairs, unique_pairs
 from .keyed import RANGE_ENTRIES, Numbers, n_ranges, read_range, runs, sorted_entries
 from .ngrams import Hashes, batches, hash_texts, hash_words
 from .paragraphs import is_in, paragraph_keys, without_paragraphs
-from .planted import is_planted, original_of, planted_copies, planted_pairs
-from .signed import StoredTexts, save_signed, similarities
+from .signatures import StoredTexts, save_signatures, similarities
 
 # ---------------------------------------------------------------- scan, count
 
@@ -54,7 +54,7 @@ def scan_part(part: DocumentPart, out_dir: Path, config: DedupConfig) -> Counts:
 
 
 def preference(urls: list[str], n_chars: Numbers, config: DedupConfig) -> Numbers:
-    """A number for each document, `(n,)`: of a cluster that with the smallest stays, of equal ones the first."""
+    """Returns a number for each document, `(n,)`: of a cluster the smallest stays, of equal ones the first."""
     if config.keep == "shortest url":
         order = np.array([len(url) for url in urls], dtype=np.int64)
     else:
@@ -72,7 +72,7 @@ def _host_rank(url: str, preferred: tuple[str, ...]) -> int:
 
 
 def unique_paragraphs(texts: list[str], config: DedupConfig) -> tuple[Hashes, Numbers]:
-    """The keys of the paragraphs that may be removed and the index of their text, each once in a text."""
+    """Returns the keys of the paragraphs that may be removed and the index of their text, each once in a text."""
     if config.max_paragraph_documents is None:
         return no_keys(), np.zeros(0, dtype=np.int64)
     keys, owners = paragraph_keys(texts, config.min_paragraph_chars)
@@ -92,7 +92,7 @@ class KeyRange:
 
 
 def key_ranges(n_entries: float) -> list[KeyRange]:
-    """The ranges that so many entries are cut into."""
+    """Returns the ranges that so many entries are cut into."""
     n = n_ranges(int(n_entries))
     return [KeyRange(index, n) for index in range(n)]
 
@@ -110,7 +110,7 @@ def count_range(part: KeyRange, scans: Path, out_dir: Path, config: DedupConfig)
 
 
 def repeated_keys(keys: Hashes, numbers: Numbers, config: DedupConfig) -> tuple[Hashes, Numbers, Numbers]:
-    """Keys that stand in too many documents, in how many, and the first of these, `(n,)` each."""
+    """Returns keys that stand in too many documents, in how many, and the first of these, `(n,)` each."""
     first, lengths = runs(keys)
     is_repeated = lengths > (config.max_paragraph_documents or len(keys))
     first = first[is_repeated]
@@ -118,13 +118,13 @@ def repeated_keys(keys: Hashes, numbers: Numbers, config: DedupConfig) -> tuple[
 
 
 def read_keys(folders: Path, name: str, part: KeyRange) -> tuple[Hashes, Numbers]:
-    """Keys of a range, sorted, and their numbers, of all files of that name; one is open at a time."""
+    """Returns keys of a range, sorted, and their numbers, of all files of that name; one is open at a time."""
     files = (np.load(folder / name, mmap_mode="r") for folder in finished_folders(folders))
     return read_range(files, part.index, part.n)
 
 
 def no_keys() -> Hashes:
-    """An array of none."""
+    """Returns an array of none."""
     return np.zeros(0, dtype=np.uint64)
 
 
@@ -134,25 +134,32 @@ def no_keys() -> Hashes:
 def sign_part(
     part: DocumentPart, counted: Path, samples: tuple[int, ...], out_dir: Path, config: DedupConfig
 ) -> Counts:
-    """Writes signatures, shingles and band keys of some documents, and of copies planted of those in `samples`.
+    """Writes signatures, shingles and band keys of some documents, and of canaries made of those in `samples`.
+
+    `estimates.npy` has the canaries' similarities with their originals as datasketch sees them.
 
     A text has the number 2 x that of its document, and 1 more if it is the text without repeated paragraphs.
     """
     texts = part.read(["text"])["text"].to_pylist()
     chosen = np.setdiff1d(part.numbers, read_numbers(counted, "copies.npy", part.start, part.stop)[0])
     numbers, compared = views(chosen, [texts[number - part.start] for number in chosen], counted, config)
-    _, signed = sign(compared, np.array(numbers, dtype=np.int64), config)
-    save_signed(out_dir, "texts", signed)
-    bands = [sorted_entries(keys, signed.numbers) for keys in band_keys(signed.rows, config.threshold)]
+    _, signatures = sign(compared, np.array(numbers, dtype=np.int64), config)
+    save_signatures(out_dir, "texts", signatures)
+    bands = [sorted_entries(keys, signatures.numbers) for keys in band_keys(signatures.rows, config.threshold)]
     np.save(out_dir / "bands.npy", np.stack(bands))  # (n_bands, 2, n_texts)
     copies = [
         copy
         for number in samples
         if number in chosen
-        for copy in planted_copies(number, texts[number - part.start], config.ngram, config.threshold)
+        for copy in canary_copies(number, texts[number - part.start], config.ngram, config.threshold)
     ]
-    numbers_planted = np.array([copy.number for copy in copies], dtype=np.int64)
-    save_signed(out_dir, "planted", sign([copy.text for copy in copies], numbers_planted, config)[1])
+    canary_numbers = np.array([copy.number for copy in copies], dtype=np.int64)
+    estimates = [
+        (copy.number, datasketch_estimate(texts[copy.original - part.start], copy.text, config.ngram))
+        for copy in copies
+    ]
+    np.save(out_dir / "estimates.npy", np.array(estimates, dtype=ESTIMATE))
+    save_signatures(out_dir, "canaries", sign([copy.text for copy in copies], canary_numbers, config)[1])
     return Counts("documents", len(texts), len(texts), {}, {"n_entries": len(compared)})
 
 
@@ -185,23 +192,23 @@ class BandRange:
 
 
 def band_ranges(n_entries: float, config: DedupConfig) -> list[BandRange]:
-    """All bands of so many signatures; large ones are cut into ranges, small ones taken together."""
+    """Returns all bands of so many signatures; large ones are cut into ranges, small ones taken together."""
     n_bands, _ = band_shape(config.threshold, config.n_permutations)
     n_together = max(1, RANGE_ENTRIES // max(1, int(n_entries)))
     starts = range(0, n_bands, n_together)
     return [BandRange(i, min(i + n_together, n_bands), keys) for i in starts for keys in key_ranges(n_entries)]
 
 
-def pair_band(part: BandRange, signed: Path, joined: Path, out_dir: Path, config: DedupConfig) -> Counts:
+def pair_band(part: BandRange, signatures: Path, joined: Path, out_dir: Path, config: DedupConfig) -> Counts:
     """Writes the candidate pairs of some bands and a range of keys, `(2, n_pairs)`, in order of the smaller number."""
     with StoredTexts.open(joined, config.n_permutations) as texts:
-        places = np.flatnonzero(is_planted(texts.numbers))
-        planted, planted_keys = texts.numbers[places], band_keys(texts.signatures_of(places), config.threshold)
+        positions = np.flatnonzero(is_canary(texts.numbers))
+        canaries, canary_keys = texts.numbers[positions], band_keys(texts.signatures_of(positions), config.threshold)
     found = [np.zeros((0, 2), dtype=np.int64)]
     for band in range(part.first, part.end):
-        files = (np.load(folder / "bands.npy", mmap_mode="r")[band] for folder in finished_folders(signed))
+        files = (np.load(folder / "bands.npy", mmap_mode="r")[band] for folder in finished_folders(signatures))
         keys, numbers = read_range(files, part.keys.index, part.keys.n)
-        found += [bucket_pairs(keys, numbers), planted_pairs(keys, numbers, planted_keys[band], planted)]
+        found += [bucket_pairs(keys, numbers), canary_pairs(keys, numbers, canary_keys[band], canaries)]
     pairs = np.concatenate(found)
     of_two_documents = pairs[:, 0] // 2 != pairs[:, 1] // 2
     np.save(out_dir / "pairs.npy", unique_pairs(pairs[of_two_documents]).T)
@@ -218,17 +225,20 @@ def verify_part(part: DocumentPart, joined: Path, paired: Path, out_dir: Path, c
 
 
 def document_of(numbers: Numbers) -> Numbers:
-    """The documents that texts are of, or that planted copies were made of."""
-    return np.where(is_planted(numbers), original_of(numbers), numbers // 2)
+    """Returns the documents that texts are of, or that canaries were made of."""
+    return np.where(is_canary(numbers), original_of(numbers), numbers // 2)
 
 
 def load_all(folders: Path, name: str) -> list[npt.NDArray[Any]]:
-    """The small arrays that a step has left in its folders, in order."""
+    """Returns the small arrays that a step has left in its folders, in order."""
     return [np.load(folder / name) for folder in finished_folders(folders)]
 
 
 def read_numbers(folders: Path, name: str, start: int, stop: int) -> Numbers:
-    """The columns with a first number from `start` to `stop` (exclusive), `(2, n)`; each file is in order of that."""
+    """Returns the columns with a first number from `start` to `stop` (exclusive), `(2, n)`.
+
+    Each file is in order of that.
+    """
     found = [np.zeros((2, 0), dtype=np.int64)]
     for folder in finished_folders(folders):
         columns = np.load(folder / name, mmap_mode="r")

@@ -22,18 +22,18 @@ Entries = npt.NDArray[np.uint64]
 
 
 def sorted_entries(keys: Hashes, numbers: Numbers) -> Entries:
-    """The numbers under their keys, by key; equal keys stay in the order given."""
+    """Returns the numbers under their keys, by key; equal keys stay in the order given."""
     order = np.argsort(keys, kind="stable")
     return np.stack([keys[order], numbers[order].view(np.uint64)])
 
 
 def n_ranges(n_entries: int) -> int:
-    """Into how many ranges to cut the keys of so many entries."""
+    """Returns the number of ranges into which the keys of so many entries are cut."""
     return max(1, -(-n_entries // RANGE_ENTRIES))
 
 
 def read_range(files: Iterable[Entries], index: int, n_ranges: int) -> tuple[Hashes, Numbers]:
-    """Keys in range `index` of `n_ranges`, sorted, and their numbers; equal keys in the order of the files."""
+    """Returns keys in range `index` of `n_ranges`, sorted, and their numbers; equal keys in the order of the files."""
     first, last = index * 2**64 // n_ranges, (index + 1) * 2**64 // n_ranges - 1
     slices = [np.zeros((2, 0), dtype=np.uint64)]
     for entries in files:
@@ -46,7 +46,7 @@ def read_range(files: Iterable[Entries], index: int, n_ranges: int) -> tuple[Has
 
 
 def runs(keys: Hashes) -> tuple[Numbers, Numbers]:
-    """Where the runs of equal keys begin, and how long they are, `(n_runs,)` each; `keys` are sorted."""
+    """Returns where the runs of equal keys begin, and how long they are, `(n_runs,)` each; `keys` are sorted."""
     is_first = np.ones(len(keys), dtype=bool)
     is_first[1:] = keys[1:] != keys[:-1]
     first = np.flatnonzero(is_first)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .ngrams import Hashes, Offsets, batches, hash_shingles, hash_texts, hash_words
+from .ngrams import Hashes, Offsets, hash_shingles, hash_texts, hash_words
 
 Signatures = npt.NDArray[np.uint32]
 ShingleHashes = npt.NDArray[np.uint32]
@@ -36,33 +36,25 @@ class Shingles:
     starts: Offsets
 
     def of(self, index: int) -> frozenset[int]:
-        """The set of shingles of one text."""
+        """Returns the set of shingles of one text."""
         return frozenset(self.hashes[self.starts[index] : self.starts[index + 1]].tolist())
 
 
 def hash_batch(texts: Sequence[str], ngram: int) -> tuple[Hashes, Shingles]:
-    """The content hash of each text, `(n_texts,)`, and their shingles; for a batch, not a corpus."""
+    """Returns the content hash of each text, `(n_texts,)`, and their shingles; for a batch, not a corpus."""
     words = hash_words(texts)
     hashes, starts = hash_shingles(words, ngram)
     return hash_texts(words), Shingles((hashes >> np.uint64(32)).astype(np.uint32), starts)
 
 
-def shingle_texts(texts: Sequence[str], ngram: int) -> Shingles:
-    """The shingles of all texts, batch by batch."""
-    parts = [hash_batch(batch, ngram)[1] for batch in batches(texts)]
-    lengths = [np.diff(part.starts) for part in parts]
-    starts = np.concatenate([np.zeros(1, dtype=np.int64), *lengths]).cumsum()
-    return Shingles(np.concatenate([np.zeros(0, dtype=np.uint32), *(part.hashes for part in parts)]), starts)
-
-
 def jaccard(a: frozenset[int], b: frozenset[int]) -> float:
-    """The size of the intersection over that of the union of two sets that are not both empty."""
+    """Returns the size of the intersection over that of the union of two sets that are not both empty."""
     n_common = len(a & b)
     return n_common / (len(a) + len(b) - n_common)
 
 
 def signatures(shingles: Shingles, n_permutations: int, seed: int) -> Signatures:
-    """MinHash signatures, `(n_texts, n_permutations)`: the share of equal entries estimates the Jaccard similarity."""
+    """Returns the signatures, `(n_texts, n_permutations)`: the share of equal entries estimates the similarity."""
     factors, summands = _permutations(n_permutations, seed)
     starts = shingles.starts
     rows = np.empty((len(starts) - 1, n_permutations), dtype=np.uint32)

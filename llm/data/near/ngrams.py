@@ -53,7 +53,7 @@ class Words:
 
 
 def batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Consecutive texts in lists of about `BATCH_CHARS` characters; a longer text is a list of its own."""
+    """Yields consecutive texts in lists of about `BATCH_CHARS` characters; a longer text is a list of its own."""
     batch: list[str] = []
     n_chars = 0
     for text in texts:
@@ -67,7 +67,7 @@ def batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def split_words(text: str, *, punctuation: bool = True) -> list[str]:
-    """The words of one text, lower-cased, in order: those that `hash_words` hashes.
+    """Returns the words of one text, lower-cased, in order: those that `hash_words` hashes.
 
     Without `punctuation`, a word is a run of letters and digits.
     """
@@ -76,7 +76,7 @@ def split_words(text: str, *, punctuation: bool = True) -> list[str]:
 
 
 def hash_words(texts: Sequence[str], *, punctuation: bool = True) -> Words:
-    """The hashed words of every text; without `punctuation` only letters and digits make words."""
+    """Returns the hashed words of every text; without `punctuation` only letters and digits make words."""
     encoded = [_spaced(text, punctuation=punctuation).encode("utf-8", "surrogatepass") for text in texts]
     data = np.frombuffer(b"\n".join([b"", *encoded, b""]), dtype=np.uint8)  # (n_bytes,), begins and ends with "\n"
     in_word = ~_IS_SPACE[data] if punctuation else _IS_LETTER[data]
@@ -92,7 +92,7 @@ def hash_words(texts: Sequence[str], *, punctuation: bool = True) -> Words:
 
 
 def hash_texts(words: Words) -> Hashes:
-    """One hash for each text, `(n_texts,)`, equal for texts of the same words in the same order."""
+    """Returns one hash for each text, `(n_texts,)`, equal for texts of the same words in the same order."""
     n_words = len(words.hashes)
     powers, inverses = _powers(n_words + 1)
     sums = np.zeros(n_words + 1, dtype=np.uint64)
@@ -102,12 +102,12 @@ def hash_texts(words: Words) -> Hashes:
 
 
 def hash_ngrams(words: Words, n: int) -> Hashes:
-    """The hash of the `n` words from each word on, `(n_words - n + 1,)`, also where they run into the next text."""
+    """Returns the hash of the `n` words from each word on, `(n_words - n + 1,)`, even into the next text."""
     return next(hash_ngrams_of(words, [n]))
 
 
 def hash_ngrams_of(words: Words, lengths: Sequence[int]) -> Iterator[Hashes]:
-    """What `hash_ngrams` gives for each of some lengths, which are ascending, in one go."""
+    """Yields what `hash_ngrams` gives for each of some lengths, which are ascending, in one go."""
     hashes = words.hashes
     for n in range(1, max(lengths, default=0) + 1):
         if n > 1:
@@ -117,7 +117,7 @@ def hash_ngrams_of(words: Words, lengths: Sequence[int]) -> Iterator[Hashes]:
 
 
 def hash_shingles(words: Words, n: int) -> tuple[Hashes, Offsets]:
-    """The hashed word n-grams of each text, repeated ones too, and where each text's begin, `(n_texts + 1,)`.
+    """Returns the hashed word n-grams of each text, repeated ones too, and where each text's begin, `(n_texts + 1,)`.
 
     A text of fewer than `n` words is its own only n-gram, so every text has at least one.
     """
@@ -125,8 +125,8 @@ def hash_shingles(words: Words, n: int) -> tuple[Hashes, Offsets]:
     counts = np.maximum(n_words - n + 1, 1)
     starts = np.concatenate([[0], np.cumsum(counts)])
     ngrams = hash_ngrams(words, n)
-    place = np.repeat(words.starts[:-1] - starts[:-1], counts) + np.arange(starts[-1])  # first word of each
-    shingles = ngrams[np.minimum(place, len(ngrams) - 1)] if len(ngrams) else np.zeros(starts[-1], dtype=np.uint64)
+    position = np.repeat(words.starts[:-1] - starts[:-1], counts) + np.arange(starts[-1])  # first word of each
+    shingles = ngrams[np.minimum(position, len(ngrams) - 1)] if len(ngrams) else np.zeros(starts[-1], dtype=np.uint64)
     is_short = n_words < n
     shingles[starts[:-1][is_short]] = hash_texts(words)[is_short]
     return shingles, starts

@@ -17,18 +17,18 @@ from .ngrams import Hashes
 
 
 def split_paragraphs(text: str) -> tuple[list[str], str]:
-    """The paragraphs of a text, and what stands between them: joined with that they are the text again."""
+    """Returns the paragraphs of a text, and what stands between them: joined with that they are the text again."""
     separator = "\n\n" if "\n\n" in text else "\n"
     return text.split(separator), separator
 
 
 def paragraph_key(paragraph: str) -> int:
-    """A 64-bit hash, equal for paragraphs that differ only in white space at their ends."""
+    """Returns a 64-bit hash, equal for paragraphs that differ only in white space at their ends."""
     return xxhash.xxh3_64_intdigest(paragraph.strip().encode("utf-8", "surrogatepass"))
 
 
 def paragraph_keys(texts: Sequence[str], min_chars: int) -> tuple[Hashes, Numbers]:
-    """The keys of all paragraphs of at least `min_chars` characters, and the index of each one's text, `(n,)` each."""
+    """Returns the keys of paragraphs of at least `min_chars` characters, and the index of their texts, `(n,)` each."""
     keys: list[int] = []
     owners: list[int] = []
     for index, text in enumerate(texts):
@@ -40,14 +40,14 @@ def paragraph_keys(texts: Sequence[str], min_chars: int) -> tuple[Hashes, Number
 
 
 def is_in(keys: Hashes, wanted: Hashes) -> npt.NDArray[np.bool_]:
-    """Whether each key is one of the `wanted` ones, which are sorted, `(n,)`."""
+    """Returns whether each key is one of the `wanted` ones, which are sorted, `(n,)`."""
     if not len(wanted):
         return np.zeros(len(keys), dtype=bool)
     return wanted[np.minimum(np.searchsorted(wanted, keys), len(wanted) - 1)] == keys
 
 
 def without_paragraphs(text: str, unwanted: Container[int], min_chars: int) -> str:
-    """The text without the paragraphs of at least `min_chars` characters whose keys are in `unwanted`."""
+    """Returns the text without the paragraphs of at least `min_chars` characters whose keys are in `unwanted`."""
     paragraphs, separator = split_paragraphs(text)
     kept = [part for part in paragraphs if len(part) < min_chars or paragraph_key(part) not in unwanted]
     return separator.join(kept).strip() if len(kept) < len(paragraphs) else text

@@ -30,7 +30,7 @@ MERGED_BYTES = 8 * 2**20
 
 
 def listed_files(source: SourceConfig, downloads: Path) -> list[SourceFile]:
-    """The archives of a path list in its order, or those of an index by name, each with the records wanted.
+    """Returns the archives of a path list in its order, or those of an index by name, each with the records wanted.
 
     Raises ValueError for a list or an index that cannot be understood.
     """
@@ -106,7 +106,7 @@ def _below_base(source: SourceConfig, name: str, spans: tuple[tuple[int, int], .
 
 
 def read_spans(file: SourceFile, downloads: Path) -> Iterator[tuple[int, bytes]]:
-    """The first byte and the content of each wanted span of a file, fetching nothing else but small gaps."""
+    """Yields the first byte and the content of each wanted span of a file, fetching nothing else but small gaps."""
     for start, stop, spans in merged(file.spans):
         content = _content(file.location, start, stop, downloads)
         yield from ((first, content[first - start : after - start]) for first, after in spans)

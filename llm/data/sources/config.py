@@ -7,22 +7,33 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ...config import Config, setting
 
 Kind = Literal["warc", "wet", "common-crawl", "dataset", "parquet", "jsonl", "text"]
 
+
+class KindOfSource(NamedTuple):
+    """The fields of `SourceConfig` that a kind uses, and the ends of the names of files that it reads in a folder."""
+
+    fields: set[str]
+    suffixes: tuple[str, ...] = ()
+
+
+_PACKED = ("", ".gz", ".zst")
 _EVERY_KIND = {"name", "kind", "max_records", "n_records"}
-_FIELDS = {"text_field", "title_field", "url_field"}
-_USED: dict[str, set[str]] = {
-    "warc": {"paths"},
-    "wet": {"paths"},
-    "common-crawl": {"path_list", "index", "base_url", "max_files"},
-    "dataset": {"dataset", "config_name", "split", "revision", "paths"} | _FIELDS,
-    "parquet": {"paths"} | _FIELDS,
-    "jsonl": {"paths"} | _FIELDS,
-    "text": {"paths", "separator"},
+_COLUMNS = {"text_field", "title_field", "url_field"}
+KINDS: dict[Kind, KindOfSource] = {
+    "warc": KindOfSource({"paths"}, (".warc", ".warc.gz")),
+    "wet": KindOfSource({"paths"}, (".wet", ".wet.gz")),
+    "common-crawl": KindOfSource({"path_list", "index", "base_url", "max_files"}),
+    "dataset": KindOfSource({"dataset", "config_name", "split", "revision", "paths"} | _COLUMNS, ("",)),
+    "parquet": KindOfSource({"paths"} | _COLUMNS, (".parquet",)),
+    "jsonl": KindOfSource(
+        {"paths"} | _COLUMNS, tuple(f"{name}{end}" for name in (".jsonl", ".ndjson") for end in _PACKED)
+    ),
+    "text": KindOfSource({"paths", "separator"}, tuple(f".txt{end}" for end in _PACKED)),
 }
 LOCAL_BUILDERS = ("parquet", "json", "csv", "text", "arrow")
 
@@ -98,13 +109,13 @@ class SourceConfig(Config):
             )
 
     def _refuse_unused(self) -> None:
-        used = _EVERY_KIND | _USED[self.kind]
+        used = _EVERY_KIND | KINDS[self.kind].fields
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name not in used and value != field.default:
                 raise ValueError(
                     f"{self.name}: {field.name} is {value!r}, which kind {self.kind} does not use; "
-                    f"it uses {', '.join(sorted(_USED[self.kind]))}"
+                    f"it uses {', '.join(sorted(KINDS[self.kind].fields))}"
                 )
 
     def _check_common_crawl(self) -> None:

@@ -11,7 +11,7 @@ from .text_files import text_record
 
 
 def open_dataset(source: SourceConfig, data_files: list[str]) -> Any:
-    """The split as a `datasets.IterableDataset`, with the columns that are read; nothing is downloaded whole.
+    """Returns the split as a `datasets.IterableDataset`, with the columns that are read; nothing is downloaded whole.
 
     Raises ValueError for what the recipe has wrong, ConnectionError when the hub does not answer.
     """
@@ -36,12 +36,12 @@ def open_dataset(source: SourceConfig, data_files: list[str]) -> Any:
 
 
 def n_shards(source: SourceConfig, data_files: list[str]) -> int:
-    """In how many parts the split comes: its files, as a rule."""
+    """Returns the number of parts in which the split comes: its files, as a rule."""
     return int(open_dataset(source, data_files).num_shards)
 
 
 def read_dataset(source: SourceConfig, data_files: list[str], shard: int | None) -> Iterator[Found]:
-    """The texts of one shard (None: of all, one after the other) in order; reasons as in `text_record`.
+    """Yields the texts of one shard (None: of all, one after the other) in order; reasons as in `text_record`.
 
     Raises OSError where the library cannot read on: it says nothing of where the next sound record would be.
     """

@@ -64,7 +64,7 @@ class _Retry(Exception):
 
 
 def download(url: str, folder: Path, span: tuple[int, int] | None = None) -> Download:
-    """The file at `url`, or its bytes from `span[0]` to `span[1]` (exclusive), in `folder`.
+    """Returns the file at `url`, or its bytes from `span[0]` to `span[1]` (exclusive), in `folder`.
 
     What is there already is hashed and taken; what is there in part is continued. Raises ValueError for an address at
     which there is no such file, ConnectionError when the server stays away or breaks off every time, and OSError when
@@ -91,11 +91,11 @@ def download(url: str, folder: Path, span: tuple[int, int] | None = None) -> Dow
 
 
 def file_name(url: str, span: tuple[int, int] | None = None) -> str:
-    """The name of a download: it differs for each address and span, and ends as the file's own name does."""
+    """Returns the name of a download: it differs for each address and span, and ends as the file's own name does."""
     key = hashlib.sha256(url.encode()).hexdigest()[:16]
     base = re.sub(r"[^A-Za-z0-9._-]", "_", urlsplit(url).path.rpartition("/")[2])[-80:]
-    place = f"-{span[0]}-{span[1]}" if span else ""
-    return f"{key}{place}-{base}"
+    part = f"-{span[0]}-{span[1]}" if span else ""
+    return f"{key}{part}-{base}"
 
 
 def _note_of(part: Path) -> Path:
@@ -211,7 +211,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def _described(url: str, response: Any, span: tuple[int, int] | None) -> tuple[_Version, int]:
-    """Which version of the file the answer holds, and its first byte's place in it."""
+    """Which version of the file the answer holds, and its first byte's position in it."""
     headers = response.headers
     begin = 0
     if response.status == 206:

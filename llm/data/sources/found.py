@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from dataclasses import dataclass
 
-from ..records import TextRecord
+from ..texts import TextRecord
 
 MAX_RECORD_BYTES = 32 * 2**20
 """A larger record is skipped: it is no page and no document, and would cost every worker its memory."""
@@ -40,7 +40,7 @@ Found = FoundPage | TextRecord | Skipped
 
 
 def decoded(data: bytes) -> str | None:
-    """The UTF-8 text, without the byte order mark that some editors put first; None for anything else."""
+    """Returns the UTF-8 text, without the byte order mark that some editors put first; None for anything else."""
     try:
         return data.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError:
@@ -48,7 +48,7 @@ def decoded(data: bytes) -> str | None:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether the text can be written as UTF-8: JSON may hold half a surrogate pair, which cannot."""
+    """Returns whether the text can be written as UTF-8: JSON may hold half a surrogate pair, which cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -56,12 +56,12 @@ class Item:
 
 
 def download_dir(config: IngestConfig, downloads: Path) -> Path:
-    """The folder, within `downloads`, that keeps what this config has fetched."""
+    """Returns the folder, within `downloads`, that keeps what this config has fetched."""
     return downloads / "ingest" / config.snapshot
 
 
 def plan(config: IngestConfig, downloads: Path) -> list[Item]:
-    """The partitions, always the same for the same config and files.
+    """Returns the partitions, always the same for the same config and files.
 
     Fetches path lists and indexes. Raises ValueError where a source has no files.
     """
@@ -106,7 +106,7 @@ def _locations(files: Iterable[SourceFile]) -> list[str]:
 
 
 def ingest_partition(item: Item, downloads: Path, out_dir: Path, config: IngestConfig) -> Counts:
-    """Writes the records of some files, what was skipped, and the books of each file; see `PartitionWriter`.
+    """Writes the records of some files, what was skipped, and the totals of each file; see `PartitionWriter`.
 
     Counts records: those used, and those skipped by reason. Raises ValueError for what the recipe has wrong,
     ConnectionError when a file cannot be fetched.

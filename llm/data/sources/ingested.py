@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...counts import Counts
-from ..records import TEXT_SCHEMA
-from ..warc import MAX_FILE_BYTES, PAGE_SCHEMA
+from ..texts import TEXT_SCHEMA
+from ..warc_write import MAX_FILE_BYTES, PAGE_SCHEMA
 from .found import Found, FoundPage, Skipped
 
 SKIPPED_SCHEMA = pa.schema(
@@ -74,7 +74,7 @@ class RowWriter:
 
 
 class PartitionWriter:
-    """The files of one partition: pages, texts, what was skipped, and the books of each file; a context manager."""
+    """The files of one partition: pages, texts, what was skipped, and the totals of each file; a context manager."""
 
     def __init__(self, out_dir: Path, source: str) -> None:
         self._out_dir = out_dir
@@ -132,7 +132,7 @@ class PartitionWriter:
         self.n_pages += 1
 
     def end_file(self, file: str, before: tuple[int, int], n_bytes: int | None, sha256: str | None) -> None:
-        """Closes the books of a file; `before` is what `totals` was at its beginning."""
+        """Writes the totals of a file; `before` is what `totals` was at its beginning."""
         n_used, n_skipped = (now - then for now, then in zip(self.totals, before, strict=True))
         row = {"source": self._source, "file": file, "n_bytes": n_bytes, "sha256": sha256}
         self._files.add({**row, "n_records": n_used + n_skipped, "n_skipped": n_skipped})

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...files import atomic_path
-from .config import LOCAL_BUILDERS, SourceConfig
+from ..file_patterns import matching_files
+from .config import KINDS, LOCAL_BUILDERS, SourceConfig
 from .download import download, file_name
-
-SUFFIXES = {
-    "warc": (".warc", ".warc.gz"),
-    "wet": (".wet", ".wet.gz"),
-    "parquet": (".parquet",),
-    "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.zst", ".ndjson", ".ndjson.gz", ".ndjson.zst"),
-    "text": (".txt", ".txt.gz", ".txt.zst"),
-    "dataset": ("",),
-}
-"""Which files of a folder are read."""
 
 
 @dataclass(frozen=True)
@@ -37,46 +28,29 @@ class SourceFile:
 
 
 def is_remote(location: str) -> bool:
-    """Whether a location is an address rather than a path of this machine."""
+    """Returns whether a location is an address rather than a path of this machine."""
     return "://" in location
 
 
 def source_files(source: SourceConfig) -> list[SourceFile]:
-    """The files that the paths of a source name: those here in order of their labels, then the addresses."""
+    """Returns the files that the paths of a source name: those here in order of their labels, then the addresses."""
     return [*local_files(source), *(SourceFile(path, path) for path in sorted(source.paths) if is_remote(path))]
 
 
 def local_files(source: SourceConfig) -> list[SourceFile]:
-    """The files on this machine that the paths of a source name, in order of their labels."""
+    """Returns the files on this machine that the paths of a source name, in order of their labels."""
     found: dict[str, Path] = {}
     for pattern in source.paths:
         if is_remote(pattern):
             continue
-        for label, path in _matches(pattern, source):
+        for path in matching_files(f"{source.name}: paths", pattern, KINDS[source.kind].suffixes):
+            label = _label(path, Path(pattern))
             if found.setdefault(label, path) != path:
                 raise ValueError(
                     f"{source.name}: paths has two files called {label}: {found[label]} and {path}; "
                     "make two sources of them"
                 )
     return [SourceFile(label, str(found[label]), found[label].stat().st_size) for label in sorted(found)]
-
-
-def _matches(pattern: str, source: SourceConfig) -> Iterator[tuple[str, Path]]:
-    """The files that one path, folder or pattern stands for, each with its label."""
-    path = Path(pattern)
-    suffixes = SUFFIXES[source.kind]
-    if path.is_file():
-        files = [path]
-    elif path.is_dir():
-        files = [file for file in path.rglob("*") if file.is_file() and file.name.lower().endswith(suffixes)]
-        files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
-    else:
-        files = [Path(name) for name in glob.glob(pattern, recursive=True) if Path(name).is_file()]
-    if not files:
-        what = f"no file that ends in {', '.join(suffixes)} in" if path.is_dir() else "nothing at"
-        raise ValueError(f"{source.name}: paths names {pattern!r}, but there is {what} {path.absolute()}")
-    for file in files:
-        yield _label(file, path), file
 
 
 def _label(file: Path, pattern: Path) -> str:
@@ -90,7 +64,7 @@ def _label(file: Path, pattern: Path) -> str:
 
 
 def local_path(location: str, downloads: Path) -> Path:
-    """The file at a location on this machine, fetched into `downloads` if it is elsewhere.
+    """Returns the file at a location on this machine, fetched into `downloads` if it is elsewhere.
 
     Raises ValueError if there is none, ConnectionError and OSError as `download` does.
     """

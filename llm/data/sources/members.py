@@ -50,7 +50,7 @@ class Damage:
 
 
 def read_member(file: BinaryIO, start: int, max_bytes: int) -> Member:
-    """The member at byte `start`; TOO_LARGE if it holds more than `max_bytes`, though it is read to its end."""
+    """Returns the member at byte `start`; TOO_LARGE if it holds more than `max_bytes`, though it is read to its end."""
     file.seek(start)
     inflate = zlib.decompressobj(16 + zlib.MAX_WBITS)
     raw: list[bytes] = []
@@ -100,7 +100,7 @@ def _small_member(file: BinaryIO, start: int, max_bytes: int) -> Member | None:
 
 
 def gzip_members(file: BinaryIO, max_bytes: int, *, prefix: bytes = b"") -> Iterator[Member]:
-    """All members of a file; after damage it goes on at the next member, whose content begins with `prefix`.
+    """Yields all members of a file; after damage it goes on at the next member, whose content begins with `prefix`.
 
     Bytes that belong to no member come as one damaged member.
     """
@@ -119,7 +119,7 @@ def gzip_members(file: BinaryIO, max_bytes: int, *, prefix: bytes = b"") -> Iter
 
 
 def gzip_stream(file: BinaryIO) -> Iterator[bytes | Damage]:
-    """The content of a gzip file in pieces, whatever its size, with a `Damage` where a member is not usable.
+    """Yields the content of a gzip file in pieces, whatever its size, with a `Damage` where a member is not usable.
 
     Of a member that is cut off by the end of the file, everything before the cut comes. A member with a wrong checksum
     is left out whole: nobody can say which of its bytes are right. So each member is read twice, first to check it.
@@ -134,7 +134,10 @@ def gzip_stream(file: BinaryIO) -> Iterator[bytes | Damage]:
 
 
 def inflated(file: BinaryIO, start: int) -> Iterator[bytes]:
-    """The content of the member at byte `start` in pieces, to its end or the file's; zlib.error where it is damaged."""
+    """Yields the content of the member at byte `start` in pieces, to its end or the file's.
+
+    Zlib.error where it is damaged.
+    """
     inflate = zlib.decompressobj(16 + zlib.MAX_WBITS)
     position = start
     while not inflate.eof:
@@ -147,18 +150,18 @@ def inflated(file: BinaryIO, start: int) -> Iterator[bytes]:
 
 
 def next_member(file: BinaryIO, start: int, prefix: bytes) -> int | None:
-    """The byte, at or after `start`, at which the next member begins; None if there is none.
+    """Returns the byte, at or after `start`, at which the next member begins; None if there is none.
 
     A member is known by the beginning of its content; without a `prefix` it must be whole.
     """
     while True:
         file.seek(start)
         piece = file.read(SCAN_BYTES)
-        place = piece.find(MAGIC)
-        while place >= 0:
-            if _is_member(file, start + place, prefix):
-                return start + place
-            place = piece.find(MAGIC, place + 1)
+        position = piece.find(MAGIC)
+        while position >= 0:
+            if _is_member(file, start + position, prefix):
+                return start + position
+            position = piece.find(MAGIC, position + 1)
         if len(piece) < SCAN_BYTES:
             return None
         start += len(piece) - len(MAGIC) + 1
@@ -175,6 +178,6 @@ def _is_member(file: BinaryIO, start: int, prefix: bytes) -> bool:
 
 
 def has_byte(file: BinaryIO, position: int) -> bool:
-    """Whether the file goes on at `position`."""
+    """Returns whether the file goes on at `position`."""
     file.seek(position)
     return bool(file.read(1))

@@ -16,7 +16,7 @@ BATCH_ROWS = 64
 
 
 def read_parquet(path: Path, label: str, source: SourceConfig) -> Iterator[Found]:
-    """The texts of a Parquet file in order of its rows.
+    """Yields the texts of a Parquet file in order of its rows.
 
     Reasons: "damaged" (the rows of a row group that cannot be read; one record where the whole file cannot), and those
     of `text_record`. Raises ValueError when a column that the recipe names is not there.

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from ..records import TextRecord
+from ..texts import TextRecord
 from .config import SourceConfig
 from .found import MAX_RECORD_BYTES, Found, Skipped, decoded, is_unicode
 from .members import CUT_OFF, DAMAGED, MAGIC, TOO_LARGE, Damage, gzip_stream
@@ -20,7 +20,7 @@ READ_BYTES = 64 * 1024
 
 
 def read_jsonl(path: Path, label: str, source: SourceConfig) -> Iterator[Found]:
-    """The texts of a file with one JSON object a line, in order; lines of white space are no records.
+    """Yields the texts of a file with one JSON object a line, in order; lines of white space are no records.
 
     Reasons: "damaged", "cut off", "too large", "not UTF-8", "not JSON", and those of `text_record`.
     """
@@ -45,7 +45,7 @@ def _json_record(line: bytes, number: int, label: str, source: SourceConfig) -> 
 
 
 def text_record(values: dict[str, Any], label: str, place: str, source: SourceConfig) -> Found:
-    """The text of a row, or why it has none: "no text field", "text is not a string", "empty", "not Unicode".
+    """Returns the text of a row, or why it has none: "no text field", "text is not a string", "empty", "not Unicode".
 
     Without a URL of its own its address is made of the source, the file and the place, so it differs for each record.
     """
@@ -66,7 +66,7 @@ def text_record(values: dict[str, Any], label: str, place: str, source: SourceCo
 
 
 def read_text(path: Path, label: str, source: SourceConfig) -> Iterator[Found]:
-    """The documents of a text file in order: one for the whole file, or one between any two separators.
+    """Yields the documents of a text file in order: one for the whole file, or one between any two separators.
 
     Reasons: "damaged", "cut off", "too large", "not UTF-8". The rest of a document beside a damaged part is not used.
     """
@@ -113,7 +113,7 @@ def _pieces(file: BinaryIO) -> Iterator[bytes | Damage]:
 
 
 def split_pieces(pieces: Iterator[bytes | Damage], separator: bytes | None) -> Iterator[bytes | Damage]:
-    """What stands between separators (None: all of it), however the stream is cut into pieces.
+    """Yields what stands between separators (None: all of it), however the stream is cut into pieces.
 
     What is not finished when damage comes is given up with it. More than MAX_RECORD_BYTES without a separator come as
     one Damage that is TOO_LARGE, and never stand in memory.

@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 from fastwarc.warc import WarcRecord, WarcRecordType
 
-from ..records import TextRecord
-from ..warc import encode_record
+from ..texts import TextRecord
+from ..warc_write import encode_record
 from .found import MAX_RECORD_BYTES, Found, FoundPage, Skipped, decoded, is_unicode
 from .warc_split import RawRecord, measured, raw_records
 
@@ -23,7 +23,7 @@ PAGES = (WarcRecordType.response, WarcRecordType.resource, WarcRecordType.revisi
 
 
 def read_warc(file: BinaryIO, first_byte: int = 0) -> Iterator[Found]:
-    """The pages of a WARC file in order; every other record that stands for a page comes as skipped.
+    """Yields the pages of a WARC file in order; every other record that stands for a page comes as skipped.
 
     Places are counted from `first_byte`, which is not 0 where `file` is only a piece of one.
 
@@ -38,7 +38,10 @@ def read_warc(file: BinaryIO, first_byte: int = 0) -> Iterator[Found]:
 
 
 def read_wet(file: BinaryIO, source: str, first_byte: int = 0) -> Iterator[Found]:
-    """The texts of a WET file in order, as Common Crawl extracted them; reasons as in `read_warc`, and "not UTF-8"."""
+    """Yields the texts of a WET file in order, as Common Crawl extracted them.
+
+    Reasons as in `read_warc`, and "not UTF-8".
+    """
     for raw, record in _records(file, first_byte):
         if isinstance(record, Skipped):
             yield record

@@ -46,7 +46,7 @@ class RawRecord:
 
 
 def raw_records(file: BinaryIO) -> Iterator[RawRecord]:
-    """All records of a WARC file in order; what cannot be read comes as a record with a problem."""
+    """Yields all records of a WARC file in order; what cannot be read comes as a record with a problem."""
     file.seek(0)
     begins_plain = file.read(len(PREFIX)) == PREFIX
     first = None if begins_plain else next_member(file, 0, PREFIX)
@@ -69,7 +69,10 @@ def _problem(data: bytes) -> str:
 
 
 def measured(data: bytes) -> tuple[int, int]:
-    """Bytes of the header of the record that `data` begins with, and of its block; (0, 0) if there is no header."""
+    """Returns the bytes of the header of the record that `data` begins with, and of its block.
+
+    (0, 0) if there is no header.
+    """
     n_header = data.find(END, 0, MAX_HEADER_BYTES) + len(END)
     length = _LENGTH.search(data, 0, n_header)
     if not data.startswith(PREFIX) or n_header < len(END) or not length:
@@ -105,7 +108,7 @@ def _pieces(file: BinaryIO) -> Iterator[bytes]:
 
 
 class _Buffer:
-    """The next bytes of a stream; `offset` is the place of the first of them."""
+    """The next bytes of a stream; `offset` is the position of the first of them."""
 
     def __init__(self, pieces: Iterable[bytes | Damage]) -> None:
         self._pieces = iter(pieces)
@@ -132,7 +135,10 @@ class _Buffer:
 
 
 def split_records(pieces: Iterable[bytes | Damage]) -> Iterator[RawRecord]:
-    """The records of a stream that is not (or no longer) compressed; after damage it goes on at the next record."""
+    """Yields the records of a stream that is not (or no longer) compressed.
+
+    After damage it goes on at the next record.
+    """
     buffer = _Buffer(pieces)
     while buffer.fill(MAX_HEADER_BYTES) or buffer.data or buffer.damage:
         yield _next_record(buffer)

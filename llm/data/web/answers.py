@@ -26,11 +26,11 @@ class Answer:
     reused: bool = False
 
     def values(self, name: str) -> list[str]:
-        """The values of a header, which may come several times."""
+        """Returns the values of a header, which may come several times."""
         return [value for known, value in self.headers if known.lower() == name]
 
     def header(self, name: str) -> str:
-        """The first value of a header, "" if absent."""
+        """Returns the first value of a header, "" if absent."""
         return next(iter(self.values(name)), "")
 
 
@@ -42,7 +42,10 @@ class Judge:
         self._scope, self._agent, self._max_bytes = scope, agent, max_bytes
 
     def outcome(self, row: Row, answer: Answer) -> FetchedPage | Refusal:
-        """The page, or why there is none; the text of a sitemap that was read counts as a refusal with its links."""
+        """Returns the page, or why there is none.
+
+        The text of a sitemap that was read counts as a refusal with its links.
+        """
         if 300 <= answer.status < 400 and answer.status != 304:
             return self._redirect(row, answer.header("location"))
         if not 200 <= answer.status < 300:
@@ -52,7 +55,7 @@ class Judge:
         return self._page(row, answer) if row.kind == PAGE else self._sitemap(row.url, answer.body)
 
     def with_declared(self, row: Row, refusal: Refusal, declared: Iterable[str]) -> Refusal:
-        """The refusal of a guessed sitemap with those that robots.txt declares; any other refusal as it is."""
+        """Returns the refusal of a guessed sitemap with those that robots.txt declares; any other refusal as it is."""
         if row.kind != GUESSED_SITEMAP:
             return refusal
         return dataclasses.replace(refusal, sitemaps=(*refusal.sitemaps, *self._inside(row.url, declared)))
@@ -108,5 +111,5 @@ class Judge:
 
 
 def is_html(content_type: str) -> bool:
-    """Whether a Content-Type header stands for HTML; a missing header does."""
+    """Returns whether a Content-Type header stands for HTML; a missing header does."""
     return not content_type or content_type.partition(";")[0].strip().lower() in HTML_TYPES

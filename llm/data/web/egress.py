@@ -48,8 +48,8 @@ class EgressPolicy:
         """The policy itself: Scrapy copies its settings, and all parts of the guard must share one policy."""
         return self
 
-    def objection(self, host: str, address: str, port: int) -> str | None:
-        """Why `host`, resolved to `address`, may not be connected to at `port`; None when it may."""
+    def rejection_reason(self, host: str, address: str, port: int) -> str | None:
+        """Returns why `host`, resolved to `address`, may not be connected to at `port`; None when it may."""
         if (host.lower().rstrip("."), port) in self._allowed_names or (address, port) in self._allowed_names:
             self._approved.add((address, port))
             return None
@@ -62,15 +62,18 @@ class EgressPolicy:
         return None
 
     def judge(self, host: str, addresses: Sequence[str], port: int) -> bool:
-        """Whether all addresses of a host may be connected to; one bad one refuses the host, and the reason is kept."""
-        objections = [text for address in addresses if (text := self.objection(host, address, port))]
-        if objections:
-            self.refusals[host.lower(), port] = objections[0]
-        return not objections
+        """Returns whether all addresses of a host may be connected to.
+
+        One bad one refuses the host, and the reason is kept.
+        """
+        reasons = [text for address in addresses if (text := self.rejection_reason(host, address, port))]
+        if reasons:
+            self.refusals[host.lower(), port] = reasons[0]
+        return not reasons
 
 
 def private_kind(address: str) -> str | None:
-    """What makes an IP address not a public one ("a loopback", "a private", ...), or None for a public address.
+    """Returns what makes an IP address not a public one ("a loopback", "a private", ...), or None for a public address.
 
     Raises ValueError for what is no IP address.
     """
@@ -108,11 +111,11 @@ class GuardedResolver:
 
         def guarded_connect(host: str, port: int, *args: Any, **kwargs: Any) -> Any:
             try:
-                objection = self.policy.objection(host, host, port)
+                rejection_reason = self.policy.rejection_reason(host, host, port)
             except ValueError:
-                objection = f"{host}:{port} is not an address that was checked"
-            if objection:
-                raise EgressRefused(objection)
+                rejection_reason = f"{host}:{port} is not an address that was checked"
+            if rejection_reason:
+                raise EgressRefused(rejection_reason)
             return connect(host, port, *args, **kwargs)
 
         self.reactor.connectTCP = guarded_connect

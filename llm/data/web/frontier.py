@@ -1,8 +1,8 @@
 """What a crawl fetches next: every host at its own pace, and yet the same pages whatever the pace was.
 
-**What holds, however many connections and kills.** A host is crawled in waves: a wave is what waits at the host's
+**What holds, however many connections and kills.** A host is crawled breadth first: a level is what waits at the host's
 smallest depth, admitted at once; the next one is opened when every row of it is settled, failed ones tried again
-included. So a host's waves follow from its own pages alone, no host waits for another, and a slow one holds up nobody.
+included. So a host's levels follow from its own pages alone, no host waits for another, and a slow one holds up nobody.
 Links from one host to another are set aside until no host has anything left to do; then they open a new round, at the
 depth that they give. A redirect counts as a link: its target is one deeper.
 
@@ -22,18 +22,15 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from .lane import Lane
+from .config import CrawlConfig
 from .ledger import HostState, Ledger, Totals
 from .links import host_of
 from .outcome import GUESSED_SITEMAP, PAGE, SITEMAP, FetchedPage, Refusal, Row
 from .sitemap import guessed_sitemap, looks_like_sitemap
 from .traps import LinkRules
-
-if TYPE_CHECKING:
-    from .crawl import CrawlConfig
 
 BATCH_ROWS, BATCH_BYTES, BATCH_SECONDS = 32, 32 * 2**20, 2.0
 """The open batch is committed when it reaches one of these: settled rows, bytes of bodies, seconds."""
@@ -42,7 +39,42 @@ MAX_SITEMAPS = 1_000
 """Sitemaps of a host that are read."""
 
 PORTION = 64
-"""Rows that are read from the books at a time."""
+"""Rows that are read from the ledger at a time."""
+
+
+@dataclass
+class HostQueue:
+    """One host at work: its state in the ledger, and what of its level has been read, handed out and put off."""
+
+    state: HostState
+    n_asked: int
+    n_bytes: int
+    cursor: str = ""
+    cut: str | None = None
+    rows: deque[Row] = field(default_factory=deque)
+    n_in_flight: int = 0
+    rest_until: float | None = None
+    """When the failed rows of the level are tried again, None when none are known."""
+    last: float = float("-inf")
+    """When a row was handed out last."""
+    pace_s: float | None = None
+    """Seconds between two requests; None until robots.txt has been read, and until then one request at a time."""
+
+    @property
+    def due(self) -> float:
+        """When the next request may be made."""
+        return self.last + (self.pace_s or 0.0)
+
+    def is_idle(self, now: float) -> bool:
+        """Returns whether the host waits for its next level, or for its failed rows, whose time has come."""
+        rested = self.rest_until is None or now >= self.rest_until
+        return not (self.rows or self.n_in_flight or self.state.ended) and rested
+
+    def wakes_at(self, now: float) -> float | None:
+        """When time alone will let the host go on; None if it waits for an answer, or for nothing."""
+        if self.rest_until is not None and not self.rows:
+            return self.rest_until
+        return self.due if self.rows and self.due > now else None
 
 
 class Frontier:
@@ -58,9 +90,9 @@ class Frontier:
         self._refusals: list[tuple[Row, Refusal]] = []
         self._n_batch_bytes = 0
         self._last_commit = time.monotonic()
-        self._in_flight: dict[int, Lane] = {}
-        self._lanes: dict[str, Lane] = {}
-        self._turns: deque[Lane] = deque()
+        self._in_flight: dict[int, HostQueue] = {}
+        self._queues: dict[str, HostQueue] = {}
+        self._turns: deque[HostQueue] = deque()
         self.finished = False
         with self.ledger.transaction():
             self._begin_or_go_on(tuple(seeds))
@@ -74,33 +106,30 @@ class Frontier:
             hosts = []
         if hosts:
             reopened = [self.ledger.reopen(state) for state in hosts]
-            self._make_lanes(
+            self._make_queues(
                 state._replace(ended=state.ended and not again) for state, again in zip(hosts, reopened, strict=True)
             )
         else:
-            self.ledger.add(self._first_urls(seeds), depth=0)
+            first = {guessed_sitemap(seed): GUESSED_SITEMAP for seed in seeds} if self.budget.sitemaps else {}
+            first |= {seed: SITEMAP if looks_like_sitemap(seed) else PAGE for seed in seeds}
+            self.ledger.add(first, depth=0)
             self._open_round()
 
-    def _first_urls(self, seeds: tuple[str, ...]) -> dict[str, int]:
-        """The seeds and, with `sitemaps`, the places where their hosts may have one."""
-        first = {guessed_sitemap(seed): GUESSED_SITEMAP for seed in seeds} if self.budget.sitemaps else {}
-        return first | {seed: SITEMAP if looks_like_sitemap(seed) else PAGE for seed in seeds}
-
-    def _make_lanes(self, states: Iterable[HostState]) -> None:
+    def _make_queues(self, states: Iterable[HostState]) -> None:
         """Puts hosts to work; the pace of one that has been at work before is kept."""
-        paces = {host: (lane.pace_s, lane.last) for host, lane in self._lanes.items()}
-        self._lanes = {}
+        paces = {host: (queue.pace_s, queue.last) for host, queue in self._queues.items()}
+        self._queues = {}
         for state in states:
-            lane = Lane(state, self.ledger.asked(state.host), self.ledger.host_bytes(state.host))
-            lane.pace_s, lane.last = paces.get(state.host, (None, lane.last))
-            self._lanes[state.host] = lane
-            self._cut_if_over_budget(lane)
-        self._turns = deque(self._lanes.values())
+            queue = HostQueue(state, self.ledger.asked(state.host), self.ledger.host_bytes(state.host))
+            queue.pace_s, queue.last = paces.get(state.host, (None, queue.last))
+            self._queues[state.host] = queue
+            self._cut_if_over_budget(queue)
+        self._turns = deque(self._queues.values())
 
     # Handing out
 
     def next_row(self) -> Row | None:
-        """The next URL to fetch, or None: wait for an answer, for `pause_s`, or, when `finished`, for nothing."""
+        """Returns the next URL to fetch; None: wait for an answer, for `pause_s`, or, when `finished`, for nothing."""
         row = None
         while not self.finished and row is None:
             row = None if self._time_is_up() else self._take()
@@ -111,59 +140,59 @@ class Frontier:
     def _take(self) -> Row | None:
         """A row of a host whose turn it is, in order of URL within the host."""
         now = time.monotonic()
-        n_open = sum(not lane.state.ended for lane in self._turns)
-        n_busy = sum(bool(lane.rows or lane.n_in_flight) for lane in self._turns)
+        n_open = sum(not queue.state.ended for queue in self._turns)
+        n_busy = sum(bool(queue.rows or queue.n_in_flight) for queue in self._turns)
         for _ in range(len(self._turns)):
-            lane = self._turns[0]
+            queue = self._turns[0]
             self._turns.rotate(-1)
-            if self._refill(lane) and now >= lane.due and lane.n_in_flight < self._share(lane, n_open, n_busy):
-                row = lane.rows.popleft()
-                lane.n_in_flight += 1
-                lane.last = now
-                self._in_flight[row.id] = lane
+            if self._refill(queue) and now >= queue.due and queue.n_in_flight < self._share(queue, n_open, n_busy):
+                row = queue.rows.popleft()
+                queue.n_in_flight += 1
+                queue.last = now
+                self._in_flight[row.id] = queue
                 return row
         return None
 
-    def _share(self, lane: Lane, n_open: int, n_busy: int) -> int:
+    def _share(self, queue: HostQueue, n_open: int, n_busy: int) -> int:
         """How many connections a host may hold: an even share among the busy ones, and one left for each other."""
-        if lane.pace_s is None:
+        if queue.pace_s is None:
             return 1
         n = self.budget.n_connections
-        polite = self.budget.max_connections_per_host if lane.pace_s <= self.budget.delay_s else 1
+        polite = self.budget.max_connections_per_host if queue.pace_s <= self.budget.delay_s else 1
         return max(1, min(polite, n // max(1, n_busy), n - (n_open - 1)))
 
-    def _refill(self, lane: Lane) -> bool:
+    def _refill(self, queue: HostQueue) -> bool:
         """Whether the host has a row to hand out, after reading on where there was none."""
-        if not lane.rows and not lane.state.ended and lane.rest_until is None:
-            lane.rows.extend(self.ledger.pending(lane.state, lane.cursor, lane.cut, PORTION))
-            lane.cursor = lane.rows[-1].url if lane.rows else lane.cursor
-        return bool(lane.rows)
+        if not queue.rows and not queue.state.ended and queue.rest_until is None:
+            queue.rows.extend(self.ledger.pending(queue.state, queue.cursor, queue.cut, PORTION))
+            queue.cursor = queue.rows[-1].url if queue.rows else queue.cursor
+        return bool(queue.rows)
 
     def set_pace(self, host: str, delay_s: float) -> None:
         """Says that a host's robots.txt has been read, and the seconds that it asks for between two requests."""
-        if (lane := self._lanes.get(host)) is not None:
-            lane.pace_s = max(delay_s, self.budget.delay_s)
+        if (queue := self._queues.get(host)) is not None:
+            queue.pace_s = max(delay_s, self.budget.delay_s)
 
     def _time_is_up(self) -> bool:
         limit = self.budget.max_seconds
         return limit is not None and self.seconds() > limit
 
     def seconds(self) -> float:
-        """How long the crawl has been running, earlier processes included."""
+        """Returns how long the crawl has been running, earlier processes included."""
         return self._seconds_before + time.monotonic() - self._started
 
     def pause_s(self) -> float:
-        """Seconds until time alone lets a host go on, or ends the crawl; 0 when none waits for that."""
+        """Returns the seconds until time alone lets a host go on, or ends the crawl; 0 when none waits for that."""
         now = time.monotonic()
-        times = [when - now for lane in self._turns if (when := lane.wakes_at(now)) is not None]
+        times = [when - now for queue in self._turns if (when := queue.wakes_at(now)) is not None]
         if self.budget.max_seconds is not None:
             times.append(self.budget.max_seconds - self.seconds())
         return max(0.001, min(times)) if times else 0.0
 
-    # Waves and rounds
+    # Levels and rounds
 
     def _move_on(self) -> bool:
-        """Called when there is nothing to hand out: opens waves, or a round; whether that may have given rows."""
+        """Called when there is nothing to hand out: opens levels, or a round; whether that may have given rows."""
         if self._time_is_up():
             if not self._in_flight:
                 self.commit()
@@ -172,12 +201,12 @@ class Frontier:
                 self.totals = self.ledger.totals()
             return False
         now = time.monotonic()
-        idle = [lane for lane in self._turns if lane.is_idle(now)]
+        idle = [queue for queue in self._turns if queue.is_idle(now)]
         if idle:
-            self.commit()  # the links of a wave make the next one
-            n_moved = sum(self._step(lane) for lane in idle)
+            self.commit()  # the links of a level make the next one
+            n_moved = sum(self._step(queue) for queue in idle)
             return n_moved > 0
-        if not self._in_flight and all(lane.state.ended for lane in self._turns):
+        if not self._in_flight and all(queue.state.ended for queue in self._turns):
             self.commit()
             with self.ledger.transaction():
                 self._open_round()
@@ -185,43 +214,43 @@ class Frontier:
             return not self.finished
         return False
 
-    def _step(self, lane: Lane) -> bool:
-        """Takes an idle host on to another try of its failed rows, or to its next wave; whether something changed."""
-        attempts = self.ledger.failed_attempts(lane.state, lane.cut)
+    def _step(self, queue: HostQueue) -> bool:
+        """Takes an idle host on to another try of its failed rows, or to its next level; whether something changed."""
+        attempts = self.ledger.failed_attempts(queue.state, queue.cut)
         if not attempts:
             with self.ledger.transaction():
-                self._open_wave(lane)
+                self._open_level(queue)
             self.totals = self.ledger.totals()
-        elif lane.rest_until is None:
-            lane.rest_until = time.monotonic() + self.budget.retry_pause_s * 2 ** (attempts - 1)
+        elif queue.rest_until is None:
+            queue.rest_until = time.monotonic() + self.budget.retry_pause_s * 2 ** (attempts - 1)
             if self.budget.retry_pause_s:
                 return False
-        lane.cursor, lane.rest_until = "", None
+        queue.cursor, queue.rest_until = "", None
         return True
 
-    def _open_wave(self, lane: Lane) -> None:
-        """Closes the host's wave and admits its next one; the host has ended when there is none within its budget."""
-        if not lane.state.is_full and (cut := self._byte_cut(lane)) is not None:
-            self.ledger.end_at(lane.state, cut)
-            lane.state = lane.state._replace(is_full=True)
-        is_open = not lane.state.is_full and self._admit(lane)
-        lane.state = lane.state._replace(ended=not is_open)
-        lane.cut = None
-        self.ledger.save_host(lane.state)
+    def _open_level(self, queue: HostQueue) -> None:
+        """Closes the host's level and admits its next one; the host has ended when there is none within its budget."""
+        if not queue.state.is_full and (cut := self._byte_cut(queue)) is not None:
+            self.ledger.end_at(queue.state, cut)
+            queue.state = queue.state._replace(is_full=True)
+        is_open = not queue.state.is_full and self._admit(queue)
+        queue.state = queue.state._replace(ended=not is_open)
+        queue.cut = None
+        self.ledger.save_host(queue.state)
 
-    def _admit(self, lane: Lane) -> bool:
+    def _admit(self, queue: HostQueue) -> bool:
         """Whether rows of the host's smallest depth could be admitted; refuses those that never will be."""
-        host = lane.state.host
+        host = queue.state.host
         while (depth := self.ledger.next_depth(host)) is not None:
             if depth > self.budget.max_depth:
                 self.ledger.refuse_waiting(host, "too deep", depth=depth)
                 continue
             self.ledger.refuse_variants(host, depth, self.budget.max_query_variants)
             self.ledger.refuse_sitemaps(host, depth, MAX_SITEMAPS)
-            wave = lane.state.wave + 1
-            lane.n_asked += self.ledger.admit(host, depth, wave, lane.state.max_pages - lane.n_asked)
-            lane.state = lane.state._replace(wave=wave)
-            if self.ledger.failed_attempts(lane.state, None):
+            level = queue.state.level + 1
+            queue.n_asked += self.ledger.admit(host, depth, level, queue.state.max_pages - queue.n_asked)
+            queue.state = queue.state._replace(level=level)
+            if self.ledger.failed_attempts(queue.state, None):
                 return True
             if self.ledger.next_depth(host) == depth:
                 return False  # the rest waits for what others leave over
@@ -229,7 +258,7 @@ class Frontier:
 
     def _open_round(self) -> None:
         """Shares out what is left of the budgets between the hosts that have URLs waiting; ends the crawl without."""
-        self.ledger.merge_crossings(self._rules.objection)
+        self.ledger.merge_cross_host_links(self._rules.rejection_reason)
         states = {state.host: state for state in self.ledger.hosts()}
         waiting = self._hosts_within_budget(states)
         n_asked = {host: self.ledger.asked(host) for host in {*states, *waiting}}
@@ -238,17 +267,17 @@ class Frontier:
             self._finish("page budget")
             return
         n_bytes = max(0, self.budget.max_total_bytes - self.ledger.totals().n_bytes) // len(waiting)
-        for place, host in enumerate(waiting):
-            share = n_left // len(waiting) + (place < n_left % len(waiting))
+        for index, host in enumerate(waiting):
+            share = n_left // len(waiting) + (index < n_left % len(waiting))
             max_pages = min(n_asked[host] + share, self.budget.max_pages_per_host or n_asked[host] + share)
-            wave = states[host].wave if host in states else 0
+            level = states[host].level if host in states else 0
             max_bytes = self.ledger.host_bytes(host) + n_bytes
-            states[host] = HostState(host, wave, max_pages, max_bytes, ended=False, is_full=False)
+            states[host] = HostState(host, level, max_pages, max_bytes, ended=False, is_full=False)
             self.ledger.save_host(states[host])
-        self._make_lanes(states[host] for host in sorted(states))
-        for lane in self._lanes.values():
-            if not lane.state.ended:
-                self._open_wave(lane)
+        self._make_queues(states[host] for host in sorted(states))
+        for queue in self._queues.values():
+            if not queue.state.ended:
+                self._open_level(queue)
 
     def _hosts_within_budget(self, states: dict[str, HostState]) -> list[str]:
         """The hosts with URLs waiting, by name, after refusing the URLs of those whose budget is used up."""
@@ -269,14 +298,14 @@ class Frontier:
         self.ledger.refuse_copies()
         self.finished = True
 
-    def _byte_cut(self, lane: Lane) -> str | None:
-        return self.ledger.byte_cut(lane.state) if lane.n_bytes > lane.state.max_bytes else None
+    def _byte_cut(self, queue: HostQueue) -> str | None:
+        return self.ledger.byte_cut(queue.state) if queue.n_bytes > queue.state.max_bytes else None
 
-    def _cut_if_over_budget(self, lane: Lane) -> None:
+    def _cut_if_over_budget(self, queue: HostQueue) -> None:
         """Keeps rows that surely lie beyond the byte budget from being fetched."""
-        lane.cut = cut = self._byte_cut(lane)
-        while cut is not None and lane.rows and lane.rows[-1].url >= cut:
-            lane.rows.pop()
+        queue.cut = cut = self._byte_cut(queue)
+        while cut is not None and queue.rows and queue.rows[-1].url >= cut:
+            queue.rows.pop()
 
     # Settling
 
@@ -294,7 +323,7 @@ class Frontier:
         self._commit_if_full()
 
     def in_flight(self, row: Row) -> bool:
-        """Whether the row has been handed out and is not settled."""
+        """Returns whether the row has been handed out and is not settled."""
         return row.id in self._in_flight
 
     def _leave_flight(self, row: Row) -> None:
@@ -319,17 +348,17 @@ class Frontier:
                 n_new = self._add_links()
                 self.ledger.set_seconds(self.seconds())
             for page in self._pages:
-                self._lanes[page.row.host].n_bytes += len(page.body)
+                self._queues[page.row.host].n_bytes += len(page.body)
             known, stored, n_bytes = self.totals
             self.totals = Totals(known + n_new, stored + len(self._pages), n_bytes + self._n_batch_bytes)
             hosts = {page.row.host for page in self._pages}
             self._pages, self._refusals, self._n_batch_bytes = [], [], 0
             for host in hosts:
-                self._cut_if_over_budget(self._lanes[host])
+                self._cut_if_over_budget(self._queues[host])
         self._last_commit = time.monotonic()
 
     def _add_links(self) -> int:
-        """Adds where the batch leads; returns how many URLs were not known. A host's rows in it are all of one wave."""
+        """Adds where the batch leads; returns how many URLs were new. A host's rows in it are all of one level."""
         found: dict[str, tuple[Row, dict[str, int]]] = {}
         for row, links, sitemaps in self._targets():
             _, urls = found.setdefault(row.host, (row, {}))
@@ -338,9 +367,9 @@ class Frontier:
         n_new = 0
         for row, urls in found.values():
             own = {url: kind for url, kind in urls.items() if host_of(url) == row.host}
-            n_new += self.ledger.add(own, row.depth + 1, self._rules.objection)
+            n_new += self.ledger.add(own, row.depth + 1, self._rules.rejection_reason)
             foreign = {url: kind for url, kind in urls.items() if url not in own}
-            self.ledger.add_crossings(foreign, row, self._lanes[row.host].state.wave)
+            self.ledger.add_cross_host_links(foreign, row, self._queues[row.host].state.level)
         return n_new
 
     def _targets(self) -> Iterator[tuple[Row, tuple[str, ...], tuple[str, ...]]]:
@@ -349,5 +378,5 @@ class Frontier:
         return itertools.chain(pages, refusals)
 
     def close(self) -> None:
-        """Closes the books; what was committed stays."""
+        """Closes the ledger; what was committed stays."""
         self.ledger.close()

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ...files import atomic_path
-from ..warc import check_sha256, encode_record
+from ...files import atomic_path, sha256_file
+from ..warc_write import encode_record
 from .outcome import FetchedPage
 
 
@@ -20,7 +20,7 @@ class Segment(NamedTuple):
 
     name: str
     sha256: str
-    places: list[tuple[int, int]]
+    positions: list[tuple[int, int]]
 
 
 class Journal:
@@ -45,16 +45,18 @@ class Journal:
         """Writes segment `number`, durably."""
         name = f"{number:06d}.warc.gz"
         records = [encode_record(page.row.url, page.status, page.headers, page.body) for page in pages]
-        places, offset = [], 0
+        positions, offset = [], 0
         for record in records:
-            places.append((offset, len(record)))
+            positions.append((offset, len(record)))
             offset += len(record)
         content = b"".join(records)
         with atomic_path(self.folder / name) as temporary:
             temporary.write_bytes(content)
-        return Segment(name, hashlib.sha256(content).hexdigest(), places)
+        return Segment(name, hashlib.sha256(content).hexdigest(), positions)
 
     def verify(self, segments: Iterable[tuple[str, str]]) -> None:
         """Raises OSError when a segment (name, SHA-256) is not what was written."""
         for name, sha256 in segments:
-            check_sha256(self.folder / name, sha256)
+            path = self.folder / name
+            if not path.is_file() or sha256_file(path) != sha256:
+                raise OSError(f"{path}: missing or damaged; delete {self.folder.parent} and crawl again")

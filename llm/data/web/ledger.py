@@ -1,4 +1,4 @@
-"""The books of a crawl in SQLite: every URL that is known, what became of it, and where the stored pages lie.
+"""The ledger of a crawl in SQLite: every URL that is known, what became of it, and where the stored pages lie.
 
 SQLite is the only truth (WAL, synchronous=FULL). Pages go to journal segments (WARC); a segment counts only when the
 transaction that names it has been committed. What no transaction names is deleted at the next start. What the rows
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..warc import JournalPage
+from ..warc_write import JournalPage
 from .journal import Journal, Segment
 from .links import host_of
 from .outcome import GUESSED_SITEMAP, PAGE, READ, FetchedPage, Refusal, Row
@@ -24,39 +24,39 @@ PENDING, STORED, REFUSED = 0, 1, 2
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS urls(
   id INTEGER PRIMARY KEY, url TEXT NOT NULL UNIQUE, host TEXT NOT NULL, depth INTEGER NOT NULL,
-  kind INTEGER NOT NULL DEFAULT 0, path TEXT, wave INTEGER,
+  kind INTEGER NOT NULL DEFAULT 0, path TEXT, level INTEGER,
   state INTEGER NOT NULL DEFAULT 0, attempts INTEGER NOT NULL DEFAULT 0,
   reason TEXT, detail TEXT, transient INTEGER NOT NULL DEFAULT 0,
   status INTEGER, content_type TEXT, segment TEXT, offset INTEGER, n_stored_bytes INTEGER, n_bytes INTEGER, sha256 TEXT,
   fetched_at INTEGER, etag TEXT, last_modified TEXT, reused INTEGER, canonical TEXT);
-CREATE INDEX IF NOT EXISTS found ON urls(host, depth, url) WHERE state = 0 AND wave IS NULL;
-CREATE INDEX IF NOT EXISTS waves ON urls(host, wave, url);
+CREATE INDEX IF NOT EXISTS found ON urls(host, depth, url) WHERE state = 0 AND level IS NULL;
+CREATE INDEX IF NOT EXISTS levels ON urls(host, level, url);
 CREATE INDEX IF NOT EXISTS variants ON urls(path) WHERE path IS NOT NULL;
-CREATE TABLE IF NOT EXISTS crossings(
-  url TEXT NOT NULL, from_host TEXT NOT NULL, wave INTEGER NOT NULL, depth INTEGER NOT NULL, kind INTEGER NOT NULL,
+CREATE TABLE IF NOT EXISTS cross_host_links(
+  url TEXT NOT NULL, from_host TEXT NOT NULL, level INTEGER NOT NULL, depth INTEGER NOT NULL, kind INTEGER NOT NULL,
   PRIMARY KEY(url, from_host)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS hosts(
-  host TEXT PRIMARY KEY, wave INTEGER NOT NULL, max_pages INTEGER NOT NULL, max_bytes INTEGER NOT NULL,
+  host TEXT PRIMARY KEY, level INTEGER NOT NULL, max_pages INTEGER NOT NULL, max_bytes INTEGER NOT NULL,
   ended INTEGER NOT NULL, is_full INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS segments(name TEXT PRIMARY KEY, sha256 TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value REAL NOT NULL);
 """
-"""`wave`: the number of the portion of its host's URLs in which a URL was admitted to be fetched, NULL before that.
-`path`: the URL without its query, where it has one. `crossings`: links from one host to another, kept for later."""
+"""`level`: the number of the portion of its host's URLs in which a URL was admitted to be fetched, NULL before that.
+`path`: the URL without its query, where it has one. `cross_host_links` are kept for the next round."""
 
-Objection = Callable[[str], tuple[str, str] | None]
-"""Class and story of the refusal of a URL, None for one that may be fetched."""
+RejectionRule = Callable[[str], tuple[str, str] | None]
+"""Reason and detail of the refusal of a URL, None for one that may be fetched."""
 
-_WAITING = "state=0 AND wave IS NULL AND host=?"
-_IN_THE_BOOKS = f"kind<>{GUESSED_SITEMAP} AND (reason IS NULL OR reason<>'{READ}')"
+_WAITING = "state=0 AND level IS NULL AND host=?"
+_COUNTED = f"kind<>{GUESSED_SITEMAP} AND (reason IS NULL OR reason<>'{READ}')"
 
 
 class HostState(NamedTuple):
-    """How far a host is: its last wave, its budgets (pages asked for and bytes stored, in all), whether it has no more
+    """How far a host is: its last level, its budgets (pages asked for and bytes stored, in all), whether it has no more
     to do in this round, and whether its bytes have reached the budget for good."""
 
     host: str
-    wave: int
+    level: int
     max_pages: int
     max_bytes: int
     ended: bool
@@ -75,7 +75,7 @@ class Ledger:
     """The tables of one crawl and its journal, kept in `work_dir`."""
 
     def __init__(self, work_dir: Path) -> None:
-        """Opens the books; raises OSError when a journal segment that they name is gone."""
+        """Opens the ledger; raises OSError when a journal segment that they name is gone."""
         self.journal = Journal(work_dir)
         self._db = sqlite3.connect(work_dir / "frontier.db", isolation_level=None)
         self._db.execute("PRAGMA journal_mode=WAL")
@@ -120,14 +120,14 @@ class Ledger:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES('seconds', ?)", (seconds,))
 
     def totals(self) -> Totals:
-        """What the books hold now."""
-        n_known = self._number(f"SELECT count(*) FROM urls WHERE {_IN_THE_BOOKS}")
+        """Returns what the ledger hold now."""
+        n_known = self._number(f"SELECT count(*) FROM urls WHERE {_COUNTED}")
         stored = self._db.execute("SELECT count(*), coalesce(sum(n_bytes), 0) FROM urls WHERE state=1").fetchone()
         return Totals(n_known, *stored)
 
     def hosts(self) -> list[HostState]:
-        """All hosts that have had a turn, by name."""
-        rows = self._db.execute("SELECT host, wave, max_pages, max_bytes, ended, is_full FROM hosts ORDER BY host")
+        """Returns all hosts that have had a turn, by name."""
+        rows = self._db.execute("SELECT host, level, max_pages, max_bytes, ended, is_full FROM hosts ORDER BY host")
         return [HostState(*row)._replace(ended=bool(row[4]), is_full=bool(row[5])) for row in rows]
 
     def save_host(self, state: HostState) -> None:
@@ -136,27 +136,27 @@ class Ledger:
 
     def waiting_hosts(self) -> list[str]:
         """Hosts with URLs that wait to be admitted, by name."""
-        rows = self._db.execute("SELECT DISTINCT host FROM urls WHERE state=0 AND wave IS NULL ORDER BY host")
+        rows = self._db.execute("SELECT DISTINCT host FROM urls WHERE state=0 AND level IS NULL ORDER BY host")
         return [host for (host,) in rows]
 
     def asked(self, host: str) -> int:
-        """How many pages of a host have been admitted."""
-        return self._number("SELECT count(*) FROM urls WHERE host=? AND wave IS NOT NULL AND kind=0", host)
+        """Returns how many pages of a host have been admitted."""
+        return self._number("SELECT count(*) FROM urls WHERE host=? AND level IS NOT NULL AND kind=0", host)
 
     def host_bytes(self, host: str) -> int:
-        """Bytes of the stored pages of a host."""
-        return self._number("SELECT sum(n_bytes) FROM urls WHERE host=? AND wave IS NOT NULL AND state=1", host)
+        """Returns the bytes of the stored pages of a host."""
+        return self._number("SELECT sum(n_bytes) FROM urls WHERE host=? AND level IS NOT NULL AND state=1", host)
 
     # URLs come in
 
-    def add(self, urls: Mapping[str, int], depth: int, objection: Objection = lambda url: None) -> int:
-        """Adds URLs (-> kind) that are not known yet, refused at once where there is an objection; returns how many.
+    def add(self, urls: Mapping[str, int], depth: int, rejection_reason: RejectionRule = lambda url: None) -> int:
+        """Adds URLs (-> kind) that are not known yet, refused at once where there is a reason; returns how many.
 
         A URL that is known as a page but has not been admitted becomes a sitemap if it is called one: a page and a
         sitemap may name it in either order.
         """
         n_before = self._db.total_changes
-        pages = [_new_row(url, depth, objection) for url, kind in urls.items() if kind == PAGE]
+        pages = [_new_row(url, depth, rejection_reason) for url, kind in urls.items() if kind == PAGE]
         columns = "urls(url, host, depth, path, state, reason, detail)"
         self._db.executemany(f"INSERT OR IGNORE INTO {columns} VALUES(?, ?, ?, ?, ?, ?, ?)", pages)
         n_added = self._db.total_changes - n_before
@@ -167,7 +167,7 @@ class Ledger:
 
     def _add_sitemap(self, url: str, depth: int, kind: int) -> int:
         again = "ON CONFLICT(url) DO UPDATE SET kind=excluded.kind, state=0, reason=NULL, detail=NULL"
-        unseen = "wave IS NULL AND kind=0 AND depth=excluded.depth"
+        unseen = "level IS NULL AND kind=0 AND depth=excluded.depth"
         known = self._number("SELECT count(*) FROM urls WHERE url=?", url)
         self._db.execute(
             f"INSERT INTO urls(url, host, depth, kind) VALUES(?, ?, ?, ?) {again} WHERE {unseen}",
@@ -175,32 +175,34 @@ class Ledger:
         )
         return int(not known and kind != GUESSED_SITEMAP)
 
-    def add_crossings(self, urls: Mapping[str, int], row: Row, wave: int) -> None:
-        """Keeps URLs (-> kind) of other hosts, found at `row` in a wave of its host, for the next round."""
-        rows = [(url, row.host, wave, row.depth + 1, kind) for url, kind in urls.items()]
-        self._db.executemany("INSERT OR IGNORE INTO crossings VALUES(?, ?, ?, ?, ?)", rows)
+    def add_cross_host_links(self, urls: Mapping[str, int], row: Row, level: int) -> None:
+        """Keeps URLs (-> kind) of other hosts, found at `row` in a level of its host, for the next round."""
+        rows = [(url, row.host, level, row.depth + 1, kind) for url, kind in urls.items()]
+        self._db.executemany("INSERT OR IGNORE INTO cross_host_links VALUES(?, ?, ?, ?, ?)", rows)
 
-    def merge_crossings(self, objection: Objection) -> None:
+    def merge_cross_host_links(self, rejection_reason: RejectionRule) -> None:
         """Adds what links between hosts have found, each URL at its smallest depth."""
-        rows = self._db.execute("SELECT url, max(kind), min(depth) FROM crossings GROUP BY url ORDER BY url").fetchall()
+        rows = self._db.execute(
+            "SELECT url, max(kind), min(depth) FROM cross_host_links GROUP BY url ORDER BY url"
+        ).fetchall()
         for url, kind, depth in rows:
-            self.add({url: kind}, depth, objection)
-        self._db.execute("DELETE FROM crossings")
+            self.add({url: kind}, depth, rejection_reason)
+        self._db.execute("DELETE FROM cross_host_links")
 
     # URLs are admitted
 
     def next_depth(self, host: str) -> int | None:
-        """The smallest depth at which URLs of a host wait to be admitted."""
+        """Returns the smallest depth at which URLs of a host wait to be admitted."""
         found = self._db.execute(f"SELECT min(depth) FROM urls WHERE {_WAITING}", (host,)).fetchone()
         return found[0]
 
-    def admit(self, host: str, depth: int, wave: int, max_pages: int) -> int:
+    def admit(self, host: str, depth: int, level: int, max_pages: int) -> int:
         """Admits all sitemaps and the first `max_pages` pages, in order of URL, of a depth; returns how many pages."""
         where = f"{_WAITING} AND depth=?"
-        self._db.execute(f"UPDATE urls SET wave=? WHERE {where} AND kind>0", (wave, host, depth))
+        self._db.execute(f"UPDATE urls SET level=? WHERE {where} AND kind>0", (level, host, depth))
         first = f"SELECT id FROM urls WHERE {where} AND kind=0 ORDER BY url LIMIT ?"
         return self._db.execute(
-            f"UPDATE urls SET wave=? WHERE id IN ({first})", (wave, host, depth, max(0, max_pages))
+            f"UPDATE urls SET level=? WHERE id IN ({first})", (level, host, depth, max(0, max_pages))
         ).rowcount
 
     def refuse_waiting(self, host: str, reason: str, detail: str = "", depth: int | None = None) -> None:
@@ -212,12 +214,12 @@ class Ledger:
 
     def refuse_variants(self, host: str, depth: int, limit: int) -> None:
         """Refuses URLs that differ from `limit` earlier ones in their query only."""
-        earlier = """SELECT path, count(*) AS n FROM urls WHERE host=? AND wave IS NOT NULL AND path IS NOT NULL
+        earlier = """SELECT path, count(*) AS n FROM urls WHERE host=? AND level IS NOT NULL AND path IS NOT NULL
           GROUP BY path"""
-        ranked = f"""SELECT id, path, row_number() OVER (PARTITION BY path ORDER BY url) AS place FROM urls
+        ranked = f"""SELECT id, path, row_number() OVER (PARTITION BY path ORDER BY url) AS nth FROM urls
           WHERE {_WAITING} AND depth=? AND path IS NOT NULL AND kind=0"""
         beyond = f"""SELECT id FROM ({ranked}) AS w LEFT JOIN ({earlier}) AS e ON w.path=e.path
-          WHERE place + coalesce(e.n, 0) > ?"""
+          WHERE nth + coalesce(e.n, 0) > ?"""
         self._db.execute(
             f"UPDATE urls SET state=2, reason='trap', detail=? WHERE id IN ({beyond})",
             (f"more than {limit} addresses that differ in their query only", host, depth, host, limit),
@@ -225,7 +227,7 @@ class Ledger:
 
     def refuse_sitemaps(self, host: str, depth: int, limit: int) -> None:
         """Refuses sitemaps of a host beyond the first `limit`."""
-        earlier = self._number("SELECT count(*) FROM urls WHERE host=? AND wave IS NOT NULL AND kind>0", host)
+        earlier = self._number("SELECT count(*) FROM urls WHERE host=? AND level IS NOT NULL AND kind>0", host)
         beyond = f"SELECT id FROM urls WHERE {_WAITING} AND depth=? AND kind>0 ORDER BY url LIMIT -1 OFFSET ?"
         self._db.execute(
             f"UPDATE urls SET state=2, reason='trap', detail=? WHERE id IN ({beyond})",
@@ -236,52 +238,52 @@ class Ledger:
         """Refuses every URL that is not settled."""
         self._db.execute("UPDATE urls SET state=2, reason=?, detail='', transient=0 WHERE state=0", (reason,))
 
-    # A wave
+    # A level
 
     def pending(self, state: HostState, after: str, before: str | None, n: int) -> list[Row]:
-        """The next `n` unsettled rows of the host's wave, in order of URL."""
+        """Returns the next `n` unsettled rows of the host's level, in order of URL."""
         query = """SELECT id, url, host, depth, attempts, kind FROM urls
-          WHERE host=? AND wave=? AND url>? AND (? IS NULL OR url<?) AND state=0 ORDER BY url LIMIT ?"""
-        return [Row(*row) for row in self._db.execute(query, (state.host, state.wave, after, before, before, n))]
+          WHERE host=? AND level=? AND url>? AND (? IS NULL OR url<?) AND state=0 ORDER BY url LIMIT ?"""
+        return [Row(*row) for row in self._db.execute(query, (state.host, state.level, after, before, before, n))]
 
     def failed_attempts(self, state: HostState, before: str | None) -> int:
-        """The most attempts that an unsettled row of the host's wave has had; 0 when all are settled."""
+        """Returns the most attempts that an unsettled row of the host's level has had; 0 when all are settled."""
         query = """SELECT max(max(attempts), 1) FROM urls
-          WHERE host=? AND wave=? AND state=0 AND (? IS NULL OR url<?)"""
-        return self._number(query, state.host, state.wave, before, before)
+          WHERE host=? AND level=? AND state=0 AND (? IS NULL OR url<?)"""
+        return self._number(query, state.host, state.level, before, before)
 
     def byte_cut(self, state: HostState) -> str | None:
-        """The first URL of the host's wave at which the host's stored bytes exceed its budget."""
-        before = "SELECT sum(n_bytes) FROM urls WHERE host=? AND state=1 AND wave<?"
-        left = state.max_bytes - self._number(before, state.host, state.wave)
+        """Returns the first URL of the host's level at which the host's stored bytes exceed its budget."""
+        before = "SELECT sum(n_bytes) FROM urls WHERE host=? AND state=1 AND level<?"
+        left = state.max_bytes - self._number(before, state.host, state.level)
         running = """SELECT url, sum(CASE state WHEN 1 THEN n_bytes ELSE 0 END) OVER (ORDER BY url) AS total
-          FROM urls WHERE host=? AND wave=? AND kind=0"""
+          FROM urls WHERE host=? AND level=? AND kind=0"""
         return self._text(
-            f"SELECT url FROM ({running}) WHERE total>? ORDER BY url LIMIT 1", state.host, state.wave, left
+            f"SELECT url FROM ({running}) WHERE total>? ORDER BY url LIMIT 1", state.host, state.level, left
         )
 
     def end_at(self, state: HostState, cut: str) -> None:
-        """Ends a host at a URL of its wave: what came after it is refused, and what the wave links to is forgotten."""
-        depth = self._number("SELECT max(depth) FROM urls WHERE host=? AND wave=?", state.host, state.wave)
-        self._db.execute("DELETE FROM urls WHERE host=? AND wave IS NULL AND depth>?", (state.host, depth))
-        self._db.execute("DELETE FROM crossings WHERE from_host=? AND wave=?", (state.host, state.wave))
+        """Ends a host at a URL of its level: what came after it is refused, what the level links to is forgotten."""
+        depth = self._number("SELECT max(depth) FROM urls WHERE host=? AND level=?", state.host, state.level)
+        self._db.execute("DELETE FROM urls WHERE host=? AND level IS NULL AND depth>?", (state.host, depth))
+        self._db.execute("DELETE FROM cross_host_links WHERE from_host=? AND level=?", (state.host, state.level))
         self._db.execute(
             """UPDATE urls SET state=2, reason='byte budget', detail='', transient=0
-              WHERE host=? AND depth=? AND url>=? AND kind=0 AND (wave IS NULL OR wave=?)""",
-            (state.host, depth, cut, state.wave),
+              WHERE host=? AND depth=? AND url>=? AND kind=0 AND (level IS NULL OR level=?)""",
+            (state.host, depth, cut, state.level),
         )
         self.refuse_waiting(state.host, "byte budget")
 
     def reopen(self, state: HostState) -> bool:
-        """Gives the failed rows of a host's last wave, on which nothing depends, new tries; whether there are any."""
-        where = "state=2 AND transient=1 AND host=? AND wave=?"
+        """Gives the failed rows of a host's last level, on which nothing depends, new tries; whether there are any."""
+        where = "state=2 AND transient=1 AND host=? AND level=?"
         return bool(
-            self._db.execute(f"UPDATE urls SET state=0, attempts=0 WHERE {where}", (state.host, state.wave)).rowcount
+            self._db.execute(f"UPDATE urls SET state=0, attempts=0 WHERE {where}", (state.host, state.level)).rowcount
         )
 
     def forget_everything(self) -> None:
-        """Empties the books of a crawl that has not stored a page."""
-        for table in ("urls", "crossings", "hosts", "segments", "meta"):
+        """Empties the ledger of a crawl that has not stored a page."""
+        for table in ("urls", "cross_host_links", "hosts", "segments", "meta"):
             self._db.execute(f"DELETE FROM {table}")
 
     # Rows are settled
@@ -293,7 +295,7 @@ class Ledger:
     def name_segment(self, pages: Sequence[FetchedPage], segment: Segment) -> None:
         """Enters pages whose records lie in a segment that has been written."""
         self._db.execute("INSERT INTO segments VALUES(?, ?)", (segment.name, segment.sha256))
-        for page, (offset, length) in zip(pages, segment.places, strict=True):
+        for page, (offset, length) in zip(pages, segment.positions, strict=True):
             self._db.execute(
                 """UPDATE urls SET state=1, reason=NULL, detail=NULL, transient=0, status=?, content_type=?, segment=?,
                   offset=?, n_stored_bytes=?, n_bytes=?, sha256=?, fetched_at=?, etag=?, last_modified=?, reused=?,
@@ -345,7 +347,7 @@ class Ledger:
         self.journal.verify(self._db.execute("SELECT name, sha256 FROM segments ORDER BY name"))
 
     def stored(self) -> list[JournalPage]:
-        """The stored pages in order of URL."""
+        """Returns the stored pages in order of URL."""
         query = """SELECT url, status, content_type, segment, offset, n_stored_bytes, n_bytes, sha256, depth,
           fetched_at, etag, last_modified, reused FROM urls WHERE state=1 ORDER BY url"""
         rows = self._db.execute(query)
@@ -355,14 +357,14 @@ class Ledger:
         ]
 
     def refused(self) -> list[tuple[str, Refusal]]:
-        """The refused URLs in order, each with its reason."""
-        query = f"SELECT url, reason, detail, transient FROM urls WHERE state=2 AND {_IN_THE_BOOKS} ORDER BY url"
+        """Returns the refused URLs in order, each with its reason."""
+        query = f"SELECT url, reason, detail, transient FROM urls WHERE state=2 AND {_COUNTED} ORDER BY url"
         return [(url, Refusal(reason, detail, bool(again))) for url, reason, detail, again in self._db.execute(query)]
 
 
-def _new_row(url: str, depth: int, objection: Objection) -> tuple[object, ...]:
+def _new_row(url: str, depth: int, rejection_reason: RejectionRule) -> tuple[object, ...]:
     """The columns of a URL that may be new: url, host, depth, path, state, reason, detail."""
     path, mark, _ = url.partition("?")
-    refusal = objection(url)
+    refusal = rejection_reason(url)
     state = PENDING if refusal is None else REFUSED
     return (url, host_of(url), depth, path if mark else None, state, *(refusal or (None, None)))

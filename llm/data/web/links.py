@@ -28,29 +28,29 @@ class Scope:
     """
 
     def __init__(self, seeds: Iterable[str]) -> None:
-        self._places = {_place(seed) for seed in seeds}
+        self._hosts = {_host_and_port(seed) for seed in seeds}
         self.ports = frozenset(urlsplit(seed).port or DEFAULT_PORTS[urlsplit(seed).scheme] for seed in seeds)
 
     def contains(self, url: str) -> bool:
-        """Whether a canonical URL lies on one of the seeds' hosts."""
-        return _place(url) in self._places
+        """Returns whether a canonical URL lies on one of the seeds' hosts."""
+        return _host_and_port(url) in self._hosts
 
 
 @functools.lru_cache(maxsize=2**16)
 def host_of(url: str) -> str:
-    """The host of a URL, with its port where it has one."""
+    """Returns the host of a URL, with its port where it has one."""
     return urlsplit(url).netloc
 
 
 @functools.lru_cache(maxsize=2**16)
-def _place(url: str) -> tuple[str, int | None]:
+def _host_and_port(url: str) -> tuple[str, int | None]:
     """Host and port of a canonical URL, None for the default port."""
     parts = urlsplit(url)
     return parts.hostname or "", parts.port
 
 
 def canonical_url(base: str, href: str) -> str | None:
-    """The absolute http(s) URL of a link without its fragment; None for links that are not followed.
+    """Returns the absolute http(s) URL of a link without its fragment; None for links that are not followed.
 
     Host in lower case, default port and surrounding space removed, an empty path made "/", unsafe characters escaped:
     the form in which Scrapy requests it. Links with a user name or password are not followed.
@@ -69,7 +69,7 @@ def canonical_or_cut(base: str, href: str) -> str | None:
 
 
 def is_cut(url: str) -> bool:
-    """Whether a URL is the beginning of one that is too long."""
+    """Returns whether a URL is the beginning of one that is too long."""
     return url.endswith(CUT)
 
 

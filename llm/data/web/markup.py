@@ -36,7 +36,7 @@ class Markup:
 
 
 def read_markup(url: str, body: bytes, content_type: str, scope: Scope, agent: str = "") -> Markup:
-    """The markup of the page at `url`; `agent` is the crawler's name, to which a robots meta element may speak.
+    """Returns the markup of the page at `url`; `agent` is the crawler's name, to which a robots meta element may speak.
 
     A page nested too deep for the parser gives an empty one.
     """
@@ -98,7 +98,7 @@ def _asks(metas: list[LexborNode], agent: str) -> frozenset[str]:
 
 
 def robots_words(contents: Iterable[str], agent: str | None = None) -> frozenset[str]:
-    """The words of robots meta elements, or (with `agent`, the crawler's name) of X-Robots-Tag headers.
+    """Returns the words of robots meta elements, or (with `agent`, the crawler's name) of X-Robots-Tag headers.
 
     "none" is spelled out. A header "otherbot: noindex" speaks to that crawler only.
     """

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 PAGE, SITEMAP, GUESSED_SITEMAP = 0, 1, 2
-"""What a URL is thought to hold. A guessed sitemap (`/sitemap.xml`) is no part of the books: most sites have none."""
+"""What a URL is thought to hold. A guessed sitemap (`/sitemap.xml`) is not counted: most sites have none."""
 
 READ = "sitemap"
 """The reason of a sitemap that was read: it gave its links and is neither a page nor a loss."""
@@ -25,7 +25,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why a URL gave no page: a short class, the full story, and whether another try may help.
+    """Why a URL gave no page: a short class, the detail in words, and whether another try may help.
 
     `links` are pages that are to be crawled all the same (the target of a redirect, the links of a page that asks not
     to be indexed), `sitemaps` are sitemaps to be read.
@@ -39,7 +39,7 @@ class Refusal:
 
     @property
     def text(self) -> str:
-        """Class and story in one line."""
+        """Reason and detail in one line."""
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
@@ -61,5 +61,5 @@ class FetchedPage:
     reused: bool = False
 
     def header(self, name: str) -> str:
-        """The value of a header, "" if absent."""
+        """Returns the value of a header, "" if absent."""
         return next((value for known, value in self.headers if known.lower() == name), "")

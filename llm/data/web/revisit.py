@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from ...files import read_table
-from ..warc import read_record
+from ..warc_read import read_record
 
 logger = logging.getLogger(__name__)
 
@@ -43,22 +43,22 @@ class EarlierCrawl:
         self._damaged: set[str] = set()
 
     def conditions(self, url: str) -> dict[str, str]:
-        """The request headers that ask for the page only if it has changed; none when it is not known."""
-        place = self._place(url)
-        if place is None or url in self._damaged or "etag" not in self._fetched.column_names:
+        """Returns the request headers that ask for the page only if it has changed; none when it is not known."""
+        row = self._row_of(url)
+        if row is None or url in self._damaged or "etag" not in self._fetched.column_names:
             return {}
         found = {
-            "If-None-Match": self._fetched["etag"][place].as_py(),
-            "If-Modified-Since": self._fetched["last_modified"][place].as_py(),
+            "If-None-Match": self._fetched["etag"][row].as_py(),
+            "If-Modified-Since": self._fetched["last_modified"][row].as_py(),
         }
         return {name: value for name, value in found.items() if value}
 
     def page(self, url: str) -> EarlierPage | None:
-        """The earlier page at a URL; None, and no conditions from now on, when it is damaged."""
-        place = self._place(url)
-        if place is None:
+        """Returns the earlier page at a URL; None, and no conditions from now on, when it is damaged."""
+        row = self._row_of(url)
+        if row is None:
             return None
-        entry = self._pages.slice(place, 1).to_pylist()[0]
+        entry = self._pages.slice(row, 1).to_pylist()[0]
         try:
             headers, body = read_record(self._crawl_dir, entry)
         except OSError as error:
@@ -66,12 +66,12 @@ class EarlierCrawl:
             self._damaged.add(url)
             return None
         names = {"ETag": "etag", "Last-Modified": "last_modified"}
-        known = tuple((name, self._fetched[column][place].as_py()) for name, column in names.items())
+        known = tuple((name, self._fetched[column][row].as_py()) for name, column in names.items())
         kept = tuple((name, value) for name, value in headers if name.lower() != "content-type")
         content_type = (("Content-Type", entry["content_type"]),) if entry["content_type"] else ()
         return EarlierPage(entry["status"], (*content_type, *kept, *known), body)
 
-    def _place(self, url: str) -> int | None:
+    def _row_of(self, url: str) -> int | None:
         """The row of a URL in the tables, which are in order of URL."""
-        place = bisect.bisect_left(range(len(self._urls)), url, key=lambda index: self._urls[index].as_py())
-        return place if place < len(self._urls) and self._urls[place].as_py() == url else None
+        row = bisect.bisect_left(range(len(self._urls)), url, key=lambda index: self._urls[index].as_py())
+        return row if row < len(self._urls) and self._urls[row].as_py() == url else None

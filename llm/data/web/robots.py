@@ -22,12 +22,12 @@ MAX_CRAWL_DELAY_S = 30.0
 
 
 def product_token(user_agent: str) -> str:
-    """The name in a user agent, by which robots.txt speaks to it (RFC 9309, 2.2.1): "sourdough" of "sourdough/0.1"."""
+    """Returns the name by which robots.txt speaks to a user agent (RFC 9309, 2.2.1): "sourdough" of "sourdough/0.1"."""
     return user_agent.strip().partition("/")[0].partition(" ")[0]
 
 
 def crawl_delay_s(rules: Protego, agent: str) -> float:
-    """Seconds between two requests that the rules ask for, 0 if none, at most `MAX_CRAWL_DELAY_S`."""
+    """Returns the seconds between two requests that the rules ask for, 0 if none, at most `MAX_CRAWL_DELAY_S`."""
     delay = rules.crawl_delay(agent)
     return min(max(0.0, float(delay)), MAX_CRAWL_DELAY_S) if delay else 0.0
 

@@ -14,35 +14,23 @@ import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
-from ...config import Config, setting
 from ...files import exclusive_lock, fsync_directory
+from .config import PYTHON_DOCS, SiteConfig
 
-PYTHON_DOCS = "python-docs"
 INSTALLED_DOCS = Path("/usr/share/doc")
 DOWNLOAD_PAGE = "https://docs.python.org/3/download.html"
 DOWNLOAD_TIMEOUT_S = 60
 MAX_DOCS_BYTES = 500 * 2**20
 
 
-@dataclass(frozen=True, kw_only=True)
-class SiteConfig(Config):
-    """A folder of HTML that is served on this machine while it is crawled."""
-
-    folder: str = PYTHON_DOCS
-    """A folder with an index.html; or "python-docs": Python's own documentation, found or fetched."""
-    port: int = setting(7930, at_least=1024, at_most=65535)
-    """Port on 127.0.0.1 at which the folder is served; it is part of the pages' addresses."""
-
-
 def resolve_site(config: SiteConfig, cache_dir: Path) -> Path:
-    """The folder to serve; raises ValueError when there is none, ConnectionError when it cannot be fetched."""
+    """Returns the folder to serve; raises ValueError when there is none, ConnectionError when it cannot be fetched."""
     if config.folder == PYTHON_DOCS:
         return find_python_docs(cache_dir)
     folder = Path(config.folder).expanduser()
@@ -58,7 +46,7 @@ def resolve_site(config: SiteConfig, cache_dir: Path) -> Path:
 
 
 def find_python_docs(cache_dir: Path) -> Path:
-    """The folder of Python's HTML documentation: from an earlier call, installed, from Debian, or from python.org.
+    """Finds the folder of Python's HTML documentation: of an earlier call, installed, from Debian or python.org.
 
     What is fetched is kept in `cache_dir / "python-docs"` (about 60 MB), whole or not at all. Raises ConnectionError
     that says what was tried and what to do.
@@ -200,7 +188,7 @@ class _FolderHandler(SimpleHTTPRequestHandler):
     timeout = 60
 
     def send_head(self) -> Any:
-        """The opened file after its headers were sent, or None after an error was sent."""
+        """Returns the opened file after its headers were sent, or None after an error was sent."""
         port = cast(_SiteServer, self.server).server_port
         if self.headers.get("Host") not in (f"127.0.0.1:{port}", f"localhost:{port}"):
             self.send_error(HTTPStatus.FORBIDDEN)

@@ -31,7 +31,7 @@ class Sitemap(NamedTuple):
 
 
 def parse_sitemap(body: bytes, max_bytes: int) -> Sitemap | None:
-    """The entries of a sitemap, the first 50,000; None for what is no sitemap.
+    """Returns the entries of a sitemap, the first 50,000; None for what is no sitemap.
 
     Raises ValueError for one of more than `max_bytes` after decompression, zlib.error for a damaged one.
     """
@@ -48,7 +48,10 @@ def parse_sitemap(body: bytes, max_bytes: int) -> Sitemap | None:
 
 
 def gunzip(body: bytes, max_bytes: int) -> bytes:
-    """The content of a gzip file, or `body` as it is; raises ValueError for more than `max_bytes`, or gzip in gzip."""
+    """Returns the content of a gzip file, or `body` as it is.
+
+    Raises ValueError for more than `max_bytes`, or gzip in gzip.
+    """
     if not body.startswith(GZIP_MAGIC):
         return body
     decompressor = zlib.decompressobj(16 + zlib.MAX_WBITS)
@@ -59,11 +62,11 @@ def gunzip(body: bytes, max_bytes: int) -> bytes:
 
 
 def guessed_sitemap(url: str) -> str:
-    """Where the site of a URL has its sitemap if it follows the custom."""
+    """Returns where the site of a URL has its sitemap if it follows the custom."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}/sitemap.xml"
 
 
 def looks_like_sitemap(url: str) -> bool:
-    """Whether the name of a file is one of a sitemap."""
+    """Returns whether the name of a file is one of a sitemap."""
     return _NAME.search(urlsplit(url).path) is not None

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import scrapy
 from scrapy import signals
@@ -31,15 +31,13 @@ from scrapy.exceptions import (
 from twisted.web._newclient import ParseError
 
 from .answers import Answer, Judge, is_html
+from .config import CrawlConfig
 from .egress import EgressPolicy, EgressRefused, GuardedHandler, GuardedResolver
 from .frontier import Frontier
 from .links import Scope
 from .outcome import PAGE, FetchedPage, Refusal, Row
 from .revisit import EarlierCrawl
 from .robots import RobotsMiddleware, RobotsRefused, product_token
-
-if TYPE_CHECKING:  # crawl.py runs as __main__ and must not be loaded twice
-    from .crawl import CrawlConfig
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +100,10 @@ class PageSpider(scrapy.Spider):  # type: ignore[misc]
         yield
 
     def request(self, row: Row) -> Any:
-        """The request for a row; it asks for a page that is known from an earlier crawl only if it has changed."""
+        """Returns the request for a row.
+
+        It asks for a page that is known from an earlier crawl only if it has changed.
+        """
         meta = {"row": row, "dont_redirect": True, "download_slot": row.host}  # Scrapy's slots leave out the port
         headers = self._earlier.conditions(row.url) if self._earlier is not None and row.kind == PAGE else None
         return scrapy.Request(
@@ -211,15 +212,15 @@ class FrontierScheduler(BaseScheduler):  # type: ignore[misc]
         return cls(crawler)
 
     def has_pending_requests(self) -> bool:
-        """Whether the crawl is still going on."""
+        """Returns whether the crawl is still going on."""
         return not self._crawler.spider.frontier.finished
 
     def enqueue_request(self, request: Any) -> bool:
-        """False: URLs enter through the frontier only."""
+        """Returns false: URLs enter through the frontier only."""
         return False
 
     def next_request(self) -> Any:
-        """A request for the frontier's next row, or None."""
+        """Returns a request for the frontier's next row, or None."""
         spider: PageSpider = self._crawler.spider
         row = None
         with spider.storage():

@@ -23,10 +23,10 @@ class LinkRules:
         """`allow` and `deny` are regular expressions, searched for in the URL; without `allow`, all may pass."""
         self._allow, self._deny = compiled("allow", allow), compiled("deny", deny)
         self._max_path_repeats = max_path_repeats
-        self.objection = functools.lru_cache(maxsize=2**16)(self._objection)
+        self.rejection_reason = functools.lru_cache(maxsize=2**16)(self._rejection_reason)
 
-    def _objection(self, url: str) -> tuple[str, str] | None:
-        """Class and story of the refusal of a canonical URL; None when it may be followed."""
+    def _rejection_reason(self, url: str) -> tuple[str, str] | None:
+        """Reason and detail of the refusal of a canonical URL; None when it may be followed."""
         if is_cut(url):
             return "url too long", f"more than {MAX_URL_CHARS} characters"
         if denied := next((pattern.pattern for pattern in self._deny if pattern.search(url)), None):
@@ -44,7 +44,7 @@ class LinkRules:
 
 
 def n_repeats(segments: list[str]) -> int:
-    """How many times a block of up to four path segments stands in a row, at most: 3 in `/x/a/b/a/b/a/b`."""
+    """Returns how many times a block of up to four path segments stands in a row, at most: 3 in `/x/a/b/a/b/a/b`."""
     most = 1
     for size in range(1, MAX_BLOCK + 1):
         n_equal = 0
@@ -55,7 +55,10 @@ def n_repeats(segments: list[str]) -> int:
 
 
 def compiled(field: str, patterns: Iterable[str]) -> list[re.Pattern[str]]:
-    """The patterns, ready for use; raises ValueError that names `field` for one that is no regular expression."""
+    """Returns the patterns, ready for use.
+
+    Raises ValueError that names `field` for one that is no regular expression.
+    """
     found = []
     for pattern in patterns:
         try:

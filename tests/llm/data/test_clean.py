@@ -9,16 +9,18 @@ import pyarrow as pa
 import pytest
 
 from llm.counts import Counts
-from llm.data.clean import CleanConfig, clean_partition, clean_record
-from llm.data.documents import Document, document_id, is_held_out
+from llm.data.clean import CleanConfig, clean_partition, clean_record, record_slices
+from llm.data.documents import Document, document_id
 from llm.data.drops import Dropped
 from llm.data.extract import extract
-from llm.data.filters import C4, Filters, GopherQuality
+from llm.data.filters.filters import C4, Filters, GopherQuality
 from llm.data.language import detect_language
-from llm.data.records import TEXT_SCHEMA, TextRecord, record_slices
+from llm.data.texts import TEXT_SCHEMA, TextRecord
 from llm.data.url_filter import BlockList
-from llm.data.warc import JournalPage, WebPage, encode_record, n_pages, page_slices, write_crawl
+from llm.data.warc_read import WebPage, n_pages, page_slices
+from llm.data.warc_write import JournalPage, encode_record, write_crawl
 from llm.files import read_table, sha256_file, write_table
+from llm.splits import is_held_out
 
 SITE = Path(__file__).parents[2] / "site" / "html"
 CONFIG = CleanConfig(held_out_fraction=0.2)

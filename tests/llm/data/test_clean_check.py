@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from llm.data import clean
+from llm.data.canary_check import CanaryCheck, CanaryResult, require_found
 from llm.data.clean import CleanConfig
 from llm.data.clean_check import N_PAGES, navigation, pii_cases, self_check
 from llm.data.extract import extract
-from llm.data.filters import C4, Filters, FineWeb, GopherQuality, GopherRepetition
+from llm.data.filters.filters import C4, Filters, FineWeb, GopherQuality, GopherRepetition
 from llm.data.pii import luhn_holds, mask_pii
-from llm.data.records import TextRecord
-from llm.data.tripwire import SelfCheck, TripWire, require_found
-from llm.data.warc import WebPage
+from llm.data.texts import TextRecord
+from llm.data.warc_read import WebPage
 
 SITE = Path(__file__).parents[2] / "site" / "html"
 KINDS = ["e-mail", "IP address", "phone number", "card number"]
@@ -37,9 +37,9 @@ def site_pages() -> tuple[WebPage, ...]:
     return tuple(WebPage(f"https://site/{file.name}", 200, "text/html", file.read_bytes(), "site") for file in files)
 
 
-def check(records: tuple[WebPage | TextRecord, ...], config: CleanConfig) -> dict[str, SelfCheck]:
+def check(records: tuple[WebPage | TextRecord, ...], config: CleanConfig) -> dict[str, CanaryResult]:
     found = self_check([Part(records)], config)  # type: ignore[list-item]
-    require_found(found, TripWire())
+    require_found(found, CanaryCheck())
     return {item.kind: item for item in found}
 
 
@@ -51,9 +51,9 @@ def test_pages_of_a_real_site_pass() -> None:
     found = check(site_pages(), CleanConfig())
     assert [*found] == [*KINDS, "navigation"]
     for item in found.values():
-        assert item.n_planted >= N_PAGES - 2
+        assert item.n_canaries >= N_PAGES - 2
         assert (item.recall, item.precision, item.n_wrong, item.failures) == (1, 1, 0, ())
-        assert item.n_controls == item.n_planted
+        assert item.n_controls == item.n_canaries
 
 
 def test_the_check_works_with_every_filter_on() -> None:
@@ -64,14 +64,14 @@ def test_the_check_works_with_every_filter_on() -> None:
         fineweb=FineWeb(max_duplicate_line_chars=0.1),
     )
     found = check(site_pages(), CleanConfig(filters=filters))
-    assert all(item.n_planted > 0 for item in found.values())
+    assert all(item.n_canaries > 0 for item in found.values())
 
 
 def test_texts_are_planted_in_whatever_their_language() -> None:
     for text, language in ((ENGLISH * 9, "en"), (CHINESE * 20, "zh")):
         found = check(texts(text), CleanConfig(languages=(language,)))
         assert [*found] == KINDS
-        assert all(item.n_planted == N_PAGES for item in found.values())
+        assert all(item.n_canaries == N_PAGES for item in found.values())
 
 
 def test_the_order_and_the_rest_of_the_corpus_change_nothing() -> None:
@@ -87,7 +87,7 @@ def test_what_is_switched_off_is_not_checked() -> None:
 
 def test_without_a_good_page_nothing_is_planted() -> None:
     bad = tuple(WebPage(f"https://site/{n}", 200, "text/html", b"<p>no", "site") for n in range(5))
-    assert [item.n_planted for item in check(bad, CleanConfig()).values()] == [0] * len(KINDS)
+    assert [item.n_canaries for item in check(bad, CleanConfig()).values()] == [0] * len(KINDS)
 
 
 def test_a_stage_that_masks_too_little_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +97,7 @@ def test_a_stage_that_masks_too_little_is_caught(monkeypatch: pytest.MonkeyPatch
         return kept.join(part for part, _ in parts), sum((n for _, n in parts), mask_pii("")[1])
 
     monkeypatch.setattr(clean, "mask_pii", forgetful)
-    with pytest.raises(ValueError, match=r"(?s)recall of the planted cases of 'e-mail' is 0\..*a\.kovacs3@mailhost3"):
+    with pytest.raises(ValueError, match=r"(?s)recall of the canaries of 'e-mail' is 0\..*a\.kovacs3@mailhost3"):
         check(site_pages(), CleanConfig())
 
 
@@ -107,7 +107,7 @@ def test_a_stage_that_masks_too_much_is_caught(monkeypatch: pytest.MonkeyPatch) 
         return masked.replace("version 3.11.", "version x."), counts
 
     monkeypatch.setattr(clean, "mask_pii", eager)
-    with pytest.raises(ValueError, match=r"(?s)precision of the planted cases of 'IP address'.*masked: version 3\.11"):
+    with pytest.raises(ValueError, match=r"(?s)precision of the canaries of 'IP address'.*masked: version 3\.11"):
         check(site_pages(), CleanConfig())
 
 

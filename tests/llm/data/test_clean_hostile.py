@@ -13,9 +13,9 @@ import pytest
 
 from llm.counts import Counts
 from llm.data.clean import CleanConfig, clean_partition
-from llm.data.filters import C4, Filters, FineWeb, GopherQuality, GopherRepetition
-from llm.data.records import TextRecord
-from llm.data.warc import WebPage
+from llm.data.filters.filters import C4, Filters, FineWeb, GopherQuality, GopherRepetition
+from llm.data.texts import TextRecord
+from llm.data.warc_read import WebPage
 from llm.files import read_table
 
 SITE = Path(__file__).parents[2] / "site" / "html"

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from llm.data.components import components
 from llm.data.dedup import DedupConfig, candidate_pairs, duplicate_clusters, sign
-from llm.data.near import signed as module
-from llm.data.near.candidates import band_keys, band_shape, bucket_pairs, components, group_equal
+from llm.data.near import signatures as module
+from llm.data.near.candidates import band_keys, band_shape, bucket_pairs, group_equal
 from llm.data.near.dedup_steps import preference
-from llm.data.near.signed import similarities
+from llm.data.near.signatures import similarities
 
 CONFIG = DedupConfig()
 ODD_TEXTS = ["", "", "one", "One ", "two", "😀 🍞", "😀  🍞", "a b c d", "a b c d e", "A b\nc d e", "a b c d e f"]
@@ -103,16 +104,6 @@ def test_a_large_bucket_gives_few_pairs_that_connect_it() -> None:
     assert set(first.tolist()) == {0}
 
 
-@given(pairs=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
-def test_components_name_their_smallest_number(pairs: list[tuple[int, int]]) -> None:
-    expected = {i: i for pair in pairs for i in pair}
-    for _ in range(10):
-        for i, j in pairs:
-            expected[i] = expected[j] = min(expected[i], expected[j])
-    numbers, first = components(np.array(pairs, dtype=np.int64).reshape(-1, 2))
-    assert dict(zip(numbers.tolist(), first.tolist(), strict=True)) == expected
-
-
 @given(keys=st.lists(st.integers(0, 5), max_size=20))
 def test_equal_keys_are_grouped_under_the_first(keys: list[int]) -> None:
     assert group_equal(np.array(keys, dtype=np.uint64)).tolist() == [keys.index(key) for key in keys]
@@ -123,9 +114,9 @@ def test_similarities_are_exact_or_below_the_threshold(monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "PAIRS_AT_ONCE", at_once)
     texts = planted_texts(15, seed=4)
     sets = [brute_force_shingles(text, 5) for text in texts]
-    _, signed = sign(texts, np.arange(len(texts)) + 100, CONFIG)
+    _, signatures = sign(texts, np.arange(len(texts)) + 100, CONFIG)
     pairs = np.array([(i, j) for j in range(len(texts)) for i in range(j)])
-    found = similarities(pairs + 100, signed, 0.8)
+    found = similarities(pairs + 100, signatures, 0.8)
     exact = np.array([len(sets[i] & sets[j]) / len(sets[i] | sets[j]) for i, j in pairs])
     np.testing.assert_array_equal(found[exact >= 0.8], exact[exact >= 0.8])
     assert np.all((found == exact) | (found == 0))

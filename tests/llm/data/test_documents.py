@@ -14,10 +14,10 @@ from llm.data.documents import (
     document_files,
     document_id,
     documents_table,
-    is_held_out,
     read_documents,
 )
 from llm.files import write_table
+from llm.splits import is_held_out
 
 IDS = [document_id(f"https://site/{i}", "text") for i in range(4_000)]
 

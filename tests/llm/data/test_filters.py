@@ -10,8 +10,8 @@ from dataclasses import asdict, fields, replace
 import pytest
 
 from llm.config import Config, from_dict, identity
-from llm.data.filters import C4, Filters, FineWeb, GopherQuality, GopherRepetition, apply_filters, fineweb
 from llm.data.filters.c4 import c4, n_sentences_in
+from llm.data.filters.filters import C4, Filters, FineWeb, GopherQuality, GopherRepetition, apply_filters, fineweb
 from llm.data.filters.gopher import gopher_quality, gopher_repetition
 from llm.data.filters.parts import Failure, TextParts
 

@@ -5,9 +5,10 @@ import json
 import pyarrow as pa
 import pytest
 
-from llm.data.json_records import held_out_keys, read_records, record_files
+from llm.data.json_records import read_records, record_files
 from llm.data.pairs import Pair, read_pairs
 from llm.files import write_table
+from llm.splits import held_out_keys
 
 QUESTION = [{"role": "user", "content": "What is rye?"}]
 

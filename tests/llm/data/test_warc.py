@@ -1,5 +1,6 @@
 """WARC files of a crawl: read back by an independent reader, and damaged in every way that a disk can think of."""
 
+import hashlib
 import io
 import random
 import re
@@ -9,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from warcio.archiveiterator import ArchiveIterator
 
-from llm.data import warc
-from llm.data.warc import JournalPage, PageSlice, WebPage, encode_record, n_pages, page_slices, read_pages, write_crawl
+from llm.data import warc_write
+from llm.data.warc_read import PageSlice, WebPage, n_pages, page_slices, read_pages
+from llm.data.warc_write import JournalPage, encode_record, write_crawl
 
 HEADERS = [("Content-Type", "text/html; charset=latin-1"), ("Date", "Fri, 20 Nov 2026 14:00:00 GMT")]
 
@@ -33,7 +35,7 @@ def export(folder, bodies, seed=0):
             place = segment.tell()
             record = encode_record(url, 200, HEADERS, bodies[url])
             segment.write(record)
-        digest = warc.hashlib.sha256(bodies[url]).hexdigest()
+        digest = hashlib.sha256(bodies[url]).hexdigest()
         sizes = (place, len(record), len(bodies[url]))
         pages.append(JournalPage(url, 200, HEADERS[0][1], path, *sizes, digest, 1, 1_700_000_000_000 + number))
     write_crawl(folder / "out", pages, [("http://a.example/z", "http 404"), ("http://a.example/q", "robots")])
@@ -99,7 +101,7 @@ def test_slices_cover_every_page_once(tmp_path, bodies, size):
 
 
 def test_large_crawls_are_cut_into_several_files(tmp_path, bodies, monkeypatch):
-    monkeypatch.setattr(warc, "MAX_FILE_BYTES", 9000)
+    monkeypatch.setattr(warc_write, "MAX_FILE_BYTES", 9000)
     out_dir = export(tmp_path, bodies)
     sizes = [path.stat().st_size for path in sorted(out_dir.glob("pages-*.warc.gz"))]
     assert len(sizes) > 2
@@ -109,7 +111,7 @@ def test_large_crawls_are_cut_into_several_files(tmp_path, bodies, monkeypatch):
 
 def test_tables_have_the_agreed_columns(tmp_path, bodies):
     out_dir = export(tmp_path, bodies)
-    assert pq.read_schema(out_dir / "pages.parquet").equals(warc.PAGE_SCHEMA)
+    assert pq.read_schema(out_dir / "pages.parquet").equals(warc_write.PAGE_SCHEMA)
     assert pq.read_table(out_dir / "refused.parquet").to_pylist() == [
         {"url": "http://a.example/q", "reason": "robots"},
         {"url": "http://a.example/z", "reason": "http 404"},

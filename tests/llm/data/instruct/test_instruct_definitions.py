@@ -18,7 +18,7 @@ from llm.data.instruct.definitions import (
     definitions,
     extract_definitions,
 )
-from llm.data.warc import PageSlice, WebPage
+from llm.data.warc_read import PageSlice, WebPage
 from llm.files import read_table, write_table
 
 

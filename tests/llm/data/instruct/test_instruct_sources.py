@@ -148,7 +148,7 @@ def test_a_file_without_records_is_refused(tmp_path: Path, content: str) -> None
 
 
 def test_a_missing_file_is_named_with_its_override(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"there is no file .*instruct\.sources\.0\.path=FILE"):
+    with pytest.raises(ValueError, match=r"there is no such file.*instruct\.sources\.0\.path=FILE"):
         read(tmp_path / "gone.json", "alpaca")
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import random
 from pathlib import Path
+from typing import get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,13 +16,13 @@ from omegaconf import OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
 from llm.config import from_dict, identity
-from llm.data.records import record_slices
+from llm.data.clean import record_slices
 from llm.data.sources import ingest
 from llm.data.sources import ingested as artifacts
-from llm.data.sources.config import SourceConfig
+from llm.data.sources.config import KINDS, Kind, SourceConfig
 from llm.data.sources.ingest import IngestConfig, plan
 from llm.data.sources.locate import external_files
-from llm.data.warc import encode_record
+from llm.data.warc_write import encode_record
 from tests.llm.data.sources.ingesting import content_of, ingested, pages_of, records_of, skipped_of, texts_of
 
 REPOSITORY = Path(__file__).parents[4]
@@ -333,7 +334,7 @@ def test_what_a_recipe_can_have_wrong(values, message):
 @pytest.mark.parametrize("path", ["nowhere", "nowhere/*.warc.gz", "."])
 def test_paths_without_files_are_the_users_error(tmp_path, path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=r"a: paths names .* but there is"):
+    with pytest.raises(ValueError, match=r"a: paths has .* but there is"):
         plan(IngestConfig(sources=(SourceConfig(name="a", kind="warc", paths=(path,)),)), tmp_path)
 
 
@@ -351,3 +352,10 @@ def test_the_recipes_name_sources_that_are_in_order(name, tmp_path):
     config = TypeAdapter(IngestConfig).validate_python(values["ingest"])
     assert external_files(config.sources) == []
     assert config.sources[0].max_records or config.sources[0].max_files == 1
+
+
+def test_every_kind_of_source_says_what_it_uses():
+    """One table: a new kind is a line in it, a reader, and the call of the reader in ingest.py."""
+    assert set(KINDS) == set(get_args(Kind))
+    fields = {field.name for field in dataclasses.fields(SourceConfig)}
+    assert set().union(*(kind.fields for kind in KINDS.values())) <= fields

@@ -6,11 +6,10 @@ import random
 import string
 
 from llm.counts import Counts
-from llm.data.clean import CleanConfig, clean_partition
+from llm.data.clean import CleanConfig, clean_partition, record_slices
 from llm.data.documents import read_documents
-from llm.data.records import record_slices
 from llm.data.sources.config import SourceConfig
-from llm.data.warc import JournalPage, encode_record, write_crawl
+from llm.data.warc_write import JournalPage, encode_record, write_crawl
 from tests.llm.data.sources.ingesting import ingested
 
 

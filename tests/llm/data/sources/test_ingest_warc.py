@@ -15,7 +15,7 @@ from warcio.warcwriter import WARCWriter
 from llm.data.sources import members, warc_split
 from llm.data.sources.found import FoundPage, Skipped
 from llm.data.sources.warc_files import read_warc, read_wet
-from llm.data.warc import encode_record
+from llm.data.warc_write import encode_record
 
 HTML = [("Content-Type", "text/html; charset=utf-8")]
 

@@ -27,8 +27,8 @@ CRASH_POINTS = {
     "after_rename": (llm.files, "fsync_directory"),
     "in_transaction": (llm.data.web.ledger.Ledger, "add"),
     "before_commit": (llm.data.web.ledger.Ledger, "refuse"),
-    "wave": (llm.data.web.ledger.Ledger, "admit"),
-    "round": (llm.data.web.ledger.Ledger, "merge_crossings"),
+    "level": (llm.data.web.ledger.Ledger, "admit"),
+    "round": (llm.data.web.ledger.Ledger, "merge_cross_host_links"),
     "export": (llm.data.web.ledger.Ledger, "verify_segments"),
 }
 
@@ -95,7 +95,7 @@ if "file_bytes" in oddities:
 if "everywhere" in oddities:
     llm.data.web.links.Scope.contains = lambda self, url: True
 if "unguarded" in oddities:
-    llm.data.web.egress.EgressPolicy.objection = lambda self, host, address, port: None
+    llm.data.web.egress.EgressPolicy.rejection_reason = lambda self, host, address, port: None
 if "no_resolver" in oddities:
     llm.data.web.egress.GuardedResolver.install_on_reactor = lambda self: None
 if "fake_dns" in oddities:

@@ -3,8 +3,8 @@
 An early prototype once lost 55 of 526 pages, and nobody kept what would have told why. What could do so here, and what
 rules it out: a second process on the same folder, which deletes the first one's open segment or takes its number (the
 lock: `test_two_processes_at_once`); an end that is taken for the whole (`run_spider` returns, but the process only
-exports when the books say that nothing is left); a segment that was written and not entered, or entered and not written
-(the crash points). Should it happen all the same, books, segments and log of the trial are kept.
+exports when the ledger says that nothing is left); a segment that was written and not entered, or entered and not
+written (the crash points). Should it happen all the same, ledger, segments and log of the trial are kept.
 """
 
 import itertools
@@ -24,7 +24,7 @@ from llm.data.web.frontier import BATCH_ROWS
 from tests.llm.data.web.crawling import REPOSITORY, Crawl, crawl, html, site, start
 
 CONNECTIONS = 8
-CRASHES = ["wave", "before_fsync", "after_rename", "in_transaction", "before_commit", "round"]
+CRASHES = ["level", "before_fsync", "after_rename", "in_transaction", "before_commit", "round"]
 
 
 def page_of(number, n_pages, places):
@@ -98,7 +98,7 @@ class World:
         except AssertionError as error:
             kept = tempfile.mkdtemp(prefix="sourdough-killed-crawl-")
             shutil.copytree(folder, kept, dirs_exist_ok=True)
-            raise AssertionError(f"killed {n_kills} times; books, segments and stderr are kept in {kept}") from error
+            raise AssertionError(f"killed {n_kills} times; ledger, segments and stderr are kept in {kept}") from error
         return n_again
 
 

@@ -30,19 +30,19 @@ def test_public_addresses_have_none(address):
 
 def test_what_the_recipe_names_is_allowed_at_that_port_only():
     policy = EgressPolicy(["localhost:8000", "[::1]:9000", "intranet:80"])
-    assert policy.objection("localhost", "127.0.0.1", 8000) is None
-    assert policy.objection("127.0.0.1", "127.0.0.1", 8000) is None, "the address of an allowed name"
-    assert policy.objection("intranet", "10.0.0.5", 80) is None
-    assert policy.objection("::1", "::1", 9000) is None
-    assert "allow_private" in policy.objection("localhost", "127.0.0.1", 8001)
-    assert "loopback" in policy.objection("127.0.0.1", "127.0.0.1", 80)
-    assert "private" in policy.objection("other", "10.0.0.6", 80)
+    assert policy.rejection_reason("localhost", "127.0.0.1", 8000) is None
+    assert policy.rejection_reason("127.0.0.1", "127.0.0.1", 8000) is None, "the address of an allowed name"
+    assert policy.rejection_reason("intranet", "10.0.0.5", 80) is None
+    assert policy.rejection_reason("::1", "::1", 9000) is None
+    assert "allow_private" in policy.rejection_reason("localhost", "127.0.0.1", 8001)
+    assert "loopback" in policy.rejection_reason("127.0.0.1", "127.0.0.1", 80)
+    assert "private" in policy.rejection_reason("other", "10.0.0.6", 80)
 
 
 def test_public_places_may_be_used_at_web_ports_only():
     policy = EgressPolicy(ports=(80, 443))
-    assert policy.objection("example.org", "93.184.216.34", 443) is None
-    assert "port 25" in policy.objection("example.org", "93.184.216.34", 25)
+    assert policy.rejection_reason("example.org", "93.184.216.34", 443) is None
+    assert "port 25" in policy.rejection_reason("example.org", "93.184.216.34", 25)
 
 
 def test_one_bad_address_refuses_a_name():
@@ -54,7 +54,7 @@ def test_one_bad_address_refuses_a_name():
 
 def test_a_name_is_no_address():
     with pytest.raises(ValueError, match="localhost"):
-        EgressPolicy().objection("localhost", "localhost", 80)
+        EgressPolicy().rejection_reason("localhost", "localhost", 80)
 
 
 DECOY = "127.0.0.77"

@@ -10,7 +10,7 @@ import pytest
 
 from llm.data.web import frontier as frontier_module
 from llm.data.web import journal as journal_module
-from llm.data.web.crawl import CrawlConfig
+from llm.data.web.config import CrawlConfig
 from llm.data.web.frontier import Frontier
 from llm.data.web.outcome import FetchedPage, Refusal
 
@@ -43,35 +43,35 @@ def make_web(n, seed):
 def expected(web, seeds=(SEED,), *, max_pages=10**6, max_depth=100, max_total_bytes=10**9, max_pages_per_host=10**6):
     """(stored URL -> depth, refused URL -> reason) of a crawl, written down round by round without any database."""
     hosts = [f"{name}.example" for name in "abc"]
-    books = {host: Books({}, {}, {}, set(), 0, 0, False) for host in hosts}
-    crossing = [(seed, 0) for seed in seeds]
+    ledgers = {host: Ledger({}, {}, {}, set(), 0, 0, False) for host in hosts}
+    cross_host = [(seed, 0) for seed in seeds]
     while True:
-        for url, depth in sorted(crossing, key=lambda found: found[1]):
-            books[urlsplit(url).netloc].waiting.setdefault(url, depth)
-        waiting = [host for host in hosts if books[host].left() and not books[host].is_full]
-        waiting = [host for host in waiting if books[host].n_asked < max_pages_per_host]
-        n_left = max_pages - sum(book.n_asked for book in books.values())
+        for url, depth in sorted(cross_host, key=lambda found: found[1]):
+            ledgers[urlsplit(url).netloc].waiting.setdefault(url, depth)
+        waiting = [host for host in hosts if ledgers[host].left() and not ledgers[host].is_full]
+        waiting = [host for host in waiting if ledgers[host].n_asked < max_pages_per_host]
+        n_left = max_pages - sum(ledger.n_asked for ledger in ledgers.values())
         if not waiting or n_left <= 0:
             break
-        n_bytes = (max_total_bytes - sum(book.n_bytes for book in books.values())) // len(waiting)
-        crossing = []
+        n_bytes = (max_total_bytes - sum(ledger.n_bytes for ledger in ledgers.values())) // len(waiting)
+        cross_host = []
         for place, host in enumerate(waiting):
             share = n_left // len(waiting) + (place < n_left % len(waiting))
-            share = min(share, max_pages_per_host - books[host].n_asked)
-            crossing += books[host].crawl(web, share, books[host].n_bytes + n_bytes, max_depth)
-    for book in books.values():
-        if book.is_full:
+            share = min(share, max_pages_per_host - ledgers[host].n_asked)
+            cross_host += ledgers[host].crawl(web, share, ledgers[host].n_bytes + n_bytes, max_depth)
+    for ledger in ledgers.values():
+        if ledger.is_full:
             reason = "byte budget"
         else:
-            reason = "host budget" if book.n_asked >= max_pages_per_host else "page budget"
-        book.refused |= dict.fromkeys(book.left(), reason)
-    return {u: d for book in books.values() for u, d in book.stored.items()}, {
-        u: r for book in books.values() for u, r in book.refused.items()
+            reason = "host budget" if ledger.n_asked >= max_pages_per_host else "page budget"
+        ledger.refused |= dict.fromkeys(ledger.left(), reason)
+    return {u: d for ledger in ledgers.values() for u, d in ledger.stored.items()}, {
+        u: r for ledger in ledgers.values() for u, r in ledger.refused.items()
     }
 
 
 @dataclass
-class Books:
+class Ledger:
     """One host of the brute-force crawl."""
 
     waiting: dict
@@ -88,7 +88,7 @@ class Books:
 
     def crawl(self, web, n_pages, max_bytes, max_depth):
         """Goes through the host level by level; returns the links to other hosts."""
-        crossing = []
+        cross_host = []
         while left := self.left():
             depth = min(self.waiting[url] for url in left)
             level = sorted(url for url in left if self.waiting[url] == depth)
@@ -112,8 +112,8 @@ class Books:
                 if urlsplit(url).netloc == urlsplit(level[0]).netloc:
                     self.waiting.setdefault(url, depth + 1)
                 else:
-                    crossing.append((url, depth + 1))
-        return crossing
+                    cross_host.append((url, depth + 1))
+        return cross_host
 
     def fetch(self, web, level, max_bytes):
         """Fetches the pages of a level; returns their links, and the page at which the bytes are used up."""

@@ -11,7 +11,7 @@ import zlib
 import pyarrow.parquet as pq
 import pytest
 
-from llm.data.warc import read_pages
+from llm.data.warc_read import read_pages
 from tests.llm.data.web.crawling import html, site, start
 
 HTML = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"
@@ -167,7 +167,7 @@ def test_every_hostile_answer_is_refused_in_time_and_without_much_memory(tmp_pat
     check(bodies, reasons, stored)
     assert len(bodies) >= 30
     assert growth_mb < 80
-    assert seconds < 40, "three waves of at most two seconds, and the process"
+    assert seconds < 40, "three levels of at most two seconds, and the process"
 
 
 @pytest.mark.slow

@@ -1,9 +1,11 @@
 """What a page tells a crawler: links, its own URL, where it sends its reader, what robots may not do."""
 
 import time
+from urllib.parse import quote
 
 import pytest
 
+from llm.data import language
 from llm.data.web.links import Scope, is_cut
 from llm.data.web.markup import read_markup, robots_words
 
@@ -25,6 +27,16 @@ def test_links_of_a_page_are_each_given_once_in_order():
         "http://a.example/one.html",
         "http://a.example/docs/one.html",
     )
+
+
+def test_links_in_a_charset_that_is_not_declared_do_not_depend_on_the_clean_stage(monkeypatch):
+    """The charset is the one whose language is certain; how certain a document must be of its language is not asked."""
+    text = "Закваска живёт в банке на кухне. Каждое утро пекарь кормит её свежей мукой и тёплой водой."
+    body = f'<p>{text}</p><a href="/хлеб.html">x</a>'.encode("cp1251")
+    expected = ("http://a.example/" + quote("хлеб.html"),)
+    assert read(body).links == expected
+    monkeypatch.setattr(language, "CERTAIN", 2.0)
+    assert read(body).links == expected
 
 
 def test_a_base_element_moves_relative_links():

@@ -10,7 +10,8 @@ import zipfile
 import pytest
 
 from llm.data.web import site
-from llm.data.web.site import SiteConfig, find_python_docs, resolve_site, serve
+from llm.data.web.config import SiteConfig
+from llm.data.web.site import find_python_docs, resolve_site, serve
 from tests.llm.data.web.crawling import TEST_SITE
 
 

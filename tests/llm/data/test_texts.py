@@ -4,9 +4,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llm.data.records import TEXT_SCHEMA, TextRecord, TextSlice, record_slices
+from llm.data.clean import record_slices
 from llm.data.sources.config import SourceConfig
-from llm.data.warc import PageSlice, encode_record
+from llm.data.texts import TEXT_SCHEMA, TextRecord, TextSlice
+from llm.data.warc_read import PageSlice
+from llm.data.warc_write import encode_record
 from tests.llm.data.sources.ingesting import ingested
 
 

@@ -24,28 +24,28 @@ PAIRS_AT_ONCE = 2**14
 """The signatures of so many pairs are held in memory."""
 
 FILES = {"numbers": np.int64, "signatures": np.uint32, "shingles": np.uint32}
-"""Arrays of signed texts, each a file of its bytes: so those of many partitions are joined by copying."""
+"""Arrays of text signatures, each a file of its bytes: so those of many partitions are joined by copying."""
 
 
 @dataclass(frozen=True)
-class Signed:
+class TextSignatures:
     """Texts ready to be compared: their numbers, ascending, `(n,)`; signatures, `(n, n_permutations)`; shingles."""
 
     numbers: Numbers
     rows: Signatures
     shingles: Shingles
 
-    def signatures_of(self, places: Numbers) -> Signatures:
-        """The signatures of the texts at some places, `(n_places, n_permutations)`."""
-        return self.rows[places]
+    def signatures_of(self, positions: Numbers) -> Signatures:
+        """Returns the signatures of the texts at some positions, `(n_positions, n_permutations)`."""
+        return self.rows[positions]
 
-    def shingles_of(self, place: int) -> frozenset[int]:
-        """The shingles of the text at a place."""
-        return self.shingles.of(place)
+    def shingles_of(self, position: int) -> frozenset[int]:
+        """Returns the shingles of the text at a position."""
+        return self.shingles.of(position)
 
 
 class StoredTexts:
-    """The texts that `join_signed` has written, with the methods of `Signed`; what is looked at is read from the files.
+    """The texts that `join_signatures` has written, with the methods of `TextSignatures`, read from the files.
 
     Read, not mapped: mapped pages would count as memory of the process, up to the whole files.
     """
@@ -60,20 +60,20 @@ class StoredTexts:
     @staticmethod
     @contextlib.contextmanager
     def open(folder: Path, n_permutations: int) -> Iterator[StoredTexts]:
-        """The texts in a folder, whose files are open while the block runs."""
+        """Yields the texts in a folder, whose files are open while the block runs."""
         with open(folder / "signatures", "rb") as signatures, open(folder / "shingles", "rb") as shingles:
             yield StoredTexts(folder, n_permutations, signatures, shingles)
 
-    def signatures_of(self, places: Numbers) -> Signatures:
-        """The signatures of the texts at some places, `(n_places, n_permutations)`."""
-        wanted, inverse = np.unique(places, return_inverse=True)
+    def signatures_of(self, positions: Numbers) -> Signatures:
+        """Returns the signatures of the texts at some positions, `(n_positions, n_permutations)`."""
+        wanted, inverse = np.unique(positions, return_inverse=True)
         n_bytes = 4 * self._n_permutations
-        rows = [os.pread(self._signatures.fileno(), n_bytes, place * n_bytes) for place in wanted.tolist()]
+        rows = [os.pread(self._signatures.fileno(), n_bytes, position * n_bytes) for position in wanted.tolist()]
         return np.frombuffer(b"".join(rows), dtype=np.uint32).reshape(-1, self._n_permutations)[inverse]
 
-    def shingles_of(self, place: int) -> frozenset[int]:
-        """The shingles of the text at a place."""
-        start, stop = self._starts[place : place + 2].tolist()
+    def shingles_of(self, position: int) -> frozenset[int]:
+        """Returns the shingles of the text at a position."""
+        start, stop = self._starts[position : position + 2].tolist()
         return frozenset(
             np.frombuffer(os.pread(self._shingles.fileno(), 4 * (stop - start), 4 * start), np.uint32).tolist()
         )
@@ -81,8 +81,8 @@ class StoredTexts:
 
 def sign_texts(
     texts: Sequence[str], numbers: Numbers, *, ngram: int, n_permutations: int, seed: int
-) -> tuple[Hashes, Signed]:
-    """The content hashes of some texts, `(n,)`, and the texts ready to be compared, under the numbers given."""
+) -> tuple[Hashes, TextSignatures]:
+    """Returns the content hashes of some texts, `(n,)`, and the texts ready to be compared, under the numbers given."""
     hashes, lengths = [np.zeros(0, dtype=np.uint64)], [np.zeros(1, dtype=np.int64)]
     shingles = [np.zeros(0, dtype=np.uint32)]
     rows = [np.zeros((0, n_permutations), dtype=np.uint32)]
@@ -93,11 +93,14 @@ def sign_texts(
         lengths.append(np.diff(found.starts))
         rows.append(signatures(found, n_permutations, seed))
     all_shingles = Shingles(np.concatenate(shingles), np.cumsum(np.concatenate(lengths)))
-    return np.concatenate(hashes), Signed(numbers, np.concatenate(rows), all_shingles)
+    return np.concatenate(hashes), TextSignatures(numbers, np.concatenate(rows), all_shingles)
 
 
-def similarities(pairs: Numbers, texts: Signed | StoredTexts, threshold: float) -> npt.NDArray[np.float64]:
-    """The Jaccard similarity of each pair of numbers, `(n_pairs,)`; 0 if the signatures rule out the threshold."""
+def similarities(pairs: Numbers, texts: TextSignatures | StoredTexts, threshold: float) -> npt.NDArray[np.float64]:
+    """Returns the Jaccard similarity of each pair of numbers, `(n_pairs,)`.
+
+    0 if the signatures rule out the threshold.
+    """
     found = np.zeros(len(pairs))
     shingles_of = functools.lru_cache(1024)(texts.shingles_of)
     for start in range(0, len(pairs), PAIRS_AT_ONCE):
@@ -108,16 +111,16 @@ def similarities(pairs: Numbers, texts: Signed | StoredTexts, threshold: float) 
     return found
 
 
-def save_signed(folder: Path, group: str, signed: Signed) -> None:
-    """Writes a group of signed texts into a folder, which may hold several."""
-    arrays = (signed.numbers, signed.rows, signed.shingles.hashes)
+def save_signatures(folder: Path, group: str, signatures: TextSignatures) -> None:
+    """Writes a group of text signatures into a folder, which may hold several."""
+    arrays = (signatures.numbers, signatures.rows, signatures.shingles.hashes)
     for (name, dtype), array in zip(FILES.items(), arrays, strict=True):
         np.asarray(array, dtype=dtype).tofile(folder / f"{group}-{name}")
-    np.diff(signed.shingles.starts).tofile(folder / f"{group}-lengths")
+    np.diff(signatures.shingles.starts).tofile(folder / f"{group}-lengths")
 
 
-def join_signed(folders: Sequence[Path], groups: Sequence[str], out_dir: Path) -> None:
-    """Writes the signed texts of some folders into one, made or made anew: the first group of all folders first."""
+def join_signatures(folders: Sequence[Path], groups: Sequence[str], out_dir: Path) -> None:
+    """Writes the text signatures of some folders into one, made or made anew: the first group of all folders first."""
     out_dir.mkdir(exist_ok=True)
     for name in FILES:
         with open(out_dir / name, "wb") as joined:

@@ -1,4 +1,4 @@
-"""Web pages in WARC files: records whose bytes depend on the page alone, the files of a crawl artifact, and readers.
+"""Writes web pages as WARC: records whose bytes depend on the page alone, and the files of a crawl artifact.
 
 A record is one gzip member, so the artifact is made by copying members in URL order, and a page is read by seeking.
 """
@@ -11,17 +11,14 @@ import http.client
 import itertools
 import uuid
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from fastwarc.warc import ArchiveIterator, WarcRecordType
 
-from ..files import atomic_path, read_rows, sha256_file, write_table
+from ..files import atomic_path, write_table
 
 GZIP_LEVEL = 5
 """On the 51 MB of Python's documentation, digests included: level 6 takes 1.02 s and 7.50 MB, 5 takes 0.68 s and
@@ -62,32 +59,8 @@ FETCHED_SCHEMA = pa.schema(
 that it had not, and that the body is that of an earlier crawl."""
 
 
-@dataclass(frozen=True)
-class WebPage:
-    """A page as it was fetched; `content_type` is the HTTP header, "" if there was none, `source` see `Document`."""
-
-    url: str
-    status: int
-    content_type: str
-    body: bytes
-    source: str = ""
-
-
-@dataclass(frozen=True)
-class PageSlice:
-    """Rows `start` to `stop` (exclusive) of a crawl artifact's `pages.parquet`: the input of one partition."""
-
-    crawl_dir: Path
-    start: int
-    stop: int
-
-    def read(self) -> Iterator[WebPage]:
-        """The pages of the slice, in order of URL."""
-        return read_pages(self.crawl_dir, self.start, self.stop)
-
-
 class JournalPage(NamedTuple):
-    """A stored page and the place of its record (one gzip member) in the journal; `fetched_at` in ms since 1970.
+    """A stored page and the position of its record (one gzip member) in the journal; `fetched_at` in ms since 1970.
 
     The last three are columns of `fetched.parquet`.
     """
@@ -108,7 +81,7 @@ class JournalPage(NamedTuple):
 
 
 def encode_record(url: str, status: int, headers: Iterable[tuple[str, str]], body: bytes) -> bytes:
-    """The response record of a page as one gzip member; equal pages give equal bytes (with the same zlib)."""
+    """Returns the response record of a page as one gzip member; equal pages give equal bytes (with the same zlib)."""
     kept = sorted((name.title(), value) for name, value in headers if name.lower() in KEPT_HEADERS)
     status_line = f"HTTP/1.1 {status} {http.client.responses.get(status, 'Unknown')}"
     http_head = _header_block(status_line, [*kept, ("Content-Length", str(len(body)))])
@@ -159,14 +132,14 @@ def write_crawl(
     `refused` holds (URL, reason). The journal files must have been verified. Only `fetched.parquet` holds times.
     """
     ordered = sorted(pages)
-    places: list[tuple[str, int]] = []
+    positions: list[tuple[str, int]] = []
     for number in itertools.count():
-        if len(places) == len(ordered):
+        if len(positions) == len(ordered):
             break
         name = f"pages-{number:05d}.warc.gz"
-        places += [(name, offset) for offset in _write_segment(out_dir / name, ordered[len(places) :])]
-        progress(len(places), len(ordered))
-    write_table(out_dir / "pages.parquet", _page_table(ordered, places))
+        positions += [(name, offset) for offset in _write_segment(out_dir / name, ordered[len(positions) :])]
+        progress(len(positions), len(ordered))
+    write_table(out_dir / "pages.parquet", _page_table(ordered, positions))
     rows = [{"url": url, "reason": reason} for url, reason in sorted(refused)]
     write_table(out_dir / "refused.parquet", pa.Table.from_pylist(rows, schema=REFUSED_SCHEMA))
     fetched = [{name: getattr(page, name) for name in FETCHED_SCHEMA.names} for page in ordered]
@@ -193,7 +166,7 @@ def _read_member(page: JournalPage) -> bytes:
         return journal.read(page.n_stored_bytes)
 
 
-def _page_table(pages: Sequence[JournalPage], places: Sequence[tuple[str, int]]) -> pa.Table:
+def _page_table(pages: Sequence[JournalPage], positions: Sequence[tuple[str, int]]) -> pa.Table:
     rows = [
         {
             "url": page.url,
@@ -206,60 +179,6 @@ def _page_table(pages: Sequence[JournalPage], places: Sequence[tuple[str, int]])
             "depth": page.depth,
             "source": urlsplit(page.url).hostname or "",
         }
-        for page, (segment, offset) in zip(pages, places, strict=True)
+        for page, (segment, offset) in zip(pages, positions, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=PAGE_SCHEMA)
-
-
-def check_sha256(path: Path, sha256: str) -> None:
-    """Raises OSError when the file `path` is absent or its content is not the one that was written."""
-    if not path.is_file() or sha256_file(path) != sha256:
-        raise OSError(f"{path}: missing or damaged; delete {path.parent.parent} and crawl again")
-
-
-def n_pages(crawl_dir: Path) -> int:
-    """How many pages a crawl artifact holds."""
-    return pq.read_metadata(crawl_dir / "pages.parquet").num_rows
-
-
-def page_slices(crawl_dir: Path, pages_per_partition: int) -> list[PageSlice]:
-    """The artifact's pages cut into partitions of `pages_per_partition` (the last may be smaller), in order of URL."""
-    total = n_pages(crawl_dir)
-    starts = range(0, total, pages_per_partition)
-    return [PageSlice(crawl_dir, start, min(start + pages_per_partition, total)) for start in starts]
-
-
-def read_pages(crawl_dir: Path, start: int, stop: int) -> Iterator[WebPage]:
-    """Pages in rows `start` to `stop` (exclusive) of `pages.parquet`, in that order.
-
-    Every body is compared with its SHA-256; a damaged or missing record raises OSError naming file and URL.
-    """
-    for row in read_rows(crawl_dir / "pages.parquet", start, stop):
-        _, body = read_record(crawl_dir, row)
-        yield WebPage(row["url"], row["status"], row["content_type"], body, row["source"])
-
-
-def read_record(crawl_dir: Path, row: Mapping[str, Any]) -> tuple[tuple[tuple[str, str], ...], bytes]:
-    """The kept headers and the body of the page in a row of `pages.parquet`.
-
-    The body is compared with its SHA-256; a damaged or missing record raises OSError naming file and URL.
-    """
-    path, url, offset = crawl_dir / row["segment"], row["url"], row["offset"]
-    try:
-        with open(path, "rb") as file:
-            file.seek(offset)
-            record = next(ArchiveIterator(file, record_types=WarcRecordType.response, parse_http=True))
-            body = record.reader.read() if record.headers["WARC-Target-URI"] == url else b""
-            headers = tuple((str(name), str(value)) for name, value in record.http_headers.items())
-    except Exception as error:  # FastWARC documents no common base of its errors
-        raise _damaged(path, url, offset) from error
-    if hashlib.sha256(body).hexdigest() != row["sha256"]:
-        raise _damaged(path, url, offset)
-    return headers, body
-
-
-def _damaged(path: Path, url: str, offset: int) -> OSError:
-    return OSError(
-        f"{path}: the record of {url} at byte {offset} is missing or damaged; "
-        "delete the artifact and run the crawl stage again"
-    )

@@ -1,8 +1,4 @@
-"""What the clean stage reads: web pages in WARC files, or texts in Parquet files, cut into partitions of equal size.
-
-A crawl artifact holds pages; an ingest artifact holds pages (`pages-*.warc.gz` with `pages.parquet`), texts
-(`texts-*.parquet`), or both.
-"""
+"""Texts in the Parquet files of an artifact (`texts-*.parquet`): what needs no extraction, cut into partitions."""
 
 from __future__ import annotations
 
@@ -14,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..files import read_rows
-from .warc import PageSlice, page_slices
 
 TEXT_SCHEMA = pa.schema([(name, pa.string()) for name in ("url", "title", "text", "source")])
 
@@ -40,23 +35,16 @@ class TextSlice:
     pieces: tuple[tuple[str, int, int], ...]
 
     def read(self) -> Iterator[TextRecord]:
-        """The texts of the slice in order, one row group in memory at a time; raises OSError for a damaged file."""
+        """Yields the texts of the slice in order, one row group in memory at a time.
+
+        Raises OSError for a damaged file.
+        """
         for name, start, stop in self.pieces:
             yield from (TextRecord(**row) for row in read_rows(self.dir / name, start, stop))
 
 
-def record_slices(artifact_dir: Path, n_per_partition: int) -> list[PageSlice | TextSlice]:
-    """All records of a crawl or ingest artifact, cut into partitions of `n_per_partition`: first pages, then texts.
-
-    The last partition of either form may be smaller. The cut depends on the artifact and the number alone.
-    """
-    has_pages = (artifact_dir / "pages.parquet").exists()
-    slices: list[PageSlice | TextSlice] = [*page_slices(artifact_dir, n_per_partition)] if has_pages else []
-    return slices + list(text_slices(artifact_dir, n_per_partition))
-
-
 def text_slices(artifact_dir: Path, n_per_partition: int) -> Iterator[TextSlice]:
-    """The rows of an artifact's `texts-*.parquet`, in order of file and row, cut into partitions."""
+    """Yields the rows of an artifact's `texts-*.parquet`, in order of file and row, cut into partitions."""
     pieces: list[tuple[str, int, int]] = []
     missing = n_per_partition
     for path in sorted(artifact_dir.glob("texts-*.parquet")):
