@@ -2,7 +2,7 @@
 
 A checkpoint is a directory `step-00000100` with the weights, the optimizer's state and the random generators' state
 (safetensors), and `state.json` with the rest and the hash of each file. It is written under another name, flushed to
-disk, then renamed: a kill leaves the last one whole. A damaged one is passed over for the one before it.
+disk, then renamed: a kill leaves the last one whole. A damaged one is skipped for the one before it.
 
 Where processes train together, each writes its part of the tensors (sharded.py), and the first does the rest.
 """
@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,17 +57,17 @@ class Checkpoints:
         self.pending: Future[None] | None = None
         self.copies: dict[str, Tensor] = {}
 
-    def save(self, tensors: dict[str, Tensor], state: dict[str, Any], *, spared: Collection[int] = ()) -> None:
-        """Writes a checkpoint of `state["step"]`, then removes the oldest ones but those of the steps `spared`.
+    def save(self, tensors: dict[str, Tensor], state: dict[str, Any], *, retained: Collection[int] = ()) -> None:
+        """Writes a checkpoint of `state["step"]`, then removes the oldest ones but for those of the steps `retained`.
 
         Raises OSError when the disk is full; nothing half-written stays, and the checkpoints before are as they were.
         """
         self.finish()
         tensors = tensors | generator_tensors(self.world.rank)
         if self.writer is None:
-            self._write(tensors, state, spared)
+            self._write(tensors, state, retained)
         else:
-            self.pending = self.writer.submit(self._write, self._copied(tensors), state, spared)
+            self.pending = self.writer.submit(self._write, self._copied(tensors), state, retained)
 
     def finish(self) -> None:
         """Waits until the last checkpoint is on disk."""
@@ -99,9 +99,11 @@ class Checkpoints:
         if self.world.size == 1 and (checkpoint.path / WEIGHTS_FILE).exists():
             read_plain(wanted, checkpoint.path)
         else:
-            from .sharded import read_sharded  # torch.distributed is loaded only where it is used
+            from .sharded import read_sharded, stored_shapes  # these modules of torch are loaded only where used
 
-            read_sharded(wanted, checkpoint.path)
+            shapes = stored_shapes(checkpoint.path)
+            require_same_tensors(shapes, wanted, checkpoint.path)
+            read_sharded({name: tensor for name, tensor in wanted.items() if name in shapes}, checkpoint.path)
         set_generators(generators, self.world.rank)
         return bool(generators)
 
@@ -124,7 +126,7 @@ class Checkpoints:
             torch.cuda.synchronize()
         return {name: self.copies[name] for name in tensors}
 
-    def _write(self, tensors: dict[str, Tensor], state: dict[str, Any], spared: Collection[int]) -> None:
+    def _write(self, tensors: dict[str, Tensor], state: dict[str, Any], retained: Collection[int]) -> None:
         final = self._path(state["step"])
         temporary = final.with_name(f".{final.name}")
         failure: OSError | None = None
@@ -139,7 +141,7 @@ class Checkpoints:
                 shutil.rmtree(temporary, ignore_errors=True)
             raise self._explained(failure, tensors) from failure
         if self.world.is_first:
-            self._rotate(spared)
+            self._rotate(retained)
 
     def _write_tensors(self, tensors: dict[str, Tensor], directory: Path) -> None:
         if self.world.is_first:
@@ -150,7 +152,7 @@ class Checkpoints:
         if self.world.size == 1:
             write_plain(tensors, directory)
         else:
-            from .sharded import write_sharded  # torch.distributed is loaded only where it is used
+            from .sharded import write_sharded  # these modules of torch are loaded only where used
 
             self.world.wait()  # for the directory
             write_sharded(tensors, directory)
@@ -165,9 +167,9 @@ class Checkpoints:
         temporary.rename(final)
         fsync_directory(self.directory)
 
-    def _rotate(self, spared: Collection[int]) -> None:
+    def _rotate(self, retained: Collection[int]) -> None:
         for path in self._newest_first()[self.n_kept :]:
-            if step_of(path) not in spared:
+            if step_of(path) not in retained:
                 remove(path)
         for path in self.directory.glob(".step-*"):
             remove(path)
@@ -255,7 +257,7 @@ def read_plain(tensors: dict[str, Tensor], directory: Path) -> None:
             tensor.copy_(found[name])
 
 
-def require_same_tensors(found: dict[str, Tensor], wanted: dict[str, Tensor], directory: Path) -> None:
+def require_same_tensors(found: Mapping[str, Tensor], wanted: dict[str, Tensor], directory: Path) -> None:
     """Raises ValueError that names a tensor which a checkpoint lacks, has too much, or in another shape."""
     names = sorted(name for name in found.keys() | wanted.keys() if not name.startswith("random."))
     for name in names:
