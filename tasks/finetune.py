@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from llm.counts import Counts
-from llm.train.config import FinetuneConfig
+from llm.train.method_configs import FinetuneConfig
 
 from .build import Build
 from .stage import stage

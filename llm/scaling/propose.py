@@ -9,7 +9,7 @@ from typing import Any
 
 from ..model.size import flops_per_token, n_matmul_params, n_params
 from ..train.config import ModelShape, PretrainConfig
-from ..train.dial import batch_tokens, dialled
+from ..train.resolve import batch_tokens, resolve
 from .parametric import Parametric
 
 PUBLISHED = Parametric(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
@@ -81,7 +81,7 @@ def candidates(
     for size in sizes(float(law.n_opt(n_flops))):
         shape = ModelShape(size=size, architecture=base.model.architecture, tied_head=base.model.tied_head)
         try:
-            model = dialled(PretrainConfig(model=shape), vocab_size, context_length).model
+            model = resolve(PretrainConfig(model=shape), vocab_size, context_length).model
         except ValueError:
             continue  # no shape of this vocabulary is near this size
         per_token = flops_per_token(model)

@@ -1,9 +1,9 @@
 """The runs of a sweep: for each budget, shape and seed the settings of an ordinary pretraining run.
 
 A run has everything from the recipe's pretrain section except what belongs to a model's size and to the length of its
-training: that follows from its own size and length (llm/train/dial.py). Where a model is narrower than the dial goes,
-its two powers of the width are carried on: at width 24 and 330,000 tokens that makes a held-out loss of 4.73, and what
-the dial has there 5.19.
+training: that follows from its own size and length (llm/train/resolve.py). Where a model is narrower than the presets
+go, their two powers of the width are carried on: at width 24 and 330,000 tokens that makes a held-out loss of 4.73, and
+what the presets have there 5.19.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..model.size import flops_per_token, n_matmul_params
-from ..train.config import PretrainConfig, given
-from ..train.dial import SMALLEST_WIDTH, batch_tokens, dialled, power, rounded
+from ..train.config import PretrainConfig, ResolvedPretrain
+from ..train.resolve import SMALLEST_WIDTH, batch_tokens, power, resolve, rounded
 from .config import ScalingConfig, SweepShape
 
 INIT_STD = ((128, 0.06), (768, 0.02))
 LEARNING_RATE = ((128, 3e-3), (768, 6e-4))
-"""Two points (width, value) of each power: those of the dial."""
+"""Two points (width, value) of each power: those of the scaling presets."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Run:
     budget: float
     """FLOPs that it was meant to take."""
     shape: SweepShape
-    config: PretrainConfig
+    config: ResolvedPretrain
     n_params: int
     """Weights used in matrix products, the head among them, embeddings that are only looked up not."""
     n_tokens: int
     n_flops: float
     """What it takes: whole steps, so up to half a step more or less than the budget."""
     n_epochs: float
-    """Passes over the corpus."""
+    """Epochs of the corpus."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,11 @@ def all_runs(scaling: ScalingConfig, base: PretrainConfig, corpus: Corpus) -> It
 
 def why_left_out(run: Run, scaling: ScalingConfig) -> str | None:
     """Why a run cannot give a point of the law; None when it can."""
-    n_steps = given(run.config.n_steps)
+    n_steps = run.config.n_steps
     if n_steps < scaling.min_steps:
         return f"{n_steps} steps, and min_steps is {scaling.min_steps}"
     if scaling.max_epochs is not None and run.n_epochs > scaling.max_epochs:
-        return f"{run.n_epochs:.1f} passes over the corpus, and max_epochs is {scaling.max_epochs:g}"
+        return f"{run.n_epochs:.1f} epochs of the corpus, and max_epochs is {scaling.max_epochs:g}"
     ratio, low, high = run.n_tokens / run.n_params, scaling.min_tokens_per_param, scaling.max_tokens_per_param
     if not low <= ratio <= high:
         return f"{ratio:.2g} tokens per parameter, and allowed are {low:g} to {high:g}"
@@ -89,7 +89,7 @@ def why_left_out(run: Run, scaling: ScalingConfig) -> str | None:
 def make_run(budget: float, shape: SweepShape, seed: int, base: PretrainConfig, corpus: Corpus) -> Run:
     """The run that trains `shape` for `budget` FLOPs."""
     free = without_size(base, shape)
-    size = dialled(free, corpus.vocab_size, corpus.context_length).model
+    size = resolve(free, corpus.vocab_size, corpus.context_length).model
     per_token = flops_per_token(size)
     batch = batch_tokens(budget / per_token, corpus.context_length)
     n_steps = max(1, round(budget / per_token / batch))
@@ -99,7 +99,7 @@ def make_run(budget: float, shape: SweepShape, seed: int, base: PretrainConfig, 
     return Run(
         budget=budget,
         shape=shape,
-        config=dialled(config, corpus.vocab_size, corpus.context_length).config,
+        config=resolve(config, corpus.vocab_size, corpus.context_length).config,
         n_params=n_matmul_params(size),
         n_tokens=n_tokens,
         n_flops=float(n_tokens * per_token),

@@ -24,12 +24,12 @@ from ..files import read_json
 from ..process import die_with_parent, run_job
 from .classify import classify
 from .compile import keep_code_in
-from .config import FinetuneConfig, PretrainConfig
+from .config import PretrainConfig
 from .finetune import finetune
 from .launch import launch
-from .method_configs import ClassifyConfig, PreferConfig, ReferenceConfig, ReinforceConfig
+from .method_configs import ClassifyConfig, FinetuneConfig, PreferConfig, ReferenceConfig, ReinforceConfig
 from .parallel import leave
-from .preference import prefer
+from .prefer import prefer
 from .pretrain import pretrain
 from .reference import reference
 from .reinforce import reinforce

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from ..model.shape import GPTConfig
@@ -37,13 +36,13 @@ def choose_compile(loop: LoopConfig, device: torch.device, seconds_estimate: flo
 
     Raises ValueError when the settings ask for what does not work.
     """
-    is_cut_up = loop.parallel.strategy != "ddp"
-    if loop.compile and is_cut_up:
+    is_sharded = loop.parallel.strategy != "ddp"
+    if loop.compile and is_sharded:
         raise ValueError(
             f"loop.compile is true, but parallel.strategy is {loop.parallel.strategy!r}, which is not compiled: "
             "leave it out, or use 'ddp'"
         )
-    if loop.compile is not None or is_cut_up:
+    if loop.compile is not None or is_sharded:
         return bool(loop.compile)
     return device.type == "cuda" or (has_compiler() and seconds_estimate > LEAST_SECONDS)
 
@@ -88,7 +87,7 @@ def compiles(objective: Objective, shapes: Iterable[tuple[int, int]]) -> bool:
         with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type=device.type):
             for shape in set(shapes):
                 tokens = torch.zeros(shape, dtype=torch.int64, device=device)
-                compiled(objective)(tokens, None, tokens.flatten()).backward()
+                compiled(objective)(Batch(tokens, tokens)).backward()
     except (RuntimeError, OSError) as error:
         log.warning("the training step cannot be compiled here, so it runs as it is written: %s", first_line(error))
         return False
@@ -102,11 +101,12 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
-def in_one_shape(batch: Batch, width: int) -> tuple[Tensor, None, Tensor]:
-    """What the objective takes, (B, width) tokens and the target of each, `IGNORED` where nothing is learned.
+def in_one_shape(batch: Batch, width: int) -> Batch:
+    """Returns a batch padded to (B, width) tokens, with a target for each, `IGNORED` where nothing is learned.
 
-    Code is made for one shape, so the few batches of short sequences are filled up.
+    Code is made for one shape, so the few batches of short sequences are padded.
     """
     missing = (0, width - batch.inputs.shape[1])
-    targets = F.pad(batch.targets, missing, value=IGNORED) if missing[1] else batch.targets
-    return F.pad(batch.inputs, missing) if missing[1] else batch.inputs, None, targets.flatten()
+    if not missing[1]:
+        return Batch(batch.inputs, batch.targets)
+    return Batch(F.pad(batch.inputs, missing), F.pad(batch.targets, missing, value=IGNORED))

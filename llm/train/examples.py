@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..files import read_table, write_text
 from ..tokenizer import Tokenizer
@@ -22,18 +21,6 @@ from .order import one_group
 log = logging.getLogger(__name__)
 
 SHOWN_FILE = "example"
-
-
-@dataclass(frozen=True)
-class PackedBatch(Batch):
-    """Rows that hold several texts each."""
-
-    segments: Tensor | None = None
-    """(B, T) int64, which of the texts in its row a token belongs to, -1 after the last one."""
-
-    def arguments(self) -> tuple[Any, ...]:
-        """What `Objective` is called with, so that no text sees anything of the others."""
-        return self.inputs, *self.learned(), self.segments
 
 
 class Chats(Sequences):
@@ -71,11 +58,11 @@ class Chats(Sequences):
         """The tokens in each of the chats."""
         return self._lengths[rows]
 
-    def batch(self, rows: np.ndarray) -> PackedBatch:
+    def batch(self, rows: np.ndarray) -> Batch:
         """The chats in as few rows as they fit into, filled up to the longest of these."""
         return self._batch(self._packed(rows))
 
-    def batches(self, rows: np.ndarray, micro_batch_size: int) -> Iterator[PackedBatch]:
+    def batches(self, rows: np.ndarray, micro_batch_size: int) -> Iterator[Batch]:
         """The chats in batches of up to `micro_batch_size` rows that hold several of them."""
         packed = self._packed(rows)
         for start in range(0, len(packed), micro_batch_size):
@@ -94,7 +81,7 @@ class Chats(Sequences):
             room[row] -= n_inputs
         return packed
 
-    def _batch(self, packed: list[list[int]]) -> PackedBatch:
+    def _batch(self, packed: list[list[int]]) -> Batch:
         shape = len(packed), max(sum(int(self._lengths[chat]) - 1 for chat in row) for row in packed)
         inputs, segments = np.zeros(shape, np.int64), np.full(shape, -1, np.int64)
         targets = np.full(shape, IGNORED, np.int64)
@@ -107,7 +94,7 @@ class Chats(Sequences):
                 targets[row, places] = np.where(is_learned[1:], tokens[1:], IGNORED)
                 start = places.stop
         positions = torch.from_numpy(np.flatnonzero(targets != IGNORED))
-        return PackedBatch(torch.from_numpy(inputs), torch.from_numpy(targets), positions, torch.from_numpy(segments))
+        return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), positions, torch.from_numpy(segments))
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from ..model.gpt import MAX_LENGTH_OF_PLAIN_ATTENTION
+from ..model.head import rows_at_once
 from ..model.presets import PRESETS
 from ..model.shape import GPTConfig
 from ..model.size import Passes, n_params, state_bytes, training_memory_bytes
-from .loss import rows_at_once
 from .parallel import World
 
 MEMINFO, CGROUPS = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
@@ -52,8 +52,8 @@ def needed_bytes(model: GPTConfig, micro_batch_size: int, world: World, dtype: t
         muon=muon,
     )
     whole = training_memory_bytes(model, passes)
-    is_cut_up = world.size > 1 and world.config.strategy == "fsdp"
-    return whole - (state_bytes(model, muon=muon) * (world.size - 1) // world.size if is_cut_up else 0)
+    is_sharded = world.size > 1 and world.config.strategy == "fsdp"
+    return whole - (state_bytes(model, muon=muon) * (world.size - 1) // world.size if is_sharded else 0)
 
 
 def smaller(model: GPTConfig, world: World, dtype: torch.dtype, there: int) -> str:

@@ -152,7 +152,7 @@ def choose_gpu(local_rank: int, local_size: int) -> torch.device:
 
 
 def distribute(objective: nn.Module, world: World) -> nn.Module:
-    """The objective as `world` trains it; it stays the owner of its parameters, some of which get cut up.
+    """The objective as `world` trains it; it stays the owner of its parameters, some of which get sharded.
 
     Makes the optimizer's parameters: it comes before the optimizer. Raises ValueError when the strategy cannot work.
     """
@@ -180,7 +180,7 @@ def recompute(block: nn.Module, *, keeps_random_state: bool) -> None:
 
 
 def replicate(objective: nn.Module, world: World) -> nn.Module:
-    """All weights in each process; gradients are added up while the backward pass still runs."""
+    """All weights in each process; gradients are summed while the backward pass still runs."""
     gpus = [world.device] if world.device.type == "cuda" else None
     replica = DistributedDataParallel(objective, device_ids=gpus, gradient_as_bucket_view=True)
     replica.register_comm_hook(None, lambda _, bucket: add_up(bucket))  # by itself DDP takes the mean over processes
@@ -279,10 +279,10 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> Tens
     """The global norm of the gradients, a scalar; scales them down to `max_norm` if they are larger."""
     limit = math.inf if max_norm is None else max_norm
     with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
-    cut_up: list[Tensor] = [parameter for parameter in with_gradient if isinstance(parameter, DTensor)]
-    if not cut_up:
+    sharded: list[Tensor] = [parameter for parameter in with_gradient if isinstance(parameter, DTensor)]
+    if not sharded:
         return torch.nn.utils.clip_grad_norm_(with_gradient, limit)
-    groups = [cut_up, [parameter for parameter in with_gradient if not isinstance(parameter, DTensor)]]
+    groups = [sharded, [parameter for parameter in with_gradient if not isinstance(parameter, DTensor)]]
     norms = [whole(torch.nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])) for group in groups]
     norm = torch.linalg.vector_norm(torch.stack(norms))
     for group in groups:
@@ -296,7 +296,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def whole_model(model: GPT, world: World) -> GPT | None:
-    """A model whose weights are not cut up, for sampling and for files: in the first process; None in the others.
+    """A model whose weights are not sharded, for sampling and for files: in the first process; None in the others.
 
     All processes must ask for it. It is `model` itself where that is whole.
     """

@@ -1,4 +1,4 @@
-"""One dial: from a model's size follow its shape, its batch, its learning rate and the length of its training.
+"""Scaling presets: from a model's size follow its shape, its batch, its learning rate and the length of its training.
 
 What a config sets stays as it is; what it leaves null follows. Between two points that have been measured, rates follow
 a power of the model's width or of the number of tokens; the powers agree with what others have found:
@@ -13,7 +13,7 @@ a power of the model's width or of the number of tokens; the powers agree with w
 - batch: tokens^0.79 up to the second point, for 5 to 30 M parameters within a quarter of OLMo's rule, which goes as
   N^(2/3); above it tokens^0.383 (nanochat).
 - tokens: 20 a parameter (Hoffmann et al. 2022, table 3), counting the weights that tokens are multiplied with. At most
-  four passes over the corpus: beyond that repeated text teaches less and less (Muennighoff et al. 2023).
+  four epochs of the corpus: beyond that repeated text teaches less and less (Muennighoff et al. 2023).
 - weight decay: 0.1 for every size (GPT-3, nanoGPT, llm.c); with Muon as width^-1, so that what a step takes away,
   learning rate times decay, falls as width^-2 (nanochat).
 - warmup: a twentieth of the steps, one token a parameter (OLMo's ladder), and at least 20.
@@ -33,7 +33,7 @@ from ..config import Config
 from ..model.presets import PRESETS
 from ..model.shape import GPTConfig
 from ..model.size import n_matmul_params, n_params
-from .config import FinetuneConfig, ModelShape, PretrainConfig, given
+from .config import ModelShape, PretrainConfig, ResolvedPretrain
 
 TOKENS_PER_PARAMETER = 20
 MAX_EPOCHS = 4
@@ -47,8 +47,6 @@ SMALLEST_WIDTH = 64
 MEASURED: dict[str, dict[str, int]] = {"demo": {"batch_tokens": 2048, "n_steps": 1100, "warmup_steps": 20}}
 """What a size has instead of the rules: the demo ends after minutes, long before 20 tokens a parameter."""
 
-OF_FINETUNING: dict[str, float] = {"learning_rate": 1e-3, "weight_decay": 0.1, "warmup_steps": 20}
-
 UNITS = {"k": 10**3, "m": 10**6, "b": 10**9}
 
 Follows = dict[str, tuple[Any, str]]
@@ -56,17 +54,17 @@ Follows = dict[str, tuple[Any, str]]
 
 
 @dataclass(frozen=True)
-class Dialled:
+class Resolved:
     """A config with nothing left null that follows from the size."""
 
-    config: PretrainConfig
+    config: ResolvedPretrain
     model: GPTConfig
     """The shape in full."""
     reasons: dict[str, str]
     """By dotted name of a field: where its value comes from."""
 
     def lines(self) -> list[str]:
-        """A line for each of these fields: `optimizer.learning_rate 0.003 (from the width, 128)`."""
+        """Returns a line for each of these fields: `optimizer.learning_rate 0.003 (from the width, 128)`."""
         return [f"{name} {self._shown(name)} ({reason})" for name, reason in self.reasons.items()]
 
     def _shown(self, name: str) -> str:
@@ -74,42 +72,23 @@ class Dialled:
         return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def resolved(
+def resolve(
     config: PretrainConfig, vocab_size: int, context_length: int, n_train_tokens: int | None = None
-) -> PretrainConfig:
-    """The config with everything filled in; see `dialled`."""
-    return dialled(config, vocab_size, context_length, n_train_tokens).config
-
-
-def explained(
-    config: PretrainConfig, vocab_size: int, context_length: int, n_train_tokens: int | None = None
-) -> list[str]:
-    """A line for each value that may follow from the size, with where it comes from; see `Dialled.lines`."""
-    return dialled(config, vocab_size, context_length, n_train_tokens).lines()
-
-
-def dialled(config: PretrainConfig, vocab_size: int, context_length: int, n_train_tokens: int | None = None) -> Dialled:
+) -> Resolved:
     """Fills in what is null, for a vocabulary, a context length and a number of tokens to train on (None: no limit).
 
     Raises ValueError for an unknown size and for a shape that cannot be.
     """
     model, of_shape = _shape(config.model, vocab_size, context_length)
     of_length = _length(config, model, n_train_tokens)
-    shape = dataclasses.replace(config.model, **_missing(config.model, of_shape))
-    whole = dataclasses.replace(config, model=shape, **_missing(config, of_length))
-    of_rates = _rates(whole, model)
-    optimizer = dataclasses.replace(config.optimizer, **_missing(config.optimizer, of_rates))
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    values |= _missing(config, of_length)
+    of_rates = _rates(config, model, values["n_steps"])
+    values["model"] = dataclasses.replace(config.model, **_missing(config.model, of_shape))
+    values["optimizer"] = config.optimizer.resolved(**{name: value for name, (value, _) in of_rates.items()})
     reasons = _reasons(config.model, of_shape, "model.") | _reasons(config, of_length, "")
     reasons |= _reasons(config.optimizer, of_rates, "optimizer.")
-    return Dialled(dataclasses.replace(whole, optimizer=optimizer), model, reasons)
-
-
-def resolved_finetune(config: FinetuneConfig) -> FinetuneConfig:
-    """The config with everything filled in: fine-tuning has the same rates for every size."""
-    rates: Follows = {name: (value, "for every size") for name, value in OF_FINETUNING.items()}
-    return dataclasses.replace(
-        config, optimizer=dataclasses.replace(config.optimizer, **_missing(config.optimizer, rates))
-    )
+    return Resolved(ResolvedPretrain(**values), model, reasons)
 
 
 def _missing(config: Config, follows: Follows) -> dict[str, Any]:
@@ -245,18 +224,18 @@ def _length(config: PretrainConfig, model: GPTConfig, n_train_tokens: int | None
     n_tokens = TOKENS_PER_PARAMETER * n_matmul_params(model)
     why = f"{TOKENS_PER_PARAMETER} tokens for each of {n_matmul_params(model):,} weights in matrix products"
     if n_train_tokens is not None and n_tokens > MAX_EPOCHS * n_train_tokens:
-        why = f"{MAX_EPOCHS} passes over {n_train_tokens:,} tokens; {why} would be {n_tokens:,}"
+        why = f"{MAX_EPOCHS} epochs of {n_train_tokens:,} tokens; {why} would be {n_tokens:,}"
         n_tokens = MAX_EPOCHS * n_train_tokens
     batch = batch_tokens(n_tokens, model.context_length)
     n_steps = math.ceil(n_tokens / (config.batch_tokens or batch))
     return {"batch_tokens": (batch, f"for a training of {n_tokens:,} tokens"), "n_steps": (n_steps, why)}
 
 
-def _rates(config: PretrainConfig, model: GPTConfig) -> Follows:
+def _rates(config: PretrainConfig, model: GPTConfig, n_steps: int) -> Follows:
     """What the optimizer takes from the model's width and the number of steps."""
     width, from_width = model.d_model, f"from the width, {model.d_model}"
     decay = (rounded(0.1 * 768 / width), from_width) if config.optimizer.kind == "muon" else (0.1, "for every size")
-    warmup = (max(20, given(config.n_steps) // 20), "a twentieth of the steps, at least 20")
+    warmup = (max(20, n_steps // 20), "a twentieth of the steps, at least 20")
     if measured := _measured(config, model):
         warmup = (measured["warmup_steps"], f"measured for size {config.model.size}")
     return {"learning_rate": (learning_rate(width), from_width), "weight_decay": decay, "warmup_steps": warmup}
