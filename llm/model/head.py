@@ -61,7 +61,7 @@ class _SummedNLL(torch.autograd.Function):
 
 
 def _forward(ctx: Any, features: Tensor, head: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
-    """The sum, with the gradients for `backward` saved in `ctx` where they are asked for."""
+    """Returns the sum, with the gradients for `backward` saved in `ctx` where they are asked for."""
     vocab_size, n_rows = len(head), rows_at_once(features.device, len(head))
     loss_mask = targets[:, None] >= 0  # (N, 1)
     targets = targets[:, None].clamp(min=0)  # (N, 1)

@@ -49,7 +49,7 @@ class Corpus:
 
 
 def planned_runs(scaling: ScalingConfig, base: PretrainConfig, corpus: Corpus) -> tuple[list[Run], list[str]]:
-    """The runs in the order in which they are made, the cheapest first, and a line for each that is left out.
+    """Returns the runs in the order in which they are made, the cheapest first, and a line for each that is left out.
 
     Raises ValueError when none remains.
     """
@@ -66,7 +66,7 @@ def planned_runs(scaling: ScalingConfig, base: PretrainConfig, corpus: Corpus) -
 
 
 def all_runs(scaling: ScalingConfig, base: PretrainConfig, corpus: Corpus) -> Iterator[Run]:
-    """Every budget with every shape and seed."""
+    """Yields every budget with every shape and seed."""
     for budget in scaling.budgets:
         for shape in scaling.shapes:
             for seed in scaling.seeds:
@@ -74,7 +74,7 @@ def all_runs(scaling: ScalingConfig, base: PretrainConfig, corpus: Corpus) -> It
 
 
 def why_left_out(run: Run, scaling: ScalingConfig) -> str | None:
-    """Why a run cannot give a point of the law; None when it can."""
+    """Returns why a run cannot give a point of the law; None when it can."""
     n_steps = run.config.n_steps
     if n_steps < scaling.min_steps:
         return f"{n_steps} steps, and min_steps is {scaling.min_steps}"
@@ -87,7 +87,7 @@ def why_left_out(run: Run, scaling: ScalingConfig) -> str | None:
 
 
 def make_run(budget: float, shape: SweepShape, seed: int, base: PretrainConfig, corpus: Corpus) -> Run:
-    """The run that trains `shape` for `budget` FLOPs."""
+    """Returns the run that trains `shape` for `budget` FLOPs."""
     free = without_size(base, shape)
     size = resolve(free, corpus.vocab_size, corpus.context_length).model
     per_token = flops_per_token(size)
@@ -108,7 +108,7 @@ def make_run(budget: float, shape: SweepShape, seed: int, base: PretrainConfig, 
 
 
 def without_size(base: PretrainConfig, shape: SweepShape) -> PretrainConfig:
-    """The recipe's settings with another shape, and with what belongs to a size or a length made null."""
+    """Returns the recipe's settings with another shape, and with what belongs to a size or a length made null."""
     rest: dict[str, Any] = {"n_heads": None, "n_kv_heads": None, "head_dim": None, "d_mlp": None, "init_std": None}
     rates: dict[str, Any] = {
         "learning_rate": None,

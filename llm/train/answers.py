@@ -1,4 +1,4 @@
-"""Chats that end in an answer, and how likely a model finds it: what preference and reinforcement are made of.
+"""Chats that end in an answer, and their log-likelihood: what preference and reinforcement are made of.
 
 Letters in shapes: B sequences, N tokens of answers.
 """

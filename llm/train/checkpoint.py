@@ -76,13 +76,13 @@ class Checkpoints:
             pending.result()
 
     def newest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, or None; all processes get the same."""
+        """Returns the newest whole checkpoint, or None; all processes get the same."""
         found = self._newest_whole() if self.world.is_first else None
         step = self.world.from_first(-1 if found is None else found.state["step"])
         return None if step < 0 else found or self._read_state(self._path(step))
 
     def of_step(self, step: int) -> Checkpoint:
-        """The checkpoint of a step; raises OSError when it is missing or damaged."""
+        """Returns the checkpoint of a step; raises OSError when it is missing or damaged."""
         self.finish()
         try:
             return self._whole(self._path(step)) if self.world.is_first else self._read_state(self._path(step))
@@ -117,7 +117,7 @@ class Checkpoints:
         self.world.wait()
 
     def _copied(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors as they are now, in memory of the CPU that is used again each time."""
+        """Returns the tensors as they are now, in memory of the CPU that is used again each time."""
         for name, tensor in tensors.items():
             if name not in self.copies:
                 self.copies[name] = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
@@ -195,7 +195,7 @@ class Checkpoints:
         return None
 
     def _whole(self, path: Path) -> Checkpoint:
-        """A checkpoint of which every file has the hash it was written with; raises OSError when one has not."""
+        """Returns a checkpoint whose files have the hashes they were written with; raises OSError when one has not."""
         checkpoint = self._read_state(path)
         for name, expected in read_json(path / STATE_FILE)["files"].items():
             if sha256_file(path / name) != expected:
@@ -216,15 +216,15 @@ class Checkpoints:
 
 
 def state_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """All tensors that a run changes, themselves and not copies: weights under their names, those that are frozen left
-    out, and `optimizer.<weight>.<key>`."""
+    """Returns all tensors that a run changes, no copies: weights by their names, without frozen ones, and
+    `optimizer.<weight>.<key>`."""
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     weights = {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
     return weights | optimizer.tensors()
 
 
 def generator_tensors(rank: int) -> dict[str, Tensor]:
-    """The state of this process's random generators (dropout draws from them)."""
+    """Returns the state of this process's random generators (dropout draws from them)."""
     tensors = {f"random.{rank}.cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors[f"random.{rank}.cuda"] = torch.cuda.get_rng_state()
@@ -270,10 +270,10 @@ def require_same_tensors(found: Mapping[str, Tensor], wanted: dict[str, Tensor],
 
 
 def sha256_json(value: Any) -> str:
-    """SHA-256 of plain values, whatever the order of their keys."""
+    """Returns SHA-256 of plain values, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def step_of(path: Path) -> int:
-    """The step that a checkpoint's directory is named after."""
+    """Returns the step that a checkpoint's directory is named after."""
     return int(path.name.removeprefix("step-"))

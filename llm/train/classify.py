@@ -148,7 +148,7 @@ def classify(
 
 
 def classifier(start: Start, n_classes: int, config: ClassifyConfig, *, pretrained: bool) -> Classifier:
-    """A classifier of the model's shape, with its weights or with random ones; its class head is fresh."""
+    """Returns a classifier of the model's shape, with its weights or with random ones; its class head is fresh."""
     torch.manual_seed(config.loop.seed)
     made = Classifier(start.model.config, n_classes)
     if pretrained:
@@ -159,7 +159,7 @@ def classifier(start: Start, n_classes: int, config: ClassifyConfig, *, pretrain
 
 
 def texts(items: Sequence[Labelled], labels: tuple[str, ...], start: Start) -> Texts:
-    """Texts as the model reads them, with a `<|document|>` before; a text too long for the context is cut."""
+    """Tokenizes texts, each with a `<|document|>` before; a text too long for the context is cut."""
     tokenizer, length = start.tokenizer, start.model.config.context_length
     ids = tokenizer.encode_batch([item.text for item in items])
     rows = [np.array([tokenizer.document_token, *text][:length], np.int64) for text in ids]
@@ -182,7 +182,7 @@ def predict(model: Classifier, sequences: Texts, config: ClassifyConfig) -> np.n
 
 
 def majority(train: Texts, val: Texts) -> np.ndarray:
-    """The baseline that knows only how frequent each label is among the texts trained on, (texts, labels)."""
+    """Returns the baseline that knows only how frequent each label is among the texts trained on, (texts, labels)."""
     shares = np.bincount(train.labels) / len(train)
     return np.tile(shares, (len(val), 1))
 

@@ -32,7 +32,7 @@ NOMINAL_FLOPS_PER_SECOND = 2e11
 
 
 def choose_compile(loop: LoopConfig, device: torch.device, seconds_estimate: float) -> bool:
-    """Whether to compile a training that takes about `seconds_estimate`.
+    """Returns whether to compile a training that takes about `seconds_estimate`.
 
     Raises ValueError when the settings ask for what does not work.
     """
@@ -48,12 +48,12 @@ def choose_compile(loop: LoopConfig, device: torch.device, seconds_estimate: flo
 
 
 def has_compiler() -> bool:
-    """Whether there is a C++ compiler, in $CXX or under the names that torch looks for."""
+    """Returns whether there is a C++ compiler, in $CXX or under the names that torch looks for."""
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
 
 
 def rough_seconds(model: GPTConfig, n_tokens: int) -> float:
-    """How long training on `n_tokens` takes on two CPU cores, roughly."""
+    """Returns how long training on `n_tokens` takes on two CPU cores, roughly."""
     return n_tokens * flops_per_token(model) / NOMINAL_FLOPS_PER_SECOND
 
 
@@ -63,11 +63,11 @@ def keep_code_in(directory: Path) -> None:
 
 
 def compiled(objective: Objective) -> Objective:
-    """The objective as compiled code, which is made at the first call with a shape of batch.
+    """Returns the objective as compiled code, which is made at the first call with a shape of batch.
 
     On a CPU tanh, which is in GELU, is made of exp, for which there are fast vector instructions: 4 % of a small step.
     There it asks torch, for the whole process, for operations that always give the same bits: else the threads of
-    compiled code add up the gradients of the embedding in the order in which they come.
+    compiled code sum the gradients of the embedding in the order in which they come.
     """
     is_cpu = objective.model.token_embedding.weight.device.type == "cpu"
     options: dict[str, Any] = {"cpp.use_decompose_tanh": True} if is_cpu else {}
@@ -78,7 +78,7 @@ def compiled(objective: Objective) -> Objective:
 
 
 def compiles(objective: Objective, shapes: Iterable[tuple[int, int]]) -> bool:
-    """Whether batches of `shapes`, (B, T) each, can be compiled; the code is kept for training.
+    """Returns whether batches of `shapes`, (B, T) each, can be compiled; the code is kept for training.
 
     Leaves weights and random generators as they are. When it fails it says why in the log.
     """
@@ -97,7 +97,7 @@ def compiles(objective: Objective, shapes: Iterable[tuple[int, int]]) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """Kind and first line of an error whose message is a compiler's whole output."""
+    """Returns kind and first line of an error whose message is a compiler's whole output."""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 

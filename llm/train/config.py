@@ -37,7 +37,7 @@ class ModelShape(Config):
     tied_head: bool = True
     """Whether the token embedding is also the head. A head of its own pays from about 100 million parameters on."""
     rope_theta: float | None = setting(None, at_least=1.0)
-    """Slowest turn of RoPE, 1 / rope_theta radians a token; null: 10,000."""
+    """Slowest rotation of RoPE, 1 / rope_theta radians a token; null: 10,000."""
     norm_eps: float | None = setting(None, at_least=0.0)
     """Added to the mean square in norms; null: 1e-5 in gpt2, 1e-6 otherwise."""
     dropout: float = setting(0.0, at_least=0.0, at_most=0.99)
@@ -238,7 +238,7 @@ class ResolvedPretrain(PretrainConfig):
 
 
 def result_settings(config: Config) -> dict[str, Any]:
-    """The settings that can change the result, nested ones under dotted names: `{"optimizer.beta1": 0.9, ...}`."""
+    """Returns the settings that can change the result, nested ones by dotted names: `{"optimizer.beta1": 0.9, ...}`."""
     return dict(_dotted(identity(config), ""))
 
 

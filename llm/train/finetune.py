@@ -76,7 +76,7 @@ def finetune(
 
 
 def shards_to_replay(shards_dir: Path | None, tokenizer_dir: Path, context_length: int) -> Shards:
-    """The base model's training text; raises ValueError when it is not there or does not fit the model."""
+    """Returns the base model's training text; raises ValueError when it is not there or does not fit the model."""
     if shards_dir is None:
         raise ValueError("replay is above 0, but there are no shards to replay: set finetune.replay to 0")
     shards = read_shards(shards_dir, tokenizer_dir)

@@ -63,16 +63,16 @@ class Batch:
         return self.positions // self.inputs.shape[1]
 
     def emptied(self) -> Self:
-        """The same with nothing to learn: what a process works on while others still have batches of a step."""
+        """Returns the same with nothing to learn: what a process works on while others still have batches of a step."""
         nothing = torch.empty(0, dtype=torch.int64, device=self.inputs.device)
         return replace(self, targets=torch.full_like(self.targets, IGNORED), positions=nothing)
 
     def to(self, device: torch.device) -> Self:
-        """The same on a device; a copy out of pinned memory does not wait."""
+        """Returns the same on a device; a copy out of pinned memory does not wait."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> Self:
-        """The same in memory that a GPU can copy from by itself."""
+        """Returns the same in memory that a GPU can copy from by itself."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
@@ -81,7 +81,7 @@ class Batch:
 
 
 def batch_of(tokens: np.ndarray, loss_mask: np.ndarray | None = None) -> Batch:
-    """A batch of sequences of one width: `tokens` (B, T + 1).
+    """Returns a batch of sequences of one width: `tokens` (B, T + 1).
 
     `loss_mask` (B, T + 1) booleans: which of them are targets; None: all but the first of each sequence.
     """
@@ -104,21 +104,21 @@ class Sequences(abc.ABC):
 
     @abc.abstractmethod
     def lengths(self, rows: np.ndarray) -> np.ndarray:
-        """The tokens in each of the rows."""
+        """Returns the tokens in each of the rows."""
 
     @abc.abstractmethod
     def batch(self, rows: np.ndarray) -> Batch:
-        """The rows, padded to the longest of them."""
+        """Returns the rows, padded to the longest of them."""
 
     def batches(self, rows: np.ndarray, micro_batch_size: int) -> Iterator[Batch]:
-        """The rows in batches of `micro_batch_size`, shortest first, so that there is little padding."""
+        """Yields the rows in batches of `micro_batch_size`, shortest first, so that there is little padding."""
         rows = rows[np.argsort(self.lengths(rows), kind="stable")]
         for start in range(0, len(rows), micro_batch_size):
             yield self.batch(rows[start : start + micro_batch_size])
 
 
 def step_rows(order: Order, batch_size: int, step: int, seed: int) -> np.ndarray:
-    """Which rows step `step` learns from, (batch_size,) int64: the next ones of the stream."""
+    """Returns which rows step `step` learns from, (batch_size,) int64: the next ones of the stream."""
     return order.rows(step * batch_size, (step + 1) * batch_size, seed)
 
 
@@ -146,7 +146,7 @@ class StepLoader:
         self._ahead: tuple[int, Future[list[Batch]]] = -1, Future()
 
     def batches(self, step: int) -> list[Batch]:
-        """The batches that this process learns from in step `step`, on the device; any step can be asked for.
+        """Returns the batches that this process learns from in step `step`, on the device; any step can be asked for.
 
         Raises OSError when a shard cannot be read.
         """
@@ -165,11 +165,11 @@ class StepLoader:
 
 
 def evenly_spaced(n_sequences: int, n_chosen: int) -> np.ndarray:
-    """At most `n_chosen` rows out of `n_sequences`, evenly spaced, the same each time."""
+    """Returns at most `n_chosen` rows out of `n_sequences`, evenly spaced, the same each time."""
     n_chosen = min(n_chosen, n_sequences)
     return np.arange(n_chosen) * n_sequences // max(1, n_chosen)
 
 
 def files_digest(paths: Iterable[Path]) -> str:
-    """One hash of the content of several files, in their order."""
+    """Returns one hash of the content of several files, in their order."""
     return hashlib.sha256("".join(sha256_file(path) for path in paths).encode()).hexdigest()

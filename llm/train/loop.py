@@ -152,7 +152,7 @@ class Trainer:
             self.world.seed(loop.seed, step=0)
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Goes to where a checkpoint was written."""
+        """Restores weights, optimizer and progress of a checkpoint."""
         require_same_identity(checkpoint.state["identity"], self.spec.identity, checkpoint.path)
         has_generators = self.checkpoints.read(checkpoint, state_tensors(self.model, self.optimizer))
         self.progress, self.is_saved = Progress(**checkpoint.state["progress"]), True
@@ -184,7 +184,7 @@ class Trainer:
         return self.progress
 
     def go_on(self) -> None:
-        """The steps that are left, with what is due between them."""
+        """Takes the steps that are left, with what is due between them."""
         n_steps, loop = self.spec.n_steps, self.spec.loop
         self.model.train()
         while True:
@@ -208,7 +208,7 @@ class Trainer:
             raise Stopped(f"stopped at step {self.progress.step} of {self.spec.n_steps}")
 
     def step(self) -> None:
-        """One update, unless there is something against it."""
+        """Takes one step, unless it is to be skipped."""
         spec, progress = self.spec, self.progress
         before = generator_tensors(self.world.rank)
         try:
@@ -242,7 +242,7 @@ class Trainer:
             self.skip(why)
 
     def accumulate_gradients(self, batches: list[Batch]) -> tuple[Tensor, int]:
-        """The mean loss of a step, however it falls into micro-batches, and the number of tokens learned from."""
+        """Returns the mean loss of a step, however it falls into micro-batches, and the number of tokens trained on."""
         n_missing = self.world.most(len(batches)) - len(batches)  # packed rows: as many as a process' sequences fill
         batches = [*batches, *[batches[-1].emptied()] * n_missing]
         counts = torch.tensor([[batch.n_learned, batch.n_tokens] for batch in batches]).sum(0)
@@ -272,7 +272,7 @@ class Trainer:
             self.roll_back(why)
 
     def roll_back(self, why: str) -> None:
-        """Back to the last good checkpoint, and on with the batches after the bad ones.
+        """Goes back to the last good checkpoint, and on with the batches after the bad ones.
 
         Where to is a function of the steps, so a run that is killed on the way does the same. Raises ValueError with a
         remedy when going back has not helped.
@@ -295,7 +295,7 @@ class Trainer:
         log.warning("back from step %d to %d; the batches between are skipped", left.step, progress.step)
 
     def is_done(self, line: dict[str, Any]) -> bool:
-        """Whether a line of metrics stands for something that this run has done by now, or will do again."""
+        """Returns whether a line of metrics stands for something that this run has done by now, or will do again."""
         return line["step"] <= (self.progress.measured_step if "val_loss" in line else self.progress.step)
 
     def write_line(self, **values: float | str) -> None:
@@ -332,7 +332,7 @@ class Trainer:
         return None
 
     def samples(self) -> list[dict[str, Any]]:
-        """What the first process's model writes after each prompt; raises `Stopped` when asked to in the meantime."""
+        """Samples a text after each prompt in the first process; raises `Stopped` when asked to in the meantime."""
         loop, step = self.spec.loop, self.progress.step
         model = whole_model(self.model, self.world) if loop.n_sample_tokens else None
         texts = [

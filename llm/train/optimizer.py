@@ -50,7 +50,7 @@ class Optimizer:
                 group["lr"] = value * group.get("ratio", 1.0)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state itself, not a copy: `optimizer.<weight>.exp_avg`, `.exp_avg_sq`, `.step`, `.momentum_buffer`."""
+        """Returns the state, no copy: `optimizer.<weight>.exp_avg`, `.exp_avg_sq`, `.step`, `.momentum_buffer`."""
         return {
             f"optimizer.{self.names[parameter]}.{key}": value
             for part in self.parts
@@ -60,7 +60,7 @@ class Optimizer:
 
 
 def fresh_state(part: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """The state that `part` gives a weight before its first update."""
+    """Returns the state that `part` gives a weight before its first update."""
     if isinstance(part, torch.optim.Muon):
         return {"momentum_buffer": torch.zeros_like(parameter)}
     moments = {"exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
@@ -68,7 +68,7 @@ def fresh_state(part: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Ten
 
 
 def make_optimizer(model: nn.Module, config: ResolvedOptimizer) -> Optimizer:
-    """The optimizer of a model's trainable weights; weight decay pulls at matrices only, not at biases and norms.
+    """Returns the optimizer of a model's trainable weights; only matrices have weight decay, not biases and norms.
 
     Raises ValueError when Muon is asked for and weights are sharded: it needs each matrix whole.
     """
@@ -91,7 +91,7 @@ def make_optimizer(model: nn.Module, config: ResolvedOptimizer) -> Optimizer:
 
 
 def adamw_groups(parameters: Sequence[Tensor], weight_decay: float, ratio: float) -> list[dict[str, Any]]:
-    """Groups of weights: matrices, which decay, and vectors, which do not; whole ones apart from sharded ones."""
+    """Groups weights: matrices, which decay, and vectors, which do not; whole ones apart from sharded ones."""
     groups: list[dict[str, Any]] = []
     for is_matrix in (True, False):
         for sharded in (True, False):
@@ -102,19 +102,19 @@ def adamw_groups(parameters: Sequence[Tensor], weight_decay: float, ratio: float
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether processes hold parts of a tensor (a DTensor, known by its placements)."""
+    """Returns whether processes hold parts of a tensor (a DTensor, known by its placements)."""
     return hasattr(tensor, "placements")
 
 
 def block_matrices(model: nn.Module) -> list[Tensor]:
-    """The trainable matrices of the linear layers inside blocks: no embeddings, no head."""
+    """Returns the trainable matrices of the linear layers inside blocks: no embeddings, no head."""
     layers = [module for name, module in model.named_modules() if name.startswith("blocks.")]
     weights = [layer.weight for layer in layers if isinstance(layer, nn.Linear)]
     return [weight for weight in weights if weight.requires_grad]
 
 
 def learning_rate(step: int, n_steps: int, config: ResolvedOptimizer) -> float:
-    """The learning rate of step `step` (0 is the first) out of `n_steps`.
+    """Returns the learning rate of step `step` (0 is the first) out of `n_steps`.
 
     It grows in a straight line over `warmup_steps`, reaches `learning_rate`, and goes down to
     `min_learning_rate_ratio` of it at the last step: in a straight line, along half a cosine (Loshchilov and Hutter

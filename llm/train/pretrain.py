@@ -77,7 +77,7 @@ def pretrain(
 
 
 def sequences_per_step(batch_tokens: int, context_length: int) -> int:
-    """Sequences that make up `batch_tokens`; raises ValueError when they do not divide evenly."""
+    """Returns the sequences that make up `batch_tokens`; raises ValueError when they do not divide evenly."""
     if batch_tokens % context_length:
         below = batch_tokens // context_length * context_length
         near = f"{below} or {below + context_length}" if below else f"{context_length}"
@@ -91,7 +91,7 @@ def sequences_per_step(batch_tokens: int, context_length: int) -> int:
 def is_to_be_compiled(
     model: GPT, loop: LoopConfig, world: World, dtype: torch.dtype, n_steps: int, batch_size: int
 ) -> bool:
-    """Whether steps run as compiled code: where it is worth it, and could be made in every process."""
+    """Returns whether steps run as compiled code: where it is worth it, and could be made in every process."""
     context_length = model.config.context_length
     if not choose_compile(loop, world.device, rough_seconds(model.config, n_steps * batch_size * context_length)):
         return False
@@ -101,6 +101,6 @@ def is_to_be_compiled(
 
 
 def micro_batch_sizes(n_sequences: int, micro_batch_size: int) -> list[int]:
-    """The sizes of batches that `n_sequences` are cut into, each once."""
+    """Returns the sizes of batches that `n_sequences` are cut into, each once."""
     sizes = {min(micro_batch_size, n_sequences), n_sequences % micro_batch_size}
     return sorted(sizes - {0})

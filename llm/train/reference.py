@@ -80,7 +80,7 @@ def reference(
 
 
 def fitting(pairs: Sequence[Pair], tokenizer: Tokenizer, context_length: int) -> list[Pair]:
-    """The pairs of which both chats fit into the context."""
+    """Returns the pairs of which both chats fit into the context."""
     sequences = Pairs([rendered(pair.prompt, pair.chosen, pair.rejected, tokenizer) for pair in pairs], np.zeros(0))
     fits = sequences.lengths(np.arange(len(pairs))) <= context_length + 1
     return [pair for pair, does_fit in zip(pairs, fits, strict=True) if does_fit]
@@ -95,7 +95,7 @@ def answers_log_p(
     micro_batch_size: int,
     should_stop: Callable[[], bool],
 ) -> np.ndarray:
-    """ln p of both answers of each pair, (pairs, 2) float64; progress goes to `metrics.jsonl` in `work_dir`."""
+    """Returns ln p of both answers of each pair, (pairs, 2) float64; progress goes to `metrics.jsonl` in `work_dir`."""
     log_p = np.zeros((len(pairs), 2))
     sequences = Pairs([rendered(pair.prompt, pair.chosen, pair.rejected, tokenizer) for pair in pairs], log_p)
     rows = np.argsort(sequences.lengths(np.arange(len(pairs))), kind="stable")
@@ -114,7 +114,7 @@ def answers_log_p(
 
 
 def table(pairs: Sequence[Pair], log_p: np.ndarray) -> pa.Table:
-    """The rows of a file; `log_p` is (pairs, 2)."""
+    """Returns the rows of a file; `log_p` is (pairs, 2)."""
     rows = [
         {
             "prompt": pair.prompt,

@@ -242,7 +242,7 @@ def reinforce(
 
 
 def fitting(questions: Sequence[Question], start: Start, n_answer_tokens: int) -> list[Question]:
-    """The questions that leave room for an answer in the context, and whose right answer is not longer than that."""
+    """Returns the questions that leave room for an answer in the context, and whose right answer is no longer."""
     length = start.model.config.context_length
     rendered = Questions(questions, start.tokenizer)
     longest = np.maximum(

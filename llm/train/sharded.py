@@ -55,6 +55,6 @@ def read_sharded(tensors: dict[str, Tensor], directory: Path) -> None:
 
 
 def first_failure(error: CheckpointException) -> str:
-    """What went wrong in the first of the processes that failed."""
+    """Returns what went wrong in the first of the processes that failed."""
     rank, (failure, _) = min(error.failures.items())
     return f"process {rank}: {failure}"

@@ -207,9 +207,7 @@ def test_stops_on_request_and_goes_on_later(in_background, shards, tokenizer, tm
     def trainer(folder, seed):
         (tmp_path / folder).mkdir(exist_ok=True)
         loop = LoopConfig(micro_batch_size=8, precision="float32", checkpoint_in_background=in_background)
-        return Trainer(
-            fresh_model(seed), tokenizer, make_spec(shards.train, shards.val, loop=loop), tmp_path / folder
-        )
+        return Trainer(fresh_model(seed), tokenizer, make_spec(shards.train, shards.val, loop=loop), tmp_path / folder)
 
     unbroken = trainer("a", 0)
     unbroken.run()
