@@ -59,7 +59,7 @@ def resolved_pretrain(recipe: Recipe, session: Session) -> Resolved:
     return resolve(recipe.pretrain, vocab_size, context_length, n_train)
 
 
-def dial_lines(recipe: Recipe, session: Session) -> list[str]:
+def preset_lines(recipe: Recipe, session: Session) -> list[str]:
     """What follows from `pretrain.model.size`, and where each value comes from: a line for each."""
     return ["", f"pretrain.model.size {recipe.pretrain.model.size}", *resolved_pretrain(recipe, session).lines()]
 

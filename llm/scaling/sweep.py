@@ -8,7 +8,7 @@ what the presets have there 5.19.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,7 +54,8 @@ def planned_runs(scaling: ScalingConfig, base: PretrainConfig, corpus: Corpus) -
     Raises ValueError when none remains.
     """
     runs, left_out = [], []
-    for run in all_runs(scaling, base, corpus):
+    for budget, shape, seed in itertools.product(scaling.budgets, scaling.shapes, scaling.seeds):
+        run = make_run(budget, shape, seed, base, corpus)
         reason = why_left_out(run, scaling)
         if reason:
             left_out.append(f"{run.budget:.3g} FLOPs, {run.shape.n_layers} layers of {run.shape.d_model}: {reason}")
@@ -63,14 +64,6 @@ def planned_runs(scaling: ScalingConfig, base: PretrainConfig, corpus: Corpus) -
     if not runs:
         raise ValueError(f"no run of the sweep can be made: {'; '.join(dict.fromkeys(left_out))}")
     return runs, list(dict.fromkeys(left_out))
-
-
-def all_runs(scaling: ScalingConfig, base: PretrainConfig, corpus: Corpus) -> Iterator[Run]:
-    """Yields every budget with every shape and seed."""
-    for budget in scaling.budgets:
-        for shape in scaling.shapes:
-            for seed in scaling.seeds:
-                yield make_run(budget, shape, seed, base, corpus)
 
 
 def why_left_out(run: Run, scaling: ScalingConfig) -> str | None:

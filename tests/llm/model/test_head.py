@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from llm.model import head as head_module
-from llm.model.head import summed_nll
+from llm.model.head import summed_nll, token_log_p
 
 N, C, V = 23, 8, 40
 
@@ -77,3 +77,34 @@ def test_matrices_are_padded_with_zeros(axis, shape, monkeypatch):
     assert full.shape == shape
     torch.testing.assert_close(full.narrow(axis, 0, 40), x)
     assert not full.narrow(axis, 40, 24).any()
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("rows", [1, 5, 100])
+def test_scores_are_log_p_and_argmax(rows, softcap, monkeypatch):
+    monkeypatch.setattr(head_module, "SCORE_ROWS", rows)
+    features, head, targets = (tensor.detach() for tensor in inputs())
+    logits = features @ head.T
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    targets[::2] = logits.argmax(-1)[::2]
+    log_p, is_greedy = head_module.score_targets(features, head, targets, softcap)
+    torch.testing.assert_close(log_p, torch.log_softmax(logits, -1)[torch.arange(N), targets])
+    assert torch.equal(is_greedy, logits.argmax(-1) == targets)
+    assert 0 < is_greedy.sum() < N
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_log_p_in_pieces_is_log_p(softcap, monkeypatch):
+    monkeypatch.setattr(head_module, "rows_at_once", lambda device, n: 4)
+    torch.manual_seed(0)
+    features, head = (torch.randn(n, 6, dtype=torch.float64, requires_grad=True) for n in (10, 9))
+    targets = torch.randint(0, 9, (10,))
+    logits = features @ head.T
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    expected = torch.log_softmax(logits, -1)[torch.arange(10), targets]
+    weights = torch.randn(10, dtype=torch.float64)
+    wanted = torch.autograd.grad((weights * expected).sum(), (features, head))
+    found = token_log_p(features, head, targets, torch.float64, softcap)
+    torch.testing.assert_close(found, expected)
+    for ours, theirs in zip(torch.autograd.grad((weights * found).sum(), (features, head)), wanted, strict=True):
+        torch.testing.assert_close(ours, theirs)

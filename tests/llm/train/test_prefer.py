@@ -12,7 +12,6 @@ import torch
 from llm.files import read_table
 from llm.model.files import load_model, save_model
 from llm.model.gpt import GPT, GPTConfig
-from llm.model.head import token_log_p
 from llm.process import Stopped
 from llm.tokenizer import Tokenizer
 from llm.train.__main__ import train, train_until
@@ -112,23 +111,6 @@ def test_only_the_answers_tokens_count():
     found = AnswerObjective(policy, torch.float64).answer_log_p(batch)
     expected = slow_log_ps(policy).T.flatten().tolist()
     assert found.tolist() == pytest.approx(expected, abs=1e-10)
-
-
-@pytest.mark.parametrize("softcap", [None, 5.0])
-def test_log_p_in_pieces_is_log_p(softcap, monkeypatch):
-    monkeypatch.setattr("llm.model.head.rows_at_once", lambda device, n: 4)
-    torch.manual_seed(0)
-    features, head = (torch.randn(n, 6, dtype=torch.float64, requires_grad=True) for n in (10, 9))
-    targets = torch.randint(0, 9, (10,))
-    logits = features @ head.T
-    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
-    expected = torch.log_softmax(logits, -1)[torch.arange(10), targets]
-    weights = torch.randn(10, dtype=torch.float64)
-    wanted = torch.autograd.grad((weights * expected).sum(), (features, head))
-    found = token_log_p(features, head, targets, torch.float64, softcap)
-    torch.testing.assert_close(found, expected)
-    for ours, theirs in zip(torch.autograd.grad((weights * found).sum(), (features, head)), wanted, strict=True):
-        torch.testing.assert_close(ours, theirs)
 
 
 def test_the_reference_is_the_models_own_log_p(materials, reference_dir):
