@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from .shape import GPTConfig
 
 HEAD_ROWS = 1024
-"""Tokens whose logits exist at one time in training on a CPU (see llm/train/loss.py)."""
+"""Tokens whose logits exist at one time in training on a CPU (see head.py)."""
 
 
 def n_params(config: GPTConfig) -> int:
