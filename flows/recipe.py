@@ -28,9 +28,9 @@ from llm.evaluate.gate import GateConfig
 from llm.report.report import ReportConfig
 from llm.scaling.config import ScalingConfig
 from llm.tokenizer import TokenizerConfig
-from llm.train.config import FinetuneConfig, PretrainConfig, given
-from llm.train.dial import resolved
-from llm.train.method_configs import ClassifyConfig, PreferConfig, ReferenceConfig, ReinforceConfig
+from llm.train.config import PretrainConfig
+from llm.train.method_configs import ClassifyConfig, FinetuneConfig, PreferConfig, ReferenceConfig, ReinforceConfig
+from llm.train.resolve import resolve
 from tasks.engine import EngineConfig
 from tasks.session import OnCodeChange
 
@@ -94,8 +94,8 @@ class Recipe(Config):
         for name in ("prefer", "reinforce"):
             if getattr(self, name) and not self.finetune:
                 raise ValueError(f"{name} trains the chat model further: give instruct and finetune too, which make it")
-        pretrain = resolved(self.pretrain, self.tokenizer.vocab_size, self.shard.context_length)
-        if given(pretrain.batch_tokens) % self.shard.context_length:
+        pretrain = resolve(self.pretrain, self.tokenizer.vocab_size, self.shard.context_length).config
+        if pretrain.batch_tokens % self.shard.context_length:
             raise ValueError(
                 f"pretrain.batch_tokens is {pretrain.batch_tokens}; it must be a multiple of "
                 f"shard.context_length, which is {self.shard.context_length}"

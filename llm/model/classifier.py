@@ -33,7 +33,7 @@ class Classifier(GPT):
         nn.init.zeros_(self.class_head.bias)
 
     def class_logits(self, inputs: Tensor, ends: Tensor) -> Tensor:
-        """Logits of each class, (B, K), for texts (B, T) whose last tokens are at `ends` (B,) of all B * T."""
+        """Returns logits of each class, (B, K), for texts (B, T) whose last tokens are at `ends` (B,) of all B * T."""
         return self.class_head(self.features(inputs).flatten(0, 1).index_select(0, ends))
 
     def let_learn(self, n_blocks: int) -> None:
@@ -45,7 +45,7 @@ class Classifier(GPT):
 
 
 def load_classifier(directory: Path, device: str | torch.device = "cpu") -> tuple[Classifier, list[str]]:
-    """The classifier of a directory, in evaluation mode, and its labels; OSError when a file is missing or damaged."""
+    """Reads a classifier, in evaluation mode, and its labels; raises OSError when a file is missing or damaged."""
     labels = read_json(directory / LABELS_FILE)
     with torch.device("meta"):
         model = Classifier(from_dict(GPTConfig, read_json(directory / CONFIG_FILE)["model"]), len(labels))

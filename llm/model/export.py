@@ -49,7 +49,7 @@ def to_hf(model: GPT, out_dir: Path, tokenizer: Tokenizer | None = None) -> None
 
 
 def hf_config(config: GPTConfig) -> dict[str, Any]:
-    """The content of transformers' `config.json`, without special tokens."""
+    """Returns the content of transformers' `config.json`, without special tokens."""
     common = {
         "vocab_size": config.vocab_size,
         "initializer_range": config.init_std,
@@ -175,7 +175,7 @@ def _add_tokenizer(writer: Any, kinds: Any, tokenizer: Tokenizer, vocab_size: in
 
 
 def _special_tokens(tokenizer: Tokenizer | None) -> dict[str, int | None]:
-    """Ids for the configs; null, where there is no tokenizer, keeps GPT-2's 50256 from being the default."""
+    """Returns ids for the configs; null, where there is no tokenizer, keeps GPT-2's 50256 from being the default."""
     return {
         "bos_token_id": None if tokenizer is None else tokenizer.document_token,
         "eos_token_id": None if tokenizer is None else tokenizer.end_token,

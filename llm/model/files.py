@@ -28,7 +28,7 @@ def save_model(model: GPT, directory: Path, training: dict[str, Any]) -> None:
 
 
 def load_model(directory: Path, device: str | torch.device = "cpu") -> GPT:
-    """The model of a directory, in evaluation mode (no dropout).
+    """Returns the model of a directory, in evaluation mode (no dropout).
 
     Raises ValueError when weights and config do not belong together, OSError when a file is missing or damaged.
     """
@@ -55,7 +55,7 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The named tensors of a file, on the CPU; raises OSError when it is missing or damaged."""
+    """Returns the named tensors of a file, on the CPU; raises OSError when it is missing or damaged."""
     try:
         return load_file(path)
     except FileNotFoundError:

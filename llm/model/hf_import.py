@@ -22,7 +22,7 @@ NOT_WEIGHTS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 
 
 def from_hf(folder: Path, vocab_size: int | None = None) -> GPT:
-    """The model of a folder with `config.json` and safetensors files, as float32, in evaluation mode.
+    """Returns the model of a folder with `config.json` and safetensors files, as float32, in evaluation mode.
 
     `vocab_size` cuts the rows of the embedding and the head to so many tokens: some models have more rows than their
     tokenizer has tokens, to round the number up. Raises ValueError for an architecture or setting that our model does
@@ -47,7 +47,7 @@ def from_hf(folder: Path, vocab_size: int | None = None) -> GPT:
 
 
 def gpt_config(content: Mapping[str, Any]) -> GPTConfig:
-    """Our config for the content of a `config.json` of transformers.
+    """Returns our config for the content of a `config.json` of transformers.
 
     What it leaves out has the defaults of transformers. Raises ValueError for what our model does not have.
     """
@@ -115,7 +115,7 @@ def _require(content: Mapping[str, Any], name: str, *supported: Any) -> None:
 
 
 def _weights(folder: Path, config: GPTConfig) -> dict[str, Tensor]:
-    """The weights under their full names: a file of a model without its head has them without the first part."""
+    """Returns the weights by their full names: a file of a model without its head has them without the first part."""
     prefix = "transformer." if config.architecture == "gpt2" else "model."
     weights = {}
     for name, tensor in _tensors(folder).items():
@@ -126,7 +126,7 @@ def _weights(folder: Path, config: GPTConfig) -> dict[str, Tensor]:
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a folder: of its one file, or of the files that its index names."""
+    """Returns all tensors of a folder: of its one file, or of the files that its index names."""
     if not (folder / INDEX_FILE).exists():
         return load_tensors(_existing(folder / WEIGHTS_FILE))
     tensors: dict[str, Tensor] = {}

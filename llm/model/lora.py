@@ -37,12 +37,12 @@ class LoraLinear(nn.Linear):
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))  # peft's: uniform up to 1 / sqrt(I)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the layer makes of x, and what the adapter adds to it."""
+        """Returns what the layer makes of x, and what the adapter adds to it."""
         return super().forward(x) + self.scale * F.linear(F.linear(x, self.lora_a), self.lora_b)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """A plain layer that does the same, up to rounding."""
+        """Returns a plain layer that does the same, up to rounding."""
         plain = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
         plain.weight, plain.bias = nn.Parameter(self.weight + self.scale * (self.lora_b @ self.lora_a)), self.bias
         return plain
@@ -80,7 +80,7 @@ def _is_meant(name: str, target: str) -> bool:
 
 
 def adapted_layers(model: nn.Module) -> dict[str, LoraLinear]:
-    """The layers with adapters, by name."""
+    """Returns the layers with adapters, by name."""
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLinear)}
 
 
@@ -110,9 +110,9 @@ def save_adapter(model: GPT, directory: Path) -> None:
         for block in range(model.config.n_layers):
             parts = [layers.get(name.format(block)) for name in our_names]
             if any(parts):
-                place = f"base_model.model.{their_name.format(block)}"
+                prefix = f"base_model.model.{their_name.format(block)}"
                 a, b = _joined(parts, [model.get_submodule(name.format(block)) for name in our_names])
-                tensors |= {f"{place}.lora_A.weight": a, f"{place}.lora_B.weight": b}
+                tensors |= {f"{prefix}.lora_A.weight": a, f"{prefix}.lora_B.weight": b}
                 ranks[their_name.split("{}.")[1]] = len(a)
     config = _peft_config(next(iter(layers.values())), ranks)
     if model.token_embedding.weight.requires_grad:
@@ -125,7 +125,7 @@ def save_adapter(model: GPT, directory: Path) -> None:
 
 
 def _joined(parts: list[LoraLinear | None], layers: list[Any]) -> tuple[Tensor, Tensor]:
-    """A and B of several layers that are one in transformers; a layer without an adapter gets rows of zeros."""
+    """Returns a and B of several layers that are one in transformers; a layer without an adapter gets rows of zeros."""
     nothing = [layer.weight.new_zeros(layer.out_features, 0) for layer in layers]
     of_b = [empty if part is None else part.lora_b for part, empty in zip(parts, nothing, strict=True)]
     a = torch.cat([part.lora_a for part in parts if part is not None])
@@ -133,7 +133,7 @@ def _joined(parts: list[LoraLinear | None], layers: list[Any]) -> tuple[Tensor, 
 
 
 def _peft_config(layer: LoraLinear, ranks: dict[str, int]) -> dict[str, Any]:
-    """The content of `adapter_config.json`, for adapters by their module and its rank."""
+    """Returns the content of `adapter_config.json`, for adapters by their module and its rank."""
     rank = len(layer.lora_a)
     others = {name: n for name, n in ranks.items() if n != rank}
     return {
