@@ -34,13 +34,14 @@ from llm.model.gpt import GPT, GPTConfig
 from llm.model.size import flops_per_token, n_params
 from llm.process import Stopped
 from llm.train.compile import keep_code_in
-from llm.train.config import OptimizerConfig, ParallelConfig
+from llm.train.config import ParallelConfig, ResolvedOptimizer
+from llm.train.loader import Batch
 from llm.train.loop import Trainer
 from llm.train.loss import Objective
 from llm.train.throughput import peak_flops
 
-ADAMW = OptimizerConfig(learning_rate=3e-4, weight_decay=0.1, warmup_steps=0)
-MUON = OptimizerConfig(kind="muon", learning_rate=3e-4, weight_decay=0.1, warmup_steps=0)
+ADAMW = ResolvedOptimizer(learning_rate=3e-4, weight_decay=0.1, warmup_steps=0)
+MUON = ResolvedOptimizer(kind="muon", learning_rate=3e-4, weight_decay=0.1, warmup_steps=0)
 TINY = {"vocab_size": 307, "context_length": 32, "n_layers": 2, "n_heads": 2, "d_model": 32}
 SECONDS_A_ROW = 6.0
 """Of steps that are timed, once they run."""
@@ -140,7 +141,7 @@ def check_gradients(architecture: str, dtype: torch.dtype, device: torch.device)
         torch.manual_seed(0)
         objective = Objective(GPT(config).to(where), numbers)
         tokens = torch.from_numpy(random_tokens(4099, 4 * 256).astype("int64")).view(4, 256).to(where)
-        loss = objective(tokens, None, tokens.roll(-1, 1).flatten()) / tokens.numel()
+        loss = objective(Batch(tokens, tokens.roll(-1, 1))) / tokens.numel()
         loss.backward()
         gradient = torch.cat([p.grad.flatten().cpu() for p in objective.parameters() if p.grad is not None])
         found.append((loss.item(), gradient))

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from llm.model.gpt import GPT
-from llm.train.config import LoopConfig, OptimizerConfig
+from llm.train.config import LoopConfig, ResolvedOptimizer
 from llm.train.loader import Batch, Sequences, batch_of
-from llm.train.loop import Course, Trainer
+from llm.train.loop import RunSpec, Trainer
 from llm.train.order import one_group
 from llm.train.parallel import World
 
@@ -66,13 +66,13 @@ def trainer(
     n_steps: int = 1_000_000,
     dtype: torch.dtype = torch.bfloat16,
     compiled: bool = False,
-    optimizer: OptimizerConfig,
+    optimizer: ResolvedOptimizer,
     world: World | None = None,
     **loop: Any,
 ) -> Trainer:
     """The loop of `python -m llm.train` on sequences of one width, in a process of its own, without samples."""
     settings = LoopConfig(**{"n_sample_tokens": 0, "micro_batch_size": batch_size} | loop)
-    course = Course(
+    spec = RunSpec(
         train=train,
         val=val,
         n_steps=n_steps,
@@ -85,4 +85,4 @@ def trainer(
         compiled_width=train.lengths(np.arange(1))[0] - 1 if compiled else None,
     )
     work_dir.mkdir(parents=True, exist_ok=True)
-    return Trainer(model, Bytes(model.config.vocab_size), course, work_dir, world)
+    return Trainer(model, Bytes(model.config.vocab_size), spec, work_dir, world)

@@ -28,8 +28,8 @@ from benchmarks.step_speed import OPTIMIZER, SHAPES
 from llm.model.gpt import GPT, GPTConfig
 from llm.train.config import LoopConfig, ParallelConfig
 from llm.train.device import choose_dtype
-from llm.train.pace import memory_bytes
 from llm.train.parallel import World, leave
+from llm.train.throughput import memory_bytes
 
 SHARED: dict[str, dict[str, Any]] = {
     "ddp": {},

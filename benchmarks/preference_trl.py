@@ -21,7 +21,8 @@ from llm.files import read_table
 from llm.model.export import to_hf
 from llm.model.files import load_model
 from llm.tokenizer import Tokenizer
-from llm.train.prefer import PairTokens, PreferenceObjective, read_pairs_table, rendered
+from llm.train.answers import PairTokens, rendered
+from llm.train.prefer import PreferenceObjective, read_pairs_table
 
 N_PAIRS = 32
 
@@ -43,7 +44,7 @@ def main() -> None:
         model = load_model(options.model)
         objective = PreferenceObjective(model, torch.float32, beta, 0.0)
         batch = read_pairs_table(path, tokenizer).batch(np.arange(len(rows)))
-        loss = objective(*batch.arguments()) / batch.n_learned
+        loss = objective(batch) / batch.n_learned
         loss.backward()
         ours = model.token_embedding.weight.grad
         assert ours is not None

@@ -25,7 +25,7 @@ from llm.files import read_table
 from llm.model.export import to_hf
 from llm.model.files import load_model
 from llm.tokenizer import Tokenizer
-from llm.train.config import LoopConfig, OptimizerConfig
+from llm.train.config import LoopConfig, ResolvedOptimizer
 from llm.train.device import choose_dtype
 from llm.train.examples import Chats, read_examples
 from llm.train.loader import batch_of, step_rows
@@ -55,7 +55,7 @@ def ours(base: Path, chats: Any, order: Any, micro_batch_size: int) -> Callable[
     """Takes some steps; CPU seconds, and positions computed, padding included."""
     model = load_model(base).train().requires_grad_()
     objective = Objective(model, choose_dtype(LoopConfig(device="cpu"), torch.device("cpu")))
-    settings = OptimizerConfig(learning_rate=1e-4, warmup_steps=0, weight_decay=0.1)
+    settings = ResolvedOptimizer(learning_rate=1e-4, warmup_steps=0, weight_decay=0.1)
     optimizer = make_optimizer(model, settings)
 
     def take(first: int) -> tuple[float, int]:
@@ -64,7 +64,7 @@ def ours(base: Path, chats: Any, order: Any, micro_batch_size: int) -> Callable[
             batches = list(chats.batches(step_rows(order, BATCH_SIZE, step, 0), micro_batch_size))
             n_learned = sum(batch.n_learned for batch in batches)
             for batch in batches:
-                (objective(*batch.arguments()) / n_learned).backward()
+                (objective(batch) / n_learned).backward()
                 n_positions += batch.inputs.numel()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()

@@ -25,7 +25,7 @@ import torch
 from benchmarks.in_memory import Windows, trainer
 from llm.model.gpt import GPT, GPTConfig
 from llm.train.compile import keep_code_in
-from llm.train.config import OptimizerConfig
+from llm.train.config import ResolvedOptimizer
 
 CONTEXT_LENGTH, BATCH_SIZE, N_STEPS = 64, 12, 2000
 SHAPE = {"context_length": CONTEXT_LENGTH, "n_layers": 4, "n_heads": 4, "d_model": 128}
@@ -38,14 +38,14 @@ class Run:
 
     words: str
     model: dict[str, Any]
-    optimizer: OptimizerConfig
+    optimizer: ResolvedOptimizer
     compiled: bool = False
 
 
-NANOGPT = OptimizerConfig(
+NANOGPT = ResolvedOptimizer(
     learning_rate=1e-3, beta2=BETA2, weight_decay=0.1, warmup_steps=100, schedule="cosine", min_learning_rate_ratio=0.1
 )
-WSD = OptimizerConfig(
+WSD = ResolvedOptimizer(
     learning_rate=4e-3,
     beta2=BETA2,
     weight_decay=0.1,

@@ -31,13 +31,13 @@ from benchmarks.in_memory import Windows, random_tokens, trainer
 from llm.model.gpt import GPT, GPTConfig
 from llm.model.size import flops_per_token
 from llm.train.compile import keep_code_in
-from llm.train.config import OptimizerConfig
+from llm.train.config import ResolvedOptimizer
 
 SHAPES: dict[str, dict[str, int]] = {
     "S": {"vocab_size": 4096, "d_model": 128, "n_layers": 4, "n_heads": 4, "context_length": 256, "batch_size": 16},
     "M": {"vocab_size": 8192, "d_model": 512, "n_layers": 6, "n_heads": 8, "context_length": 256, "batch_size": 8},
 }
-OPTIMIZER = OptimizerConfig(learning_rate=1e-3, weight_decay=0.1, warmup_steps=0)
+OPTIMIZER = ResolvedOptimizer(learning_rate=1e-3, weight_decay=0.1, warmup_steps=0)
 SQUARE = 2048
 WARM_UP = 3
 

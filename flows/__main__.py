@@ -110,10 +110,10 @@ def plan(
         for line in budget_lines(asked, session, hours, device):
             console.print(escape(line))
         return
-    from .plan import dial_lines, plan_table
+    from .plan import plan_table, preset_lines
 
     console.print(plan_table(asked, session))
-    for line in dial_lines(asked, session):
+    for line in preset_lines(asked, session):
         console.print(escape(line))
 
 

@@ -18,7 +18,7 @@ from llm.scaling.propose import (
     largest_useful,
     propose,
 )
-from llm.train.dial import dialled
+from llm.train.resolve import resolve
 from llm.train.throughput import PEAK_FLOPS, flops_per_second
 from tasks.session import Session
 
@@ -51,13 +51,13 @@ def budget_lines(recipe: Recipe, session: Session, hours: float, device: str) ->
     if hours <= 0:
         raise ValueError(f"hours is {hours:g}; it must be larger than 0")
     form = (recipe.tokenizer.vocab_size, recipe.shard.context_length)
-    model = dialled(recipe.pretrain, *form).model
+    model = resolve(recipe.pretrain, *form).model
     for _ in range(N_MEASUREMENTS if device == "cpu" else 1):
         speed, how = speed_of(device, model, recipe)
         n_flops = hours * 3600 * speed
         law = law_for(session, n_flops)
         best = propose(n_flops, law.fit, recipe.pretrain, *form)
-        model = dialled(best.config, *form).model
+        model = resolve(best.config, *form).model
     n_corpus = n_corpus_tokens(session)
     useful = n_flops if n_corpus is None else largest_useful(n_flops, law.fit, best, n_corpus)
     found = best if useful == n_flops else propose(useful, law.fit, recipe.pretrain, *form)
@@ -119,13 +119,13 @@ def corpus_lines(best: Proposal, found: Proposal, n_corpus: int | None, seconds:
     """How often the corpus would be read; if too often, what it lacks and what it is good for, `found` in `seconds`."""
     if n_corpus is None:
         return [f"corpus: no shards in the store yet; {best.n_tokens / GOOD_EPOCHS:,.0f} training tokens are needed"]
-    lines = [f"corpus: {n_corpus:,} training tokens, so {best.n_tokens / n_corpus:.1f} passes over it"]
+    lines = [f"corpus: {n_corpus:,} training tokens, so {best.n_tokens / n_corpus:.1f} epochs"]
     if found is best:
         return lines
     lacking = best.n_tokens / GOOD_EPOCHS - n_corpus
     return [
         *lines,
-        f"it lacks {lacking:,.0f} tokens for that: beyond {GOOD_EPOCHS} passes repeated text is worth less and less "
+        f"it lacks {lacking:,.0f} tokens for that: beyond {GOOD_EPOCHS} epochs repeated text is worth less and less "
         "(Muennighoff et al. 2023)",
         f"with this corpus: {described(found)}, {seconds / 3600:.2g} h",
     ]

@@ -7,11 +7,10 @@ import dataclasses
 from rich.table import Table
 
 from llm.model.size import flops_per_token, n_params
-from llm.train.config import given
 from llm.train.device import choose_device, choose_dtype
-from llm.train.dial import Dialled, dialled
 from llm.train.memory import needed_bytes, require_memory
 from llm.train.parallel import World
+from llm.train.resolve import Resolved, resolve
 from llm.train.throughput import flops_per_second
 from tasks.session import Outcome, Session
 
@@ -41,14 +40,14 @@ def plan_table(recipe: Recipe, session: Session) -> Table:
 def estimate(recipe: Recipe, outcome: Outcome, session: Session) -> tuple[str, float | None]:
     """Size in words and seconds (None: unknown) of one stage."""
     if outcome.stage == "pretrain":
-        return pretrain_estimate(pretrain_dial(recipe, session))
+        return pretrain_estimate(resolved_pretrain(recipe, session))
     if outcome.artifact is None:
         return "", None
     counts = outcome.artifact.counts
     return f"last time {counts.n_in:,} {counts.unit}", outcome.artifact.provenance.get("seconds")
 
 
-def pretrain_dial(recipe: Recipe, session: Session) -> Dialled:
+def resolved_pretrain(recipe: Recipe, session: Session) -> Resolved:
     """The recipe's pretraining with all that follows from the model's size.
 
     Its length depends on the corpus, so it is final once the shards are in the store. The model's context is that of
@@ -58,21 +57,21 @@ def pretrain_dial(recipe: Recipe, session: Session) -> Dialled:
     shards = [outcome.artifact for outcome in session.outcomes if outcome.stage == "shard" and outcome.action == "hit"]
     figures = shards[0].counts.figures if shards and shards[0] else {}
     n_train = int(figures["n_train_sequences"]) * context_length if "n_train_sequences" in figures else None
-    dial = dialled(recipe.pretrain, vocab_size, context_length, n_train, recipe.start)
-    return dataclasses.replace(dial, model=dataclasses.replace(dial.model, context_length=context_length))
+    resolved = resolve(recipe.pretrain, vocab_size, context_length, n_train, recipe.published)
+    return dataclasses.replace(resolved, model=dataclasses.replace(resolved.model, context_length=context_length))
 
 
-def dial_lines(recipe: Recipe, session: Session) -> list[str]:
+def preset_lines(recipe: Recipe, session: Session) -> list[str]:
     """What follows from the size or the start of pretraining, and where each value comes from: a line for each."""
     config = recipe.pretrain
-    start = f"start_from {config.start_from}" if config.start_from else f"model.size {config.model.size}"
-    return ["", f"pretrain.{start}", *pretrain_dial(recipe, session).lines()]
+    given = f"start_from {config.start_from}" if config.start_from else f"model.size {config.model.size}"
+    return ["", f"pretrain.{given}", *resolved_pretrain(recipe, session).lines()]
 
 
-def pretrain_estimate(dial: Dialled) -> tuple[str, float | None]:
+def pretrain_estimate(resolved: Resolved) -> tuple[str, float | None]:
     """Parameters, tokens, FLOPs, memory and seconds of pretraining; None when it does not fit into memory."""
-    config, model = dial.config, dial.model
-    n_tokens = given(config.n_steps) * given(config.batch_tokens)
+    config, model = resolved.config, resolved.model
+    n_tokens = config.n_steps * config.batch_tokens
     n_flops = n_tokens * flops_per_token(model)
     size = (
         f"{n_params(model):,} parameters, {n_tokens:,} tokens ({n_tokens / n_params(model):.1f} per parameter), "
@@ -80,7 +79,7 @@ def pretrain_estimate(dial: Dialled) -> tuple[str, float | None]:
     )
     world = World(choose_device(config.loop), config=config.loop.parallel)
     dtype, muon = choose_dtype(config.loop, world.device), config.optimizer.kind == "muon"
-    n_at_once = min(config.loop.micro_batch_size, given(config.batch_tokens) // model.context_length)
+    n_at_once = min(config.loop.micro_batch_size, config.batch_tokens // model.context_length)
     try:
         require_memory(model, n_at_once, world, dtype, muon=muon)
     except ValueError as error:

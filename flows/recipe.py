@@ -31,9 +31,9 @@ from llm.model.shape import GPTConfig
 from llm.report.report import ReportConfig
 from llm.scaling.config import ScalingConfig
 from llm.tokenizer import TokenizerConfig
-from llm.train.config import FinetuneConfig, PretrainConfig, given
-from llm.train.dial import resolved
-from llm.train.method_configs import ClassifyConfig, PreferConfig, ReferenceConfig, ReinforceConfig
+from llm.train.config import PretrainConfig
+from llm.train.method_configs import ClassifyConfig, FinetuneConfig, PreferConfig, ReferenceConfig, ReinforceConfig
+from llm.train.resolve import resolve
 from tasks.engine import EngineConfig
 from tasks.session import OnCodeChange
 
@@ -98,8 +98,10 @@ class Recipe(Config):
             if getattr(self, name) and not self.finetune:
                 raise ValueError(f"{name} trains the chat model further: give instruct and finetune too, which make it")
         self._follow_start()
-        pretrain = resolved(self.pretrain, self.tokenizer.vocab_size, self.shard.context_length, start=self.start)
-        if given(pretrain.batch_tokens) % self.shard.context_length:
+        pretrain = resolve(
+            self.pretrain, self.tokenizer.vocab_size, self.shard.context_length, published=self.published
+        ).config
+        if pretrain.batch_tokens % self.shard.context_length:
             raise ValueError(
                 f"pretrain.batch_tokens is {pretrain.batch_tokens}; it must be a multiple of "
                 f"shard.context_length, which is {self.shard.context_length}"
@@ -117,7 +119,7 @@ class Recipe(Config):
             )
         if directory and self.scaling:
             raise ValueError("scaling trains models from scratch, so pretrain.start_from does not go with it: omit one")
-        source, start = directory or self.tokenizer.start_from, self.start
+        source, published = directory or self.tokenizer.start_from, self.published
         if source is None:
             return
         n_tokens, given = import_tokenizer(Path(source)).tokenizer.vocab_size, self.tokenizer.vocab_size
@@ -128,14 +130,14 @@ class Recipe(Config):
             )
         followed = dataclasses.replace(self.tokenizer, start_from=source, vocab_size=n_tokens)
         object.__setattr__(self, "tokenizer", followed)
-        if start and self.shard.context_length > start.context_length:
+        if published and self.shard.context_length > published.context_length:
             raise ValueError(
                 f"shard.context_length is {self.shard.context_length}, but the model of pretrain.start_from, {source}, "
-                f"reads {start.context_length} tokens: set that or less"
+                f"reads {published.context_length} tokens: set that or less"
             )
 
     @property
-    def start(self) -> GPTConfig | None:
+    def published(self) -> GPTConfig | None:
         """The shape of the published model that pretraining begins with; None: from scratch."""
         return published_shape(Path(self.pretrain.start_from)) if self.pretrain.start_from else None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llm.counts import Counts
-from llm.train.config import FinetuneConfig
+from llm.train.method_configs import FinetuneConfig
 
 from .build import Build
 from .stage import training

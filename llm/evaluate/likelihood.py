@@ -13,18 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
-from ..model.gpt import GPT, soft_capped
+from ..model.gpt import GPT
+from ..model.head import score_targets
 from .trees import Continuation, Tree, layout, plant, token_rows
 
 logger = logging.getLogger(__name__)
 
 Advance = Callable[[int], None]
-
-HEAD_ROWS = 512
-"""Tokens whose logits exist at once: with 4,096 tokens in the vocabulary 8 MB, which stay in a CPU's cache."""
 
 
 @dataclass(frozen=True)
@@ -152,26 +148,9 @@ def _score(model: GPT, batch: Sequence[Tree], continuations: Sequence[Continuati
     features = model.features(tokens, layout=layout(batch, device)).flatten(0, 1)  # (B T, C)
     places = [row * tokens.shape[1] + place for row, tree in enumerate(batch) for _, ps in tree.asked for place in ps]
     targets = [token for continuation in continuations for token in continuation.tokens[continuation.start :]]
-    log_p, is_greedy = _target_scores(
-        model, features[torch.tensor(places, device=device)], torch.tensor(targets, device=device)
-    )
+    at_targets = features[torch.tensor(places, device=device)]  # (N, C)
+    wanted = torch.tensor(targets, device=device)  # (N,)
+    scores = score_targets(at_targets, model.head_weight, wanted, model.config.logit_softcap)
+    log_p, is_greedy = scores[0].double().cpu().numpy(), scores[1].cpu().numpy()
     ends = np.cumsum([continuation.n_targets for continuation in continuations])[:-1]
     return [Scored(*pair) for pair in zip(np.split(log_p, ends), np.split(is_greedy, ends), strict=True)]
-
-
-def _target_scores(
-    model: GPT, features: Tensor, targets: Tensor
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """ln p of the targets (N,) given the features (N, C), and whether each is the likeliest token."""
-    log_p = torch.empty(len(targets), device=features.device)
-    is_greedy = torch.empty(len(targets), dtype=torch.bool, device=features.device)
-    for start in range(0, len(targets), HEAD_ROWS):
-        rows = slice(start, start + HEAD_ROWS)
-        logits = F.linear(features[rows], model.head_weight).float()  # (N, V)
-        logits = soft_capped(logits, model.config.logit_softcap)
-        target = logits.gather(1, targets[rows, None])  # (N, 1)
-        largest = logits.amax(1, keepdim=True)  # (N, 1)
-        log_sum = logits.sub_(largest).exp_().sum(1, keepdim=True).log_().add_(largest)  # (N, 1)
-        log_p[rows] = (target - log_sum)[:, 0]
-        is_greedy[rows] = (target == largest)[:, 0]
-    return log_p.double().cpu().numpy(), is_greedy.cpu().numpy()

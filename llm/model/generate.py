@@ -17,11 +17,11 @@ class Sampling(Config):
     """How a token is drawn from the probabilities of all."""
 
     temperature: float = setting(0.8, at_least=0)
-    """Logits are divided by it: below 1 likely tokens become likelier. 0 always takes the likeliest."""
+    """Logits are divided by it: below 1 likely tokens become more so. 0 is greedy: always the argmax."""
     top_k: int | None = setting(50, at_least=1)
-    """Draw among so many of the likeliest tokens only; empty draws among all."""
+    """Draw among so many of the most probable tokens only; empty draws among all."""
     top_p: float = setting(1.0, at_least=0, at_most=1)
-    """Draw among the fewest likeliest tokens that together have this probability (Holtzman et al. 2019)."""
+    """Draw among the fewest most probable tokens that together have this probability (Holtzman et al. 2019)."""
     seed: int = setting(0, at_least=-(2**63), at_most=2**63 - 1)
     """The same seed gives the same tokens."""
 
@@ -57,7 +57,7 @@ def generate(
 
 
 def shortened(tokens: Sequence[int], length: int) -> list[int]:
-    """The first token and the last `length` - 1 ones; all when there are no more than `length`.
+    """Returns the first token and the last `length` - 1 ones; all when there are no more than `length`.
 
     The first is the document token. Models have never seen a text without it, and heads park attention on the first
     token that they do not use (Xiao et al. 2023, "Efficient streaming language models with attention sinks").
@@ -66,12 +66,12 @@ def shortened(tokens: Sequence[int], length: int) -> list[int]:
 
 
 def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """A token drawn from softmax(logits / temperature) among the likeliest ones; `logits` is (V,) float32."""
+    """Returns a token drawn from softmax(logits / temperature) among the most probable; `logits` is (V,) float32."""
     if sampling.temperature == 0:
         return int(logits.argmax())
     largest, tokens = logits.topk(min(sampling.top_k or len(logits), len(logits)))  # (k,) both, falling
     probabilities = torch.softmax((largest - largest[0]) / sampling.temperature, dim=-1)  # (k,)
-    before = probabilities.cumsum(dim=-1) - probabilities  # what the likelier ones have together
+    before = probabilities.cumsum(dim=-1) - probabilities  # what the more probable ones have together
     n_kept = max(1, int((before < sampling.top_p).sum()))
     return int(tokens[torch.multinomial(probabilities[:n_kept], 1, generator=generator)])
 
@@ -90,7 +90,7 @@ def generate_batch(
     sampling: Sampling = Sampling(),
     stop: Collection[int] = (),
 ) -> list[list[int]]:
-    """What `generate` yields for each prompt, in their order; the seed of prompt i is `sampling.seed` + i.
+    """Returns what `generate` yields for each prompt, in their order; the seed of prompt i is `sampling.seed` + i.
 
     Prompts of like length go through the model together. Raises ValueError for an empty one.
     """

@@ -5,7 +5,7 @@ other programs know, so they can be exported (export.py). `speedrun` is what con
 other program knows it, and it stays here. Its parts are those of `modern` where the table says nothing else.
 
                gpt2                             modern                              speedrun
-    position   learned, added to the embedding  RoPE: queries and keys turned
+    position   learned, added to the embedding  RoPE: queries, keys rotated
     norm       LayerNorm                        RMSNorm; queries and keys as well
     MLP        GELU between two matrices        SwiGLU: a third one has the gates   squared ReLU between two matrices
     heads      keys and values of their own     may share keys and values
@@ -40,7 +40,7 @@ class Layout:
     """Where tokens stand and what they see in rows that are not one text each: texts that share their beginnings."""
 
     positions: Tensor
-    """Place of each token in its text, (B, T) int64."""
+    """Position of each token in its text, (B, T) int64."""
     visible: Tensor
     """Whether a token (third axis) may look at another (last axis), (B, 1, T, T) booleans."""
 
@@ -73,22 +73,22 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """x with a mean square of 1, times the weight; in the weight's precision, whatever autocast made of x."""
+        """Returns x with a mean square of 1, times the weight; in the weight's precision, whatever autocast made."""
         x = x.to(self.weight.dtype)
         return self.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps))
 
 
 def make_norm(config: GPTConfig) -> nn.Module:
-    """The norm of the residual stream; (B, T, C) to (B, T, C)."""
+    """Returns the norm of the residual stream; (B, T, C) to (B, T, C)."""
     kind = RMSNorm if config.is_modern else nn.LayerNorm
     return kind(config.d_model, eps=config.norm_eps)
 
 
 def rope_angles(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rotation:
-    """How far RoPE turns each pair of numbers of a head at each position, as cosines and sines, (T, D / 2) both.
+    """Returns cosines and sines of the angles by which RoPE rotates each pair of a head at each position, (T, D / 2).
 
-    Pair i turns by theta^(-2i / D) from token to token (Su et al. 2021, equation 15): the first ones quickly, so that
-    they tell near tokens apart, the last ones slowly. `positions` is (T,), or (B, 1, T), and then so are the angles.
+    Pair i is rotated by theta^(-2i / D) from token to token (Su et al. 2021, equation 15): the first ones quickly, to
+    tell near tokens apart, the last ones slowly. `positions` is (T,), or (B, 1, T), and then so are the angles.
     """
     speeds = 1.0 / theta ** (torch.arange(0, head_dim, 2, device=positions.device).to(dtype) / head_dim)  # (D/2,)
     angles = positions.to(dtype)[..., None] * speeds  # (T, D/2)
@@ -96,18 +96,18 @@ def rope_angles(positions: Tensor, head_dim: int, theta: float, dtype: torch.dty
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """x (B, H, T, D) with its numbers i and i + D / 2 turned, as a point in the plane, for every i below D / 2.
+    """Rotates the numbers i and i + D / 2 of x (B, H, T, D), as a point in the plane, for every i below D / 2.
 
-    The product of a turned query and a turned key depends on how far apart they are, not on where.
+    The product of a rotated query and a rotated key depends on how far apart they are, not on where.
     """
     cos, sin = rotation
     first, second = x.chunk(2, dim=-1)  # (B, H, T, D/2) both
-    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)  # (B, H, T, D)
-    return turned.to(x.dtype)
+    rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)  # (B, H, T, D)
+    return rotated.to(x.dtype)
 
 
 def causal_mask(n_queries: int, n_keys: int, device: torch.device) -> Tensor:
-    """(n_queries, n_keys) booleans, True where a token may look: at itself and at what came before.
+    """Returns (n_queries, n_keys) booleans, True where a token may look: at itself and at what came before.
 
     The queries are the last of the keys: with a cache there are more keys than queries.
     """
@@ -115,12 +115,12 @@ def causal_mask(n_queries: int, n_keys: int, device: torch.device) -> Tensor:
 
 
 def share(x: Tensor, n_heads: int) -> Tensor:
-    """Keys or values as each query head sees them, (B, G, S, D) to (B, H, S, D): neighbouring heads share (GQA)."""
+    """Repeats keys or values for the query heads that share them (GQA), (B, G, S, D) to (B, H, S, D)."""
     return x if x.shape[1] == n_heads else x.repeat_interleave(n_heads // x.shape[1], dim=1)
 
 
 def attention_weights(query: Tensor, key: Tensor, visible: Tensor | None = None) -> Tensor:
-    """How much each token takes from each it may see: softmax(Q K' / sqrt(D) + M), Vaswani et al. 2017, equation 1.
+    """Returns the weights of attention: softmax(Q K' / sqrt(D) + M), Vaswani et al. 2017, equation 1.
 
     (B, H, T, D) and (B, G, S, D) to (B, H, T, S); rows sum to 1. `visible` replaces the causal mask. The form to read,
     and to draw.
@@ -135,14 +135,14 @@ def attention_weights(query: Tensor, key: Tensor, visible: Tensor | None = None)
 def plain_attention(
     query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0, visible: Tensor | None = None
 ) -> Tensor:
-    """softmax(Q K' / sqrt(D) + M) V, (B, H, T, D): what each token gathers, as the formula says it."""
+    """Returns softmax(Q K' / sqrt(D) + M) V, (B, H, T, D): what each token gathers, as the formula says it."""
     return F.dropout(attention_weights(query, key, visible), dropout) @ share(value, query.shape[1])
 
 
 def attention_in_pieces(
     query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0, visible: Tensor | None = None
 ) -> Tensor:
-    """`plain_attention`, `PIECE` queries at a time: the keys after a piece are hidden from it, and so are left out.
+    """Computes `plain_attention` for `PIECE` queries at a time: keys after a piece are hidden from it, so are left out.
 
     Of the (T, S) weights a quarter is never computed at T = 256, nearly half at larger T.
     """
@@ -158,7 +158,7 @@ def attention_in_pieces(
 def fused_attention(
     query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0, visible: Tensor | None = None
 ) -> Tensor:
-    """`plain_attention`, by a kernel that never stores the (T, S) weights; `visible` replaces the causal mask."""
+    """Computes `plain_attention` by a kernel that never stores the weights; `visible` replaces the causal mask."""
     n_queries, n_keys = query.shape[-2], key.shape[-2]
     is_square, is_shared = n_queries == n_keys, query.shape[1] != key.shape[1]
     is_causal = is_square and n_queries > 1 and visible is None
@@ -179,7 +179,7 @@ bfloat16 both passes take 50 ms, in plain operations 30, in pieces 22 (one core)
 class Attention(nn.Module):
     """Causal self-attention with several heads (Vaswani et al. 2017, section 3.2): each token looks at those before it.
 
-    With RoPE queries and keys are normed and turned, and heads may share keys (Ainslie et al. 2023).
+    With RoPE queries and keys are normed and rotated, and heads may share keys (Ainslie et al. 2023).
     """
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
@@ -203,7 +203,7 @@ class Attention(nn.Module):
         token_values: Tensor | None = None,
         visible: Tensor | None = None,
     ) -> Tensor:
-        """What each token gathers from the tokens it may see; (B, T, C) to (B, T, C).
+        """Returns what each token gathers from the tokens it may see; (B, T, C) to (B, T, C).
 
         `token_values` (B, T, G D) are added to what tokens have to give; `visible` is that of a `Layout`.
         """
@@ -221,11 +221,11 @@ class Attention(nn.Module):
         return self.projection(gathered.transpose(1, 2).flatten(2))  # (B, T, C)
 
     def weights(self, x: Tensor, rotation: Rotation | None = None) -> Tensor:
-        """The attention weights of this layer, (B, T, C) to (B, H, T, T)."""
+        """Returns the attention weights of this layer, (B, T, C) to (B, H, T, T)."""
         return attention_weights(*self.query_and_key(x, rotation))
 
     def query_and_key(self, x: Tensor, rotation: Rotation | None) -> tuple[Tensor, Tensor]:
-        """What each token looks for, (B, H, T, D), and what it is found by, (B, G, T, D)."""
+        """Returns what each token looks for, (B, H, T, D), and what it is found by, (B, G, T, D)."""
         query, key = self.split(self.query(x)), self.split(self.key(x))
         if rotation is None:
             return query, key
@@ -237,9 +237,9 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with a bend between them, applied to each token alone: (B, T, C) to (B, T, C).
+    """Two linear layers with an activation between them, applied to each token alone: (B, T, C) to (B, T, C).
 
-    The bend is GELU (Hendrycks and Gimpel 2016), in speedrun max(0, x)^2 (So et al. 2021, Primer).
+    The activation is GELU (Hendrycks and Gimpel 2016), in speedrun max(0, x)^2 (So et al. 2021, Primer).
     """
 
     def __init__(self, config: GPTConfig) -> None:
@@ -249,13 +249,13 @@ class MLP(nn.Module):
         self.projection = nn.Linear(config.d_mlp, config.d_model, bias=not config.is_modern)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What each token makes of what it has gathered."""
+        """Returns what each token makes of what it has gathered."""
         x = self.expand(x)  # (B, T, M)
         return self.projection(F.relu(x).square() if self.is_squared else F.gelu(x, approximate="tanh"))
 
 
 class GatedMLP(nn.Module):
-    """SwiGLU (Shazeer 2020): as `MLP`, but numbers are let through by gates instead of bent; (B, T, C) to (B, T, C)."""
+    """SwiGLU (Shazeer 2020): as `MLP`, but with gates instead of an activation; (B, T, C) to (B, T, C)."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -264,7 +264,7 @@ class GatedMLP(nn.Module):
         self.projection = nn.Linear(config.d_mlp, config.d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What each token makes of what it has gathered."""
+        """Returns what each token makes of what it has gathered."""
         return self.projection(F.silu(self.gate(x)) * self.expand(x))
 
 
@@ -287,7 +287,7 @@ class Block(nn.Module):
         token_values: Tensor | None = None,
         visible: Tensor | None = None,
     ) -> Tensor:
-        """The residual stream after this layer."""
+        """Returns the residual stream after this layer."""
         x = x + self.dropout(self.attention(self.norm_1(x), rotation, cache, token_values, visible))
         return x + self.dropout(self.mlp(self.norm_2(x)))
 
@@ -308,7 +308,7 @@ class Shortcuts(nn.Module):
         self.values = nn.ModuleDict({str(layer): nn.Embedding(config.vocab_size, kv_width) for layer in layers})
 
     def forward(self, layer: int, x: Tensor, embedded: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What enters a layer, (B, T, C), and the values of its tokens, (B, T, G D) or None.
+        """Returns what enters a layer, (B, T, C), and the values of its tokens, (B, T, G D) or None.
 
         `x` is the stream so far, `embedded` what it was before the first layer, (B, T, C) both; `tokens` is (B, T).
         """
@@ -317,7 +317,7 @@ class Shortcuts(nn.Module):
 
 
 def soft_capped(logits: Tensor, cap: float | None) -> Tensor:
-    """Logits pressed between -cap and cap, small ones hardly (Gemma Team 2024, section 2); None: as they are."""
+    """Returns cap tanh(logits / cap), between -cap and cap (Gemma Team 2024, section 2); None: the logits."""
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
@@ -364,7 +364,7 @@ class GPT(nn.Module):
         return self.token_embedding.weight if self.config.tied_head else self.head.weight
 
     def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
-        """Logits of each next token; (B, T) int64 to (B, T, V).
+        """Returns logits of each next token; (B, T) int64 to (B, T, V).
 
         With a cache, `tokens` continue the tokens that it holds, and are added to it. Raises ValueError when there are
         more tokens than the context can hold.
@@ -372,11 +372,11 @@ class GPT(nn.Module):
         return self.logits(self.features(tokens, cache))
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits of the next token out of `features`, (..., C) to (..., V)."""
+        """Returns logits of the next token out of `features`, (..., C) to (..., V)."""
         return soft_capped(F.linear(features, self.head_weight), self.config.logit_softcap)
 
     def features(self, tokens: Tensor, cache: KeyValueCache | None = None, layout: Layout | None = None) -> Tensor:
-        """What the model knows of each token before the head, (B, T) int64 to (B, T, C); see `forward`.
+        """Returns what the model knows of each token before the head, (B, T) int64 to (B, T, C); see `forward`.
 
         With a layout (and no cache) rows may be longer than the context, if no position is.
         """
@@ -392,7 +392,7 @@ class GPT(nn.Module):
         return self.norm(x)
 
     def embed(self, tokens: Tensor, start: int = 0, positions: Tensor | None = None) -> tuple[Tensor, Rotation | None]:
-        """What enters the first layer, (B, T) to (B, T, C), and how layers turn queries and keys (None: not at all).
+        """Returns what enters the first layer, (B, T) to (B, T, C), and the rotation of queries and keys (None: none).
 
         The first of `tokens` stands at position `start`, unless each has a position of its own, (B, T).
         """
@@ -409,11 +409,11 @@ class GPT(nn.Module):
         return self.dropout(x), rope_angles(of_heads, config.head_dim, config.rope_theta, precision)
 
     def enter(self, layer: int, x: Tensor, embedded: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What enters a layer: the stream `x` as it is, or what `Shortcuts` make of it."""
+        """Returns what enters a layer: the stream `x` as it is, or what `Shortcuts` make of it."""
         return self.shortcuts(layer, x, embedded, tokens) if self.config.is_speedrun else (x, None)
 
     def attention_weights(self, tokens: Tensor) -> Iterator[Tensor]:
-        """For each layer in turn, where each token looks: (B, T) int64 to L times (B, H, T, T)."""
+        """Yields for each layer in turn, where each token looks: (B, T) int64 to L times (B, H, T, T)."""
         embedded, rotation = self.embed(tokens)
         x = embedded
         for layer, block in enumerate(cast(Iterable[Block], self.blocks)):

@@ -85,7 +85,7 @@ CONV1D = ("c_attn", "c_proj", "c_fc")
 
 
 def to_theirs(ours: Mapping[str, Tensor], names: Names, n_layers: int) -> dict[str, Tensor]:
-    """The weights of a `GPT.state_dict()` as another program keeps them."""
+    """Returns the weights of a `GPT.state_dict()` as another program keeps them."""
     theirs = {}
     for their_name, our_names in _weights(names, n_layers):
         parts = [ours[name] for name in our_names if name in ours]
@@ -96,7 +96,7 @@ def to_theirs(ours: Mapping[str, Tensor], names: Names, n_layers: int) -> dict[s
 
 
 def to_ours(theirs: Mapping[str, Tensor], names: Names, n_layers: int) -> dict[str, Tensor]:
-    """The weights of another program as `GPT.load_state_dict` takes them.
+    """Returns the weights of another program as `GPT.load_state_dict` takes them.
 
     Raises ValueError when there are weights that our model has no place for.
     """
@@ -113,7 +113,7 @@ def to_ours(theirs: Mapping[str, Tensor], names: Names, n_layers: int) -> dict[s
 
 
 def _weights(names: Names, n_layers: int) -> Iterator[tuple[str, list[str]]]:
-    """Each weight and bias of theirs that the table speaks of, with ours that make it up."""
+    """Yields each weight and bias of theirs that the table speaks of, with ours that make it up."""
     for module, our_modules in names.items():
         for block in range(n_layers) if "{}" in module else [0]:
             for kind in ("weight", "bias"):

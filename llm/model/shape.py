@@ -38,7 +38,7 @@ class GPTConfig(Config):
     tied_head: bool = True
     """Whether the token embedding is also the head."""
     rope_theta: float = setting(10_000.0, at_least=1.0)
-    """Of RoPE: the slowest pair of numbers turns by about 1 / rope_theta (in radians) from token to token."""
+    """Of RoPE: the slowest pair of numbers is rotated by about 1 / rope_theta (in radians) from token to token."""
     norm_eps: float = setting(None, at_least=0.0)
     """Added to the mean square in norms, against division by zero. Left out: 1e-5 in gpt2, 1e-6 otherwise."""
     dropout: float = setting(0.0, at_least=0.0, at_most=0.99)
@@ -48,7 +48,7 @@ class GPTConfig(Config):
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> GPTConfig:
-        """The shape that presets.py has under `name`, with other values for some fields.
+        """Returns the shape that presets.py has under `name`, with other values for some fields.
 
         `GPTConfig.preset("30m", architecture="modern", vocab_size=4096)`. Raises ValueError for an unknown name.
         """
@@ -75,7 +75,7 @@ class GPTConfig(Config):
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_kv_heads is {self.n_kv_heads}; it must divide n_heads, which is {self.n_heads}")
         if self.is_modern and self.head_dim % 2:
-            raise ValueError(f"head_dim is {self.head_dim}; RoPE turns pairs of numbers, so it must be even")
+            raise ValueError(f"head_dim is {self.head_dim}; RoPE rotates pairs of numbers, so it must be even")
 
     @property
     def is_modern(self) -> bool:
@@ -93,5 +93,5 @@ class GPTConfig(Config):
         return 20.0 if self.is_speedrun else None
 
     def has_value_embedding(self, layer: int) -> bool:
-        """Whether tokens have values of their own in a layer: in speedrun in every other one, the last among them."""
+        """Returns whether a layer has value embeddings: in speedrun every other one, the last among them."""
         return self.is_speedrun and (self.n_layers - 1 - layer) % 2 == 0

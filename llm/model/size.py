@@ -11,23 +11,23 @@ from dataclasses import dataclass
 from .shape import GPTConfig
 
 HEAD_ROWS = 1024
-"""Tokens whose logits exist at one time in training on a CPU (see llm/train/loss.py)."""
+"""Tokens whose logits exist at one time in training on a CPU (see head.py)."""
 
 
 def n_params(config: GPTConfig) -> int:
-    """Number of weights; an embedding that is also the head counts once."""
+    """Returns number of weights; an embedding that is also the head counts once."""
     return n_matmul_params(config) + n_lookup_params(config) + n_vector_params(config)
 
 
 def n_matmul_params(config: GPTConfig) -> int:
-    """Weights that every token is multiplied with: 2 C D (H + G) in attention, 2 C M or 3 C M in the MLP, V C after."""
+    """Counts weights that every token is multiplied with: 2 C D (H + G) in attention, 2 or 3 C M in the MLP, V C."""
     attention = 2 * config.d_model * config.head_dim * (config.n_heads + config.n_kv_heads)
     mlp = (3 if config.architecture == "modern" else 2) * config.d_model * config.d_mlp
     return config.n_layers * (attention + mlp) + config.vocab_size * config.d_model
 
 
 def n_lookup_params(config: GPTConfig) -> int:
-    """Weights of which every token takes one row.
+    """Counts weights of which every token takes one row.
 
     Positions (T C, in gpt2), an embedding that is not the head (V C), values of tokens (V G D for each layer that has
     them, in speedrun).
@@ -38,7 +38,7 @@ def n_lookup_params(config: GPTConfig) -> int:
 
 
 def n_vector_params(config: GPTConfig) -> int:
-    """Norms (2 C in a block and C at the end in modern, twice that in gpt2, and 2 D for QK norms) and biases.
+    """Counts norms (2 C in a block and C at the end in modern, twice that in gpt2, 2 D for QK norms) and biases.
 
     In speedrun also the two shares with which the stream and the embedding enter each layer.
     """
@@ -50,7 +50,7 @@ def n_vector_params(config: GPTConfig) -> int:
 
 
 def flops_per_token(config: GPTConfig) -> int:
-    """Floating-point operations to train on one token, forward and backward: 6 N + 12 L H D T.
+    """Returns floating-point operations to train on one token, forward and backward: 6 N + 12 L H D T.
 
     The convention of Chowdhery et al. 2022 (PaLM, appendix B): N counts the weights used in matrix products (so the
     head, but not the embeddings looked up), T is the context length, and the causal half of attention is not deducted.
@@ -99,7 +99,7 @@ class Passes:
 
 
 def block_bytes(config: GPTConfig, passes: Passes) -> int:
-    """Bytes that one block keeps of one token for the backward pass."""
+    """Returns bytes that one block keeps of one token for the backward pass."""
     widths = {
         "C": config.d_model,
         "HD": config.n_heads * config.head_dim,
@@ -112,13 +112,13 @@ def block_bytes(config: GPTConfig, passes: Passes) -> int:
 
 
 def state_bytes(config: GPTConfig, *, muon: bool = False) -> int:
-    """Weights, gradients and the optimizer's moments in float32: 16 bytes a weight, 12 of a matrix under Muon."""
+    """Counts bytes of weights, gradients and moments in float32: 16 a weight, 12 a weight of a matrix under Muon."""
     inside_blocks = n_matmul_params(config) - config.vocab_size * config.d_model
     return 16 * n_params(config) - (4 * inside_blocks if muon else 0)
 
 
 def pass_bytes(config: GPTConfig, passes: Passes) -> int:
-    """What the forward and backward pass of a micro-batch takes beside the state.
+    """Returns what the forward and backward pass of a micro-batch takes beside the state.
 
     Activations that blocks keep, with two blocks' worth for what the backward pass makes on its way (with `recompute`
     what enters each block, and three blocks' worth); what lies around the blocks, 24 C a token; the head's logits, in
@@ -134,5 +134,5 @@ def pass_bytes(config: GPTConfig, passes: Passes) -> int:
 
 
 def training_memory_bytes(config: GPTConfig, passes: Passes) -> int:
-    """An estimate of the memory that training takes: up to a fifth more than was seen (benchmarks/RESULTS.md)."""
+    """Estimates the memory that training takes: up to a fifth more than was seen (benchmarks/RESULTS.md)."""
     return state_bytes(config, muon=passes.muon) + round(1.15 * pass_bytes(config, passes)) + BYTES_AROUND

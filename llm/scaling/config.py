@@ -22,7 +22,7 @@ class ScalingConfig(Config):
     """A sweep of pretraining runs, every shape at every budget and seed, and the fits over their held-out losses.
 
     Heads, learning rate, batch, initial weights and warmup of each run follow from its size and length, whatever the
-    recipe's pretrain section says of them (llm/train/dial.py).
+    recipe's pretrain section says of them (llm/train/resolve.py).
     """
 
     budgets: tuple[float, ...]

@@ -50,7 +50,7 @@ def draw(path: Path, points: Points, isoflop: IsoFlop, parametric: Parametric | 
 
 
 def colours(points: Points) -> dict[float, Any]:
-    """A colour for each budget, from dark (small) to light."""
+    """Returns a colour for each budget, from dark (small) to light."""
     import matplotlib
 
     shades = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.85, len(points.budgets)))

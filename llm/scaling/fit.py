@@ -45,7 +45,7 @@ def fit_runs(runs: Sequence[tuple[Path, Counts]], out_dir: Path, config: Scaling
 
 
 def fit_values(points: Points, isoflop: IsoFlop, parametric: Parametric | str, config: ScalingConfig) -> Values:
-    """All of `fit.json`: what could not be fitted has a `why_not` in words and no numbers."""
+    """Returns all of `fit.json`: what could not be fitted has a `why_not` in words and no numbers."""
     return {
         "conventions": CONVENTIONS,
         "n_points": len(points),
@@ -59,7 +59,7 @@ def fit_values(points: Points, isoflop: IsoFlop, parametric: Parametric | str, c
 
 
 def tried_parametric(points: Points) -> Parametric | str:
-    """The parametric fit, or why there is none."""
+    """Returns the parametric fit, or why there is none."""
     try:
         return fit_parametric(points)
     except ValueError as error:
@@ -67,12 +67,12 @@ def tried_parametric(points: Points) -> Parametric | str:
 
 
 def flops_per_product(points: Points) -> float:
-    """C / (N D), the geometric mean over the points: 6 and what attention adds."""
+    """Returns C / (N D), the geometric mean over the points: 6 and what attention adds."""
     return float(np.exp(np.log(points.n_flops / (points.n_params * points.n_tokens)).mean()))
 
 
 def isoflop_values(points: Points, fit: IsoFlop, config: ScalingConfig) -> Values:
-    """Lowest points, exponents and their intervals."""
+    """Returns lowest points, exponents and their intervals."""
     values: Values = {"budgets": [parabola_values(item) for item in fit.parabolas], "why_not": fit.why_not}
     if fit.n_law is None or fit.d_law is None:
         return values
@@ -87,19 +87,19 @@ def isoflop_values(points: Points, fit: IsoFlop, config: ScalingConfig) -> Value
 
 
 def parabola_values(parabola: Parabola) -> Values:
-    """A budget's lowest point, or why there is none."""
+    """Returns a budget's lowest point, or why there is none."""
     best = parabola.best
     found = {"n_opt": best.n_params, "d_opt": best.n_tokens, "loss": best.loss} if best else {}
     return {"budget": parabola.budget, **found, "why_not": parabola.why_not}
 
 
 def law_values(law: PowerLaw) -> Values:
-    """y = coefficient C^exponent."""
+    """Returns y = coefficient C^exponent."""
     return {"exponent": law.exponent, "coefficient": law.coefficient}
 
 
 def parametric_values(points: Points, fit: Parametric | str, config: ScalingConfig) -> Values:
-    """The five numbers, the exponents that follow, the error over the points, intervals."""
+    """Returns the five numbers, the exponents that follow, the error over the points, intervals."""
     if isinstance(fit, str):
         return {"why_not": fit}
     names = ("E", "A", "B", "alpha", "beta", "n_exponent", "d_exponent")
@@ -115,7 +115,7 @@ def parametric_values(points: Points, fit: Parametric | str, config: ScalingConf
 
 
 def intervals(usable: Sequence[Any], n_drawn: int, read: Readers, confidence: float) -> Values:
-    """From low to high for each name, over the repetitions that could be fitted."""
+    """Returns an interval for each name, over the repetitions that could be fitted."""
     if len(usable) < (1 - MAX_FAILED) * n_drawn:
         return {"why_not": f"only {len(usable)} of {n_drawn} repetitions could be fitted: the points scatter too much"}
     values: Values = {name: interval([get(item) for item in usable], confidence) for name, get in read.items()}
@@ -123,7 +123,7 @@ def intervals(usable: Sequence[Any], n_drawn: int, read: Readers, confidence: fl
 
 
 def prediction_values(points: Points) -> Values:
-    """What fits to all budgets but the largest say about it, against what was found there."""
+    """Returns what fits to all budgets but the largest say about it, against what was found there."""
     budgets = points.budgets
     if len(budgets) < 3:
         return {"why_not": f"{len(budgets)} budgets, and leaving out the largest needs 3"}
@@ -140,7 +140,7 @@ def prediction_values(points: Points) -> Values:
 
 
 def predicted_losses(seen: Points, hidden: Points) -> Values:
-    """Relative errors of the losses at the hidden points, and how much there was to foretell: the best loss's fall."""
+    """Returns relative errors of the losses at the hidden points, and how far the best loss fell, to compare with."""
     fit = tried_parametric(seen)
     if isinstance(fit, str):
         return {"why_not": fit}
@@ -157,7 +157,7 @@ def predicted_losses(seen: Points, hidden: Points) -> Values:
 
 
 def predicted_size(seen: IsoFlop, found: Parabola) -> Values:
-    """The best size that the line foretells, and that of the hidden parabola."""
+    """Returns the best size that the line foretells, and that of the hidden parabola."""
     if seen.n_law is None:
         return {"why_not": seen.why_not}
     if found.best is None:
@@ -167,7 +167,7 @@ def predicted_size(seen: IsoFlop, found: Parabola) -> Values:
 
 
 def figures(values: Values) -> dict[str, float]:
-    """The numbers worth a place in counts, tables and MLflow."""
+    """Returns the numbers worth a place in counts, tables and MLflow."""
     found = {
         "parametric_alpha": values["parametric"].get("alpha"),
         "parametric_beta": values["parametric"].get("beta"),

@@ -24,7 +24,7 @@ LOWEST_LOSS = 1e-9
 
 
 def redrawn_isoflop(points: Points, fit: IsoFlop, *, n: int, seed: int) -> Iterator[IsoFlop]:
-    """`n` repetitions of the parabolas and lines; raises ValueError when no point shows any noise."""
+    """Yields `n` repetitions of the parabolas and lines; raises ValueError when no point shows any noise."""
     points = points.where(np.isin(points.budget, [item.budget for item in fit.parabolas if item.coefficients]))
     fitted, residuals = np.empty(len(points)), np.empty(len(points))
     for parabola in fit.parabolas:
@@ -38,7 +38,7 @@ def redrawn_isoflop(points: Points, fit: IsoFlop, *, n: int, seed: int) -> Itera
 
 
 def redrawn_parametric(points: Points, fit: Parametric, *, n: int, seed: int) -> Iterator[Parametric]:
-    """`n` repetitions of the parametric fit, each starting from `fit`; residuals are those of log L."""
+    """Yields `n` repetitions of the parametric fit, each starting from `fit`; residuals are those of log L."""
     center = np.array([np.log(points.n_params).mean(), np.log(points.n_tokens).mean()])
     x, y = np.log(points.n_params) - center[0], np.log(points.n_tokens) - center[1]
     fitted = np.log(fit.loss(points.n_params, points.n_tokens))
@@ -48,14 +48,14 @@ def redrawn_parametric(points: Points, fit: Parametric, *, n: int, seed: int) ->
 
 
 def freed(residuals: Floats, design: Floats) -> Floats:
-    """Residuals divided by sqrt(1 - leverage); NaN for points that the fit passes through whatever their loss."""
+    """Divides residuals by sqrt(1 - leverage); NaN for points that the fit passes through whatever their loss."""
     basis, _ = np.linalg.qr(design)
     left = 1 - (basis**2).sum(axis=1)
     return np.where(left > FREE_ENOUGH, residuals / np.sqrt(np.maximum(left, FREE_ENOUGH)), np.nan)
 
 
 def draws(residuals: Floats, *, n: int, seed: int) -> Iterator[Floats]:
-    """`n` times a residual for each point, out of those that are numbers, less their mean."""
+    """Yields `n` times a residual for each point, out of those that are numbers, less their mean."""
     pool = residuals[~np.isnan(residuals)]
     if len(pool) == 0:
         raise ValueError("the fit passes through every point, so nothing shows the noise: add shapes or seeds")
@@ -66,7 +66,7 @@ def draws(residuals: Floats, *, n: int, seed: int) -> Iterator[Floats]:
 
 
 def interval(values: list[float], confidence: float) -> tuple[float, float]:
-    """The middle `confidence` of the values: from one quantile to the other."""
+    """Returns the middle `confidence` of the values: from one quantile to the other."""
     tail = (1 - confidence) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)

@@ -62,7 +62,7 @@ class IsoFlop:
 
 
 def fit_isoflop(points: Points) -> IsoFlop:
-    """Parabolas and power laws; parts that the points do not decide have a reason in the place of numbers."""
+    """Returns parabolas and power laws; parts that the points do not decide have a reason in the place of numbers."""
     parabolas = tuple(fit_parabola(points.where(points.budget == budget)) for budget in points.budgets)
     found = [(item.budget, item.best) for item in parabolas if item.best]
     if len(found) < 2:
@@ -76,7 +76,7 @@ def fit_isoflop(points: Points) -> IsoFlop:
 
 
 def fit_parabola(points: Points) -> Parabola:
-    """The parabola of points of one budget."""
+    """Returns the parabola of points of one budget."""
     budget, log_n = points.budgets[0], np.log(points.n_params)
     n_sizes = len(np.unique(points.n_params))
     if n_sizes < MIN_SIZES:
@@ -92,7 +92,7 @@ def fit_parabola(points: Points) -> Parabola:
 
 
 def lowest(log_x: Floats, loss: Floats, what: str) -> float:
-    """x at the lowest point of the quadratic through the points; raises ValueError when it is not among them."""
+    """Returns x at the minimum of the quadratic through the points; raises ValueError when it is not among them."""
     curvature, slope, _ = quadratic(log_x, loss)
     if curvature <= 0:
         raise ValueError(f"the loss has no lowest point in the {what} tried: the parabola opens downwards")
@@ -104,14 +104,14 @@ def lowest(log_x: Floats, loss: Floats, what: str) -> float:
 
 
 def quadratic(log_x: Floats, loss: Floats) -> Floats:
-    """Least-squares coefficients of log(x)^2, log(x), 1; worked out around the mean, where it is well conditioned."""
+    """Returns least-squares coefficients of log(x)^2, log(x), 1; fitted around the mean, which is well conditioned."""
     center = log_x.mean()
     square, slope, constant = np.polyfit(log_x - center, loss, 2)
     return np.array([square, slope - 2 * square * center, constant - slope * center + square * center**2])
 
 
 def power_law(n_flops: Floats, y: Floats) -> PowerLaw:
-    """The line through log y over log C, by least squares."""
+    """Returns the line through log y over log C, by least squares."""
     center = np.log(n_flops).mean()
     exponent, height = np.polyfit(np.log(n_flops) - center, np.log(y), 1)
     return PowerLaw(float(exponent), float(np.exp(height - exponent * center)))

@@ -43,7 +43,7 @@ class Parametric:
     beta: float
 
     def loss(self, n_params: float | Floats, n_tokens: float | Floats) -> float | Floats:
-        """The loss that the law expects of `n_params` trained on `n_tokens`."""
+        """Returns the loss that the law expects of `n_params` trained on `n_tokens`."""
         return self.E + self.A / n_params**self.alpha + self.B / n_tokens**self.beta
 
     @property
@@ -57,13 +57,13 @@ class Parametric:
         return self.alpha / (self.alpha + self.beta)
 
     def n_opt(self, n_flops: float | Floats, flops_per_product: float = 6.0) -> float | Floats:
-        """The best number of parameters for a budget, where C = `flops_per_product` N D (equation 4)."""
+        """Returns the best number of parameters for a budget, where C = `flops_per_product` N D (equation 4)."""
         g = (self.alpha * self.A / (self.beta * self.B)) ** (1 / (self.alpha + self.beta))
         return g * (n_flops / flops_per_product) ** self.n_exponent
 
 
 def doubts(law: Parametric, points: Points) -> list[str]:
-    """What the points that a law was fitted to did not decide, a line each."""
+    """Returns what the points that a law was fitted to did not decide, a line each."""
     lines = [
         f"{name} is {value:.3g}, the edge of what is tried: the sweep does not decide it"
         for name, value in (("alpha", law.alpha), ("beta", law.beta))
@@ -80,7 +80,7 @@ def doubts(law: Parametric, points: Points) -> list[str]:
 
 
 def fit_parametric(points: Points, start: Parametric | None = None) -> Parametric:
-    """The law that fits best, from `start` or from the best point of a grid.
+    """Returns the law that fits best, from `start` or from the best point of a grid.
 
     Raises ValueError when there are too few points, sizes or numbers of tokens.
     """
@@ -114,7 +114,7 @@ def fit_parametric(points: Points, start: Parametric | None = None) -> Parametri
 
 
 def grid_start(x: Floats, y: Floats, loss: Floats) -> Floats:
-    """The best point of the grid over (alpha, beta), with its E, A, B, by least squares of L's relative error."""
+    """Returns the best point of the grid over (alpha, beta), with its E, A, B, by least squares of L's error."""
     best, best_error = np.zeros(5), np.inf
     for alpha, beta in itertools.product(POWERS, POWERS):
         columns = np.stack([np.ones_like(x), np.exp(-alpha * x), np.exp(-beta * y)], axis=1) / loss[:, None]
@@ -126,27 +126,27 @@ def grid_start(x: Floats, y: Floats, loss: Floats) -> Floats:
 
 
 def log_terms(vector: Floats, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """log L at each point, and the logarithms of its three terms, (3, points)."""
+    """Returns log L at each point, and the logarithms of its three terms, (3, points)."""
     e, a, b, alpha, beta = vector
     terms = np.stack([np.full_like(x, e), a - alpha * x, b - beta * y])
     return np.logaddexp.reduce(terms, axis=0), terms
 
 
 def jacobian(vector: Floats, x: Floats, y: Floats) -> Floats:
-    """Derivatives of log L by (log E, log A, log B, alpha, beta), (points, 5)."""
+    """Returns derivatives of log L by (log E, log A, log B, alpha, beta), (points, 5)."""
     log_loss, terms = log_terms(vector, x, y)
     shares = np.exp(terms - log_loss)
     return np.stack([*shares, -shares[1] * x, -shares[2] * y], axis=1)
 
 
 def to_vector(law: Parametric, center: npt.NDArray[np.float64]) -> Floats:
-    """(log E, log A, log B, alpha, beta), with A and B as they are for sizes and tokens divided by the centers."""
+    """Returns (log E, log A, log B, alpha, beta), with A and B as for sizes and tokens divided by the centers."""
     shifts = np.array([law.alpha * center[0], law.beta * center[1]])
     return np.array([np.log(law.E), np.log(law.A) - shifts[0], np.log(law.B) - shifts[1], law.alpha, law.beta])
 
 
 def from_vector(vector: Floats, center: Floats) -> Parametric:
-    """The inverse of `to_vector`."""
+    """Returns the inverse of `to_vector`."""
     e, a, b, alpha, beta = (float(value) for value in vector)
     return Parametric(
         float(np.exp(e)), float(np.exp(a + alpha * center[0])), float(np.exp(b + beta * center[1])), alpha, beta

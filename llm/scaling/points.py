@@ -53,11 +53,11 @@ class Points:
         return len(self.budget)
 
     def where(self, mask: npt.NDArray[np.bool_]) -> Points:
-        """The points where `mask` is true."""
+        """Returns the points where `mask` is true."""
         return Points(**{field.name: getattr(self, field.name)[mask] for field in fields(self)})
 
     def with_loss(self, loss: Floats) -> Points:
-        """The same runs with other losses."""
+        """Returns the same runs with other losses."""
         return Points(self.budget, self.n_flops, self.n_params, self.n_tokens, loss)
 
     @property
@@ -67,12 +67,12 @@ class Points:
 
 
 def points_table(runs: Sequence[tuple[Path, Counts]], budgets: Sequence[float]) -> pa.Table:
-    """A row for each pretraining run, given as its model directory and counts: shape, size, tokens, FLOPs, losses."""
+    """Returns a row for each pretraining run (its model directory and counts): shape, size, tokens, FLOPs, losses."""
     return pa.Table.from_pylist([point_row(path, counts, budgets) for path, counts in runs])
 
 
 def point_row(model_dir: Path, counts: Counts, budgets: Sequence[float]) -> dict[str, Any]:
-    """What a finished pretraining run says about size, tokens and loss."""
+    """Returns what a finished pretraining run says about size, tokens and loss."""
     saved = read_json(model_dir / "config.json")
     config = from_dict(GPTConfig, saved["model"])
     n_flops = counts.n_out * flops_per_token(config)
@@ -92,7 +92,7 @@ def point_row(model_dir: Path, counts: Counts, budgets: Sequence[float]) -> dict
 
 
 def nearest_budget(n_flops: float, budgets: Sequence[float]) -> float:
-    """The budget that a run was made for; raises ValueError when none is near."""
+    """Returns the budget that a run was made for; raises ValueError when none is near."""
     budget = min(budgets, key=lambda value: abs(np.log(value / n_flops)))
     if abs(n_flops / budget - 1) > MAX_BUDGET_MISS:
         raise ValueError(f"a run took {n_flops:.3g} FLOPs, but the nearest budget of the sweep is {budget:.3g}")
@@ -100,5 +100,5 @@ def nearest_budget(n_flops: float, budgets: Sequence[float]) -> float:
 
 
 def points_of(table: pa.Table) -> Points:
-    """The points of a table that `points_table` made."""
+    """Returns the points of a table that `points_table` made."""
     return Points(**{field.name: table[field.name].to_numpy().astype(np.float64) for field in fields(Points)})

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..model.size import flops_per_token, n_matmul_params, n_params
 from ..train.config import ModelShape, PretrainConfig
-from ..train.dial import batch_tokens, dialled
+from ..train.resolve import batch_tokens, resolve
 from .parametric import Parametric
 
 PUBLISHED = Parametric(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
@@ -49,7 +49,7 @@ class Proposal:
 
 
 def propose(n_flops: float, law: Parametric, base: PretrainConfig, vocab_size: int, context_length: int) -> Proposal:
-    """The best of all sizes for `n_flops`, if there is new text enough.
+    """Returns the best of all sizes for `n_flops`, if there is new text enough.
 
     Sizes are those that `pretrain.model.size` can make for this vocabulary; architecture and head are the recipe's.
     Raises ValueError when the budget is too small for a single step of any.
@@ -64,7 +64,7 @@ def propose(n_flops: float, law: Parametric, base: PretrainConfig, vocab_size: i
 
 
 def largest_useful(n_flops: float, law: Parametric, best: Proposal, n_unique: int) -> float:
-    """The FLOPs that a corpus of `n_unique` tokens is good for: those whose best length is `GOOD_EPOCHS` passes.
+    """Returns the FLOPs that a corpus of `n_unique` tokens is good for: their best length is `GOOD_EPOCHS` epochs.
 
     `best` is the proposal for `n_flops`; the result is not more than `n_flops`. What goes beyond it, into more passes
     or a larger model, is worth less and less.
@@ -76,12 +76,12 @@ def largest_useful(n_flops: float, law: Parametric, best: Proposal, n_unique: in
 def candidates(
     n_flops: float, law: Parametric, base: PretrainConfig, vocab_size: int, context_length: int
 ) -> Iterator[Proposal]:
-    """A proposal for each size that exists near the law's optimum."""
+    """Yields a proposal for each size that exists near the law's optimum."""
     seen = set()
     for size in sizes(float(law.n_opt(n_flops))):
         shape = ModelShape(size=size, architecture=base.model.architecture, tied_head=base.model.tied_head)
         try:
-            model = dialled(PretrainConfig(model=shape), vocab_size, context_length).model
+            model = resolve(PretrainConfig(model=shape), vocab_size, context_length).model
         except ValueError:
             continue  # no shape of this vocabulary is near this size
         per_token = flops_per_token(model)
@@ -97,14 +97,14 @@ def candidates(
 
 
 def sizes(n_params: float) -> Iterable[str]:
-    """Sizes around a number of parameters as `model.size` takes them, two digits, evenly spaced in their logarithm."""
+    """Yields sizes around a number of parameters as `model.size` takes them, two digits, evenly spaced in log."""
     n_each_way = round(math.log10(FAR) * SIZES_PER_TENFOLD)
     values = [n_params * 10 ** (i / SIZES_PER_TENFOLD) for i in range(-n_each_way, n_each_way + 1)]
     return dict.fromkeys(shown_size(value) for value in values if value >= SMALLEST)
 
 
 def shown_size(n: float) -> str:
-    """A number of parameters in two digits: 850k, 1.3m, 24b."""
+    """Returns a number of parameters in two digits: 850k, 1.3m, 24b."""
     digits = float(f"{n:.2g}")
     for unit, factor in (("b", 1e9), ("m", 1e6), ("k", 1e3)):
         if digits >= factor:
@@ -113,7 +113,7 @@ def shown_size(n: float) -> str:
 
 
 def fitted_law(fit: dict[str, Any], n_flops: float) -> Parametric:
-    """The parametric law of a `fit.json`; raises ValueError that says why it does not serve for `n_flops`."""
+    """Returns the parametric law of a `fit.json`; raises ValueError that says why it does not serve for `n_flops`."""
     values = fit["parametric"]
     doubts = [values["why_not"], *values.get("doubts", [])]
     if any(doubts):

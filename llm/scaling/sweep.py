@@ -1,25 +1,25 @@
 """The runs of a sweep: for each budget, shape and seed the settings of an ordinary pretraining run.
 
 A run has everything from the recipe's pretrain section except what belongs to a model's size and to the length of its
-training: that follows from its own size and length (llm/train/dial.py). Where a model is narrower than the dial goes,
-its two powers of the width are carried on: at width 24 and 330,000 tokens that makes a held-out loss of 4.73, and what
-the dial has there 5.19.
+training: that follows from its own size and length (llm/train/resolve.py). Where a model is narrower than the presets
+go, their two powers of the width are carried on: at width 24 and 330,000 tokens that makes a held-out loss of 4.73, and
+what the presets have there 5.19.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..model.size import flops_per_token, n_matmul_params
-from ..train.config import PretrainConfig, given
-from ..train.dial import SMALLEST_WIDTH, batch_tokens, dialled, power, rounded
+from ..train.config import PretrainConfig, ResolvedPretrain
+from ..train.resolve import SMALLEST_WIDTH, batch_tokens, power, resolve, rounded
 from .config import ScalingConfig, SweepShape
 
 INIT_STD = ((128, 0.06), (768, 0.02))
 LEARNING_RATE = ((128, 3e-3), (768, 6e-4))
-"""Two points (width, value) of each power: those of the dial."""
+"""Two points (width, value) of each power: those of the scaling presets."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Run:
     budget: float
     """FLOPs that it was meant to take."""
     shape: SweepShape
-    config: PretrainConfig
+    config: ResolvedPretrain
     n_params: int
     """Weights used in matrix products, the head among them, embeddings that are only looked up not."""
     n_tokens: int
     n_flops: float
     """What it takes: whole steps, so up to half a step more or less than the budget."""
     n_epochs: float
-    """Passes over the corpus."""
+    """Epochs of the corpus."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,13 @@ class Corpus:
 
 
 def planned_runs(scaling: ScalingConfig, base: PretrainConfig, corpus: Corpus) -> tuple[list[Run], list[str]]:
-    """The runs in the order in which they are made, the cheapest first, and a line for each that is left out.
+    """Returns the runs in the order in which they are made, the cheapest first, and a line for each that is left out.
 
     Raises ValueError when none remains.
     """
     runs, left_out = [], []
-    for run in all_runs(scaling, base, corpus):
+    for budget, shape, seed in itertools.product(scaling.budgets, scaling.shapes, scaling.seeds):
+        run = make_run(budget, shape, seed, base, corpus)
         reason = why_left_out(run, scaling)
         if reason:
             left_out.append(f"{run.budget:.3g} FLOPs, {run.shape.n_layers} layers of {run.shape.d_model}: {reason}")
@@ -65,21 +66,13 @@ def planned_runs(scaling: ScalingConfig, base: PretrainConfig, corpus: Corpus) -
     return runs, list(dict.fromkeys(left_out))
 
 
-def all_runs(scaling: ScalingConfig, base: PretrainConfig, corpus: Corpus) -> Iterator[Run]:
-    """Every budget with every shape and seed."""
-    for budget in scaling.budgets:
-        for shape in scaling.shapes:
-            for seed in scaling.seeds:
-                yield make_run(budget, shape, seed, base, corpus)
-
-
 def why_left_out(run: Run, scaling: ScalingConfig) -> str | None:
-    """Why a run cannot give a point of the law; None when it can."""
-    n_steps = given(run.config.n_steps)
+    """Returns why a run cannot give a point of the law; None when it can."""
+    n_steps = run.config.n_steps
     if n_steps < scaling.min_steps:
         return f"{n_steps} steps, and min_steps is {scaling.min_steps}"
     if scaling.max_epochs is not None and run.n_epochs > scaling.max_epochs:
-        return f"{run.n_epochs:.1f} passes over the corpus, and max_epochs is {scaling.max_epochs:g}"
+        return f"{run.n_epochs:.1f} epochs of the corpus, and max_epochs is {scaling.max_epochs:g}"
     ratio, low, high = run.n_tokens / run.n_params, scaling.min_tokens_per_param, scaling.max_tokens_per_param
     if not low <= ratio <= high:
         return f"{ratio:.2g} tokens per parameter, and allowed are {low:g} to {high:g}"
@@ -87,9 +80,9 @@ def why_left_out(run: Run, scaling: ScalingConfig) -> str | None:
 
 
 def make_run(budget: float, shape: SweepShape, seed: int, base: PretrainConfig, corpus: Corpus) -> Run:
-    """The run that trains `shape` for `budget` FLOPs."""
+    """Returns the run that trains `shape` for `budget` FLOPs."""
     free = without_size(base, shape)
-    size = dialled(free, corpus.vocab_size, corpus.context_length).model
+    size = resolve(free, corpus.vocab_size, corpus.context_length).model
     per_token = flops_per_token(size)
     batch = batch_tokens(budget / per_token, corpus.context_length)
     n_steps = max(1, round(budget / per_token / batch))
@@ -99,7 +92,7 @@ def make_run(budget: float, shape: SweepShape, seed: int, base: PretrainConfig, 
     return Run(
         budget=budget,
         shape=shape,
-        config=dialled(config, corpus.vocab_size, corpus.context_length).config,
+        config=resolve(config, corpus.vocab_size, corpus.context_length).config,
         n_params=n_matmul_params(size),
         n_tokens=n_tokens,
         n_flops=float(n_tokens * per_token),
@@ -108,7 +101,7 @@ def make_run(budget: float, shape: SweepShape, seed: int, base: PretrainConfig, 
 
 
 def without_size(base: PretrainConfig, shape: SweepShape) -> PretrainConfig:
-    """The recipe's settings with another shape, and with what belongs to a size or a length made null."""
+    """Returns the recipe's settings with another shape, and with what belongs to a size or a length made null."""
     rest: dict[str, Any] = {"n_heads": None, "n_kv_heads": None, "head_dim": None, "d_mlp": None, "init_std": None}
     rates: dict[str, Any] = {
         "learning_rate": None,

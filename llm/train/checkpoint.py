@@ -2,7 +2,7 @@
 
 A checkpoint is a directory `step-00000100` with the weights, the optimizer's state and the random generators' state
 (safetensors), and `state.json` with the rest and the hash of each file. It is written under another name, flushed to
-disk, then renamed: a kill leaves the last one whole. A damaged one is passed over for the one before it.
+disk, then renamed: a kill leaves the last one whole. A damaged one is skipped for the one before it.
 
 Where processes train together, each writes its part of the tensors (sharded.py), and the first does the rest.
 """
@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,17 +57,17 @@ class Checkpoints:
         self.pending: Future[None] | None = None
         self.copies: dict[str, Tensor] = {}
 
-    def save(self, tensors: dict[str, Tensor], state: dict[str, Any], *, spared: Collection[int] = ()) -> None:
-        """Writes a checkpoint of `state["step"]`, then removes the oldest ones but those of the steps `spared`.
+    def save(self, tensors: dict[str, Tensor], state: dict[str, Any], *, retained: Collection[int] = ()) -> None:
+        """Writes a checkpoint of `state["step"]`, then removes the oldest ones but for those of the steps `retained`.
 
         Raises OSError when the disk is full; nothing half-written stays, and the checkpoints before are as they were.
         """
         self.finish()
         tensors = tensors | generator_tensors(self.world.rank)
         if self.writer is None:
-            self._write(tensors, state, spared)
+            self._write(tensors, state, retained)
         else:
-            self.pending = self.writer.submit(self._write, self._copied(tensors), state, spared)
+            self.pending = self.writer.submit(self._write, self._copied(tensors), state, retained)
 
     def finish(self) -> None:
         """Waits until the last checkpoint is on disk."""
@@ -76,13 +76,13 @@ class Checkpoints:
             pending.result()
 
     def newest(self) -> Checkpoint | None:
-        """The newest whole checkpoint, or None; all processes get the same."""
+        """Returns the newest whole checkpoint, or None; all processes get the same."""
         found = self._newest_whole() if self.world.is_first else None
         step = self.world.from_first(-1 if found is None else found.state["step"])
         return None if step < 0 else found or self._read_state(self._path(step))
 
     def of_step(self, step: int) -> Checkpoint:
-        """The checkpoint of a step; raises OSError when it is missing or damaged."""
+        """Returns the checkpoint of a step; raises OSError when it is missing or damaged."""
         self.finish()
         try:
             return self._whole(self._path(step)) if self.world.is_first else self._read_state(self._path(step))
@@ -99,9 +99,11 @@ class Checkpoints:
         if self.world.size == 1 and (checkpoint.path / WEIGHTS_FILE).exists():
             read_plain(wanted, checkpoint.path)
         else:
-            from .sharded import read_sharded  # torch.distributed is loaded only where it is used
+            from .sharded import read_sharded, stored_shapes  # these modules of torch are loaded only where used
 
-            read_sharded(wanted, checkpoint.path)
+            shapes = stored_shapes(checkpoint.path)
+            require_same_tensors(shapes, wanted, checkpoint.path)
+            read_sharded({name: tensor for name, tensor in wanted.items() if name in shapes}, checkpoint.path)
         set_generators(generators, self.world.rank)
         return bool(generators)
 
@@ -115,7 +117,7 @@ class Checkpoints:
         self.world.wait()
 
     def _copied(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors as they are now, in memory of the CPU that is used again each time."""
+        """Returns the tensors as they are now, in memory of the CPU that is used again each time."""
         for name, tensor in tensors.items():
             if name not in self.copies:
                 self.copies[name] = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
@@ -124,7 +126,7 @@ class Checkpoints:
             torch.cuda.synchronize()
         return {name: self.copies[name] for name in tensors}
 
-    def _write(self, tensors: dict[str, Tensor], state: dict[str, Any], spared: Collection[int]) -> None:
+    def _write(self, tensors: dict[str, Tensor], state: dict[str, Any], retained: Collection[int]) -> None:
         final = self._path(state["step"])
         temporary = final.with_name(f".{final.name}")
         failure: OSError | None = None
@@ -139,7 +141,7 @@ class Checkpoints:
                 shutil.rmtree(temporary, ignore_errors=True)
             raise self._explained(failure, tensors) from failure
         if self.world.is_first:
-            self._rotate(spared)
+            self._rotate(retained)
 
     def _write_tensors(self, tensors: dict[str, Tensor], directory: Path) -> None:
         if self.world.is_first:
@@ -150,7 +152,7 @@ class Checkpoints:
         if self.world.size == 1:
             write_plain(tensors, directory)
         else:
-            from .sharded import write_sharded  # torch.distributed is loaded only where it is used
+            from .sharded import write_sharded  # these modules of torch are loaded only where used
 
             self.world.wait()  # for the directory
             write_sharded(tensors, directory)
@@ -165,9 +167,9 @@ class Checkpoints:
         temporary.rename(final)
         fsync_directory(self.directory)
 
-    def _rotate(self, spared: Collection[int]) -> None:
+    def _rotate(self, retained: Collection[int]) -> None:
         for path in self._newest_first()[self.n_kept :]:
-            if step_of(path) not in spared:
+            if step_of(path) not in retained:
                 remove(path)
         for path in self.directory.glob(".step-*"):
             remove(path)
@@ -193,7 +195,7 @@ class Checkpoints:
         return None
 
     def _whole(self, path: Path) -> Checkpoint:
-        """A checkpoint of which every file has the hash it was written with; raises OSError when one has not."""
+        """Returns a checkpoint whose files have the hashes they were written with; raises OSError when one has not."""
         checkpoint = self._read_state(path)
         for name, expected in read_json(path / STATE_FILE)["files"].items():
             if sha256_file(path / name) != expected:
@@ -214,15 +216,15 @@ class Checkpoints:
 
 
 def state_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """All tensors that a run changes, themselves and not copies: weights under their names, those that are frozen left
-    out, and `optimizer.<weight>.<key>`."""
+    """Returns all tensors that a run changes, no copies: weights by their names, without frozen ones, and
+    `optimizer.<weight>.<key>`."""
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     weights = {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
     return weights | optimizer.tensors()
 
 
 def generator_tensors(rank: int) -> dict[str, Tensor]:
-    """The state of this process's random generators (dropout draws from them)."""
+    """Returns the state of this process's random generators (dropout draws from them)."""
     tensors = {f"random.{rank}.cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors[f"random.{rank}.cuda"] = torch.cuda.get_rng_state()
@@ -255,7 +257,7 @@ def read_plain(tensors: dict[str, Tensor], directory: Path) -> None:
             tensor.copy_(found[name])
 
 
-def require_same_tensors(found: dict[str, Tensor], wanted: dict[str, Tensor], directory: Path) -> None:
+def require_same_tensors(found: Mapping[str, Tensor], wanted: dict[str, Tensor], directory: Path) -> None:
     """Raises ValueError that names a tensor which a checkpoint lacks, has too much, or in another shape."""
     names = sorted(name for name in found.keys() | wanted.keys() if not name.startswith("random."))
     for name in names:
@@ -268,10 +270,10 @@ def require_same_tensors(found: dict[str, Tensor], wanted: dict[str, Tensor], di
 
 
 def sha256_json(value: Any) -> str:
-    """SHA-256 of plain values, whatever the order of their keys."""
+    """Returns SHA-256 of plain values, whatever the order of their keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def step_of(path: Path) -> int:
-    """The step that a checkpoint's directory is named after."""
+    """Returns the step that a checkpoint's directory is named after."""
     return int(path.name.removeprefix("step-"))

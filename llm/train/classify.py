@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -22,20 +21,21 @@ from ..evaluate.classification import calibration_table, confusion, confusion_ta
 from ..evaluate.statistics import wilson
 from ..files import write_json, write_table
 from ..model.classifier import LABELS_FILE, Classifier, class_probabilities, classifier_tokens
-from .loader import IGNORED, Batch, Sequences
-from .loop import Course
+from .loader import IGNORED, Batch, Sequences, files_digest
+from .loop import RunSpec
 from .loss import Objective
-from .method import Start, with_rates
 from .method_configs import ClassifyConfig
-from .noting import NotingObjective
 from .order import one_group
+from .start import Start
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TextBatch(Batch):
-    """B texts; no token is predicted, `positions` are the places of their last tokens."""
+    """B texts; no token is predicted."""
 
-    labels: Tensor | None = None
+    ends: Tensor
+    """(B,) int64, the positions of their last tokens among the B * T."""
+    labels: Tensor
     """(B,) int64."""
 
     @property
@@ -47,10 +47,6 @@ class TextBatch(Batch):
     def n_learned(self) -> int:
         """Texts: the loss is their mean."""
         return len(self.inputs)
-
-    def arguments(self) -> tuple[Any, ...]:
-        """What `ClassifierObjective` is called with."""
-        return self.inputs, self.positions, self.labels
 
 
 class Texts(Sequences):
@@ -66,44 +62,36 @@ class Texts(Sequences):
         return len(self.tokens)
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
-        """The tokens in each of the rows."""
+        """Returns the tokens in each of the rows."""
         return self._lengths[rows]
 
     def batch(self, rows: np.ndarray) -> TextBatch:
-        """The rows, filled up to the longest of them."""
+        """Returns the rows, padded to the longest of them."""
         lengths = self._lengths[rows]
         inputs = np.zeros((len(rows), lengths.max()), np.int64)
         for i, row in enumerate(rows):
             inputs[i, : lengths[i]] = self.tokens[row]
         ends = np.arange(len(rows)) * inputs.shape[1] + lengths - 1
+        nothing = torch.empty(0, dtype=torch.int64)
         parts = [torch.from_numpy(part) for part in (inputs, np.full_like(inputs, IGNORED), ends, self.labels[rows])]
-        return TextBatch(*parts)
+        return TextBatch(parts[0], parts[1], nothing, ends=parts[2], labels=parts[3])
 
 
-class ClassifierObjective(NotingObjective):
-    """Cross-entropy of the labels; notes which texts are right (accuracy)."""
+class ClassifierObjective(Objective):
+    """Cross-entropy of the labels; its metric is which texts are right."""
 
-    def forward(self, inputs: Tensor, ends: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
-        """Sum of -ln p of the labels, in nats; arguments as a `TextBatch` gives them."""
-        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            logits = cast(Classifier, self.model).class_logits(inputs, ends)  # (B, K)
-        self.note(accuracy=(logits.argmax(-1) == labels).float())
-        return F.cross_entropy(logits.float(), labels, reduction="sum")
+    def forward(self, batch: Batch) -> Tensor:
+        """Returns the sum of -ln p of the labels of a `TextBatch`, in nats."""
+        assert isinstance(batch, TextBatch)
+        with torch.autocast(batch.inputs.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            logits = cast(Classifier, self.model).class_logits(batch.inputs, batch.ends)  # (B, K)
+        self.metrics.add(accuracy=(logits.argmax(-1) == batch.labels).float())
+        return F.cross_entropy(logits.float(), batch.labels, reduction="sum")
 
-
-@torch.no_grad()
-def held_out_texts(
-    objective: Objective, batches: Iterable[Batch], token_n_bytes: Tensor, check_stop: Callable[[], None]
-) -> dict[str, float]:
-    """`val_loss` in nats a text, `val_accuracy` with its 95 % interval."""
-    noting, total = cast(ClassifierObjective, objective), 0.0
-    noting.taken()
-    for batch in batches:
-        check_stop()
-        total += noting(*batch.arguments()).item()
-    share = wilson((noting.taken()["accuracy"] > 0).cpu().numpy())
-    figures = {"val_accuracy": share.score, "val_accuracy_low": share.low, "val_accuracy_high": share.high}
-    return {"val_loss": total / share.n, **figures}
+    def held_out_metrics(self, loss: float, n_bytes: int, examples: dict[str, Tensor]) -> dict[str, float]:
+        """Returns `val_accuracy`, the share of right texts, with its 95 % interval."""
+        share = wilson((examples["accuracy"] > 0).cpu().numpy())
+        return {"val_accuracy": share.score, "val_accuracy_low": share.low, "val_accuracy_high": share.high}
 
 
 def classify(
@@ -118,34 +106,33 @@ def classify(
     Goes on from the checkpoints in `work_dir`. Raises ValueError for malformed files, a label that training has not
     seen, or when the loss diverges; `Stopped` when asked to stop.
     """
-    rates = with_rates(config.optimizer, learning_rate=5e-4, warmup_steps=10, weight_decay=0.1)
-    config = replace(config, optimizer=rates)
+    optimizer = config.optimizer.resolved(learning_rate=5e-4, warmup_steps=10, weight_decay=0.1)
+    config = replace(config, optimizer=optimizer)
     files, held_out = record_files("classify", config.files), config.held_out_files
     val_files = record_files("classify", held_out) if held_out else []
     fields = config.text_field, config.label_field
     data = read_labelled(files, val_files, config.held_out_fraction, *fields)
-    start = Start.of(model_dir, config.loop, config.optimizer, min(config.loop.micro_batch_size, config.batch_size))
+    start = Start.of(model_dir, config.loop)
+    start.require_memory(min(config.loop.micro_batch_size, config.batch_size), optimizer)
     if config.trainable_blocks > len(start.model.blocks):
         raise ValueError(
             f"trainable_blocks is {config.trainable_blocks}; the model has {len(start.model.blocks)} blocks"
         )
     train, val = (texts(items, data.labels, start) for items in (data.train, data.val))
-    identity = start.identity("classify", [*files, *val_files], config)
-    course = Course(
+    spec = RunSpec(
         train=train,
         val=val,
         n_steps=config.n_steps or math.ceil(config.n_epochs * len(train) / config.batch_size),
         batch_size=config.batch_size,
-        optimizer=config.optimizer,
+        optimizer=optimizer,
         loop=config.loop,
         dtype=start.dtype,
         prompts=[],
-        identity=identity,
+        identity=start.identity("classify", files_digest([*files, *val_files]), config),
         objective=ClassifierObjective,
-        measure=held_out_texts,
     )
     trained = classifier(start, len(data.labels), config, pretrained=True)
-    progress = dataclasses.replace(start, model=trained).train(course, work_dir, out_dir, should_stop)
+    progress = replace(start, model=trained).train(spec, work_dir, out_dir, should_stop)
     at_once = config.loop.micro_batch_size
     probabilities = {
         "trained": class_probabilities(trained.eval(), val.tokens, at_once),
@@ -155,33 +142,34 @@ def classify(
         fresh = classifier(start, len(data.labels), config, pretrained=False)
         folder = work_dir / "random"
         (folder / "out").mkdir(parents=True, exist_ok=True)
-        dataclasses.replace(start, model=fresh).train(course, folder, folder / "out", should_stop)
+        replace(start, model=fresh).train(spec, folder, folder / "out", should_stop)
         probabilities["random"] = class_probabilities(fresh.eval(), val.tokens, at_once)
     scores = write_results(out_dir, data, val.labels, probabilities, config.n_calibration_bins)
-    figures = progress.figures() | {"n_train": len(train), "n_val": len(val), "n_labels": len(data.labels)}
+    figures = progress.metrics() | {"n_train": len(train), "n_val": len(val), "n_labels": len(data.labels)}
     figures |= {f"{row['model']}_{row['score']}": row["value"] for row in scores.to_pylist()}
     n_kept = len(train) + len(val)
     return Counts("texts", n_kept + sum(data.dropped.values()), n_kept, data.dropped, figures)
 
 
 def classifier(start: Start, n_classes: int, config: ClassifyConfig, *, pretrained: bool) -> Classifier:
-    """A classifier of the model's shape, with its weights or with random ones; its class head is fresh."""
+    """Returns a classifier of the model's shape, with its weights or with random ones; its class head is fresh."""
     torch.manual_seed(config.loop.seed)
     made = Classifier(start.model.config, n_classes)
     if pretrained:
         made.load_state_dict(start.model.state_dict(), strict=False)  # all but the class head
     made.let_learn(config.trainable_blocks)
+    torch.manual_seed(config.loop.seed)  # training draws the same numbers, however many the weights took
     return made.to(start.world.device)
 
 
 def texts(items: Sequence[Labelled], labels: tuple[str, ...], start: Start) -> Texts:
-    """Returns texts as the model reads them; see `classifier_tokens`."""
+    """Tokenizes texts as `classifier_tokens` does."""
     tokens = classifier_tokens([item.text for item in items], start.tokenizer, start.model.config.context_length)
     return Texts([np.array(text, np.int64) for text in tokens], [labels.index(item.label) for item in items])
 
 
 def majority(train: Texts, val: Texts) -> np.ndarray:
-    """The baseline that knows only how frequent each label is among the texts trained on, (texts, labels)."""
+    """Returns the baseline that knows only how frequent each label is among the texts trained on, (texts, labels)."""
     shares = np.bincount(train.labels) / len(train)
     return np.tile(shares, (len(val), 1))
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from ..model.shape import GPTConfig
@@ -33,28 +32,28 @@ NOMINAL_FLOPS_PER_SECOND = 2e11
 
 
 def choose_compile(loop: LoopConfig, device: torch.device, seconds_estimate: float) -> bool:
-    """Whether to compile a training that takes about `seconds_estimate`.
+    """Returns whether to compile a training that takes about `seconds_estimate`.
 
     Raises ValueError when the settings ask for what does not work.
     """
-    is_cut_up = loop.parallel.strategy != "ddp"
-    if loop.compile and is_cut_up:
+    is_sharded = loop.parallel.strategy != "ddp"
+    if loop.compile and is_sharded:
         raise ValueError(
             f"loop.compile is true, but parallel.strategy is {loop.parallel.strategy!r}, which is not compiled: "
             "leave it out, or use 'ddp'"
         )
-    if loop.compile is not None or is_cut_up:
+    if loop.compile is not None or is_sharded:
         return bool(loop.compile)
     return device.type == "cuda" or (has_compiler() and seconds_estimate > LEAST_SECONDS)
 
 
 def has_compiler() -> bool:
-    """Whether there is a C++ compiler, in $CXX or under the names that torch looks for."""
+    """Returns whether there is a C++ compiler, in $CXX or under the names that torch looks for."""
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
 
 
 def rough_seconds(model: GPTConfig, n_tokens: int) -> float:
-    """How long training on `n_tokens` takes on two CPU cores, roughly."""
+    """Returns how long training on `n_tokens` takes on two CPU cores, roughly."""
     return n_tokens * flops_per_token(model) / NOMINAL_FLOPS_PER_SECOND
 
 
@@ -64,11 +63,11 @@ def keep_code_in(directory: Path) -> None:
 
 
 def compiled(objective: Objective) -> Objective:
-    """The objective as compiled code, which is made at the first call with a shape of batch.
+    """Returns the objective as compiled code, which is made at the first call with a shape of batch.
 
     On a CPU tanh, which is in GELU, is made of exp, for which there are fast vector instructions: 4 % of a small step.
     There it asks torch, for the whole process, for operations that always give the same bits: else the threads of
-    compiled code add up the gradients of the embedding in the order in which they come.
+    compiled code sum the gradients of the embedding in the order in which they come.
     """
     is_cpu = objective.model.token_embedding.weight.device.type == "cpu"
     options: dict[str, Any] = {"cpp.use_decompose_tanh": True} if is_cpu else {}
@@ -79,7 +78,7 @@ def compiled(objective: Objective) -> Objective:
 
 
 def compiles(objective: Objective, shapes: Iterable[tuple[int, int]]) -> bool:
-    """Whether batches of `shapes`, (B, T) each, can be compiled; the code is kept for training.
+    """Returns whether batches of `shapes`, (B, T) each, can be compiled; the code is kept for training.
 
     Leaves weights and random generators as they are. When it fails it says why in the log.
     """
@@ -88,7 +87,7 @@ def compiles(objective: Objective, shapes: Iterable[tuple[int, int]]) -> bool:
         with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type=device.type):
             for shape in set(shapes):
                 tokens = torch.zeros(shape, dtype=torch.int64, device=device)
-                compiled(objective)(tokens, None, tokens.flatten()).backward()
+                compiled(objective)(Batch(tokens, tokens)).backward()
     except (RuntimeError, OSError) as error:
         log.warning("the training step cannot be compiled here, so it runs as it is written: %s", first_line(error))
         return False
@@ -98,15 +97,16 @@ def compiles(objective: Objective, shapes: Iterable[tuple[int, int]]) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """Kind and first line of an error whose message is a compiler's whole output."""
+    """Returns kind and first line of an error whose message is a compiler's whole output."""
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
-def in_one_shape(batch: Batch, width: int) -> tuple[Tensor, None, Tensor]:
-    """What the objective takes, (B, width) tokens and the target of each, `IGNORED` where nothing is learned.
+def in_one_shape(batch: Batch, width: int) -> Batch:
+    """Returns a batch padded to (B, width) tokens, with a target for each, `IGNORED` where nothing is learned.
 
-    Code is made for one shape, so the few batches of short sequences are filled up.
+    Code is made for one shape, so the few batches of short sequences are padded.
     """
     missing = (0, width - batch.inputs.shape[1])
-    targets = F.pad(batch.targets, missing, value=IGNORED) if missing[1] else batch.targets
-    return F.pad(batch.inputs, missing) if missing[1] else batch.inputs, None, targets.flatten()
+    if not missing[1]:
+        return Batch(batch.inputs, batch.targets)
+    return Batch(F.pad(batch.inputs, missing), F.pad(batch.targets, missing, value=IGNORED))

@@ -1,22 +1,14 @@
-"""Settings of training: what is learned, how the optimizer steps, how the loop runs."""
+"""Settings of pretraining, and of the optimizer and the loop that all methods share. No torch is imported here."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from ..config import Config, identity, setting
 from ..model.shape import Architecture
-
-T = TypeVar("T")
-
-
-def given(value: T | None) -> T:
-    """A setting that follows from others unless it is set, once dial.py has filled it in."""
-    assert value is not None, "the config still has to be resolved: see llm/train/dial.py"
-    return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +16,9 @@ class ModelShape(Config):
     """The shape of the model. What is null follows from `size`; vocabulary and context length come from the shards."""
 
     size: str = "demo"
-    """The dial: demo, 10m, 30m, gpt2-124m, gpt2-350m, gpt2-774m, gpt2-1.5b, modern-1b, or any number of parameters such
-    as 50m or 1.3b. Shape, batch, learning rate and length of training follow from it where they are null;
-    `python -m flows plan` shows them, llm/train/dial.py has the rules."""
+    """Scaling preset: demo, 10m, 30m, gpt2-124m, gpt2-350m, gpt2-774m, gpt2-1.5b, modern-1b, or any number of
+    parameters such as 50m or 1.3b. Shape, batch, learning rate and length of training follow from it where they are
+    null; `python -m flows plan` shows them, llm/train/resolve.py has the rules."""
     architecture: Architecture | None = None
     """Parts of the model: gpt2, modern (Qwen3: RoPE, RMSNorm, SwiGLU), or speedrun, which cannot be exported; see
     llm/model/gpt.py. null: the size's own, modern for a number of parameters."""
@@ -45,7 +37,7 @@ class ModelShape(Config):
     tied_head: bool = True
     """Whether the token embedding is also the head. A head of its own pays from about 100 million parameters on."""
     rope_theta: float | None = setting(None, at_least=1.0)
-    """Slowest turn of RoPE, 1 / rope_theta radians a token; null: 10,000."""
+    """Slowest rotation of RoPE, 1 / rope_theta radians a token; null: 10,000."""
     norm_eps: float | None = setting(None, at_least=0.0)
     """Added to the mean square in norms; null: 1e-5 in gpt2, 1e-6 otherwise."""
     dropout: float = setting(0.0, at_least=0.0, at_most=0.99)
@@ -89,6 +81,23 @@ class OptimizerConfig(Config):
         if self.adamw_learning_rate is not None and (self.kind != "muon" or self.learning_rate == 0):
             raise ValueError("adamw_learning_rate is for kind 'muon' with a learning_rate above 0; leave it out")
 
+    def resolved(self, **rates: float) -> ResolvedOptimizer:
+        """Returns the settings with those that are null filled in from `rates`."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return ResolvedOptimizer(**values | {name: rate for name, rate in rates.items() if values[name] is None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedOptimizer(OptimizerConfig):
+    """An `OptimizerConfig` in which nothing is left null that follows from others."""
+
+    learning_rate: float = setting(at_least=0.0)
+    """Highest learning rate, per step."""
+    warmup_steps: int = setting(at_least=0)
+    """Steps over which the learning rate grows from 0 to its highest."""
+    weight_decay: float = setting(at_least=0.0)
+    """Share of each matrix, times the learning rate, taken away at each step."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig(Config):
@@ -97,7 +106,7 @@ class ParallelConfig(Config):
     n_processes: int = setting(1, at_least=1)
     """Processes on this machine, each with a GPU or its share of the cores. Under torchrun its own options count."""
     strategy: Literal["ddp", "fsdp", "tensor"] = "ddp"
-    """ddp: each process holds all weights; fsdp: weights, gradients and moments are cut up and gathered block by block;
+    """ddp: each process holds all weights; fsdp: weights, gradients and moments are sharded, gathered block by block;
     tensor: each process computes some heads and a part of each MLP. The first two share out a step's sequences."""
     reshard_after_forward: bool = True
     """For fsdp: give up the gathered weights between the forward and the backward pass (ZeRO-3); false: keep them,
@@ -130,7 +139,7 @@ class LoopConfig(Config):
     """How training runs and what it reports on the way; the same for pretraining and fine-tuning."""
 
     micro_batch_size: int = setting(16, at_least=1)
-    """Sequences in one forward and backward pass; a step adds up as many passes as it needs."""
+    """Sequences in one forward and backward pass; a step accumulates the gradients of as many as it needs."""
     eval_every: int = setting(100, at_least=1)
     """Steps between measurements on held-out data."""
     n_eval_sequences: int = setting(128, at_least=1)
@@ -174,15 +183,15 @@ class PretrainConfig(Config):
     model: ModelShape = ModelShape()
     """Shape of the model; with start_from only dropout is free."""
     n_steps: int | None = setting(None, at_least=0)
-    """Length of training, in optimizer steps; null: from the size, 20 tokens a parameter but at most four epochs of the
-    corpus (demo: 1,100). 0, with start_from: the weights are taken as they are."""
+    """Length of training, in optimizer steps; null: from the size, 20 tokens a parameter but at most four epochs of
+    the corpus (demo: 1,100). 0, with start_from: the weights are taken as they are."""
     batch_tokens: int | None = setting(None, at_least=1)
     """Tokens in a step, a multiple of the shards' context length; null: from the length of training (demo: 2,048)."""
     mixture: dict[str, float] | None = None
     """How much of each source is read, as weights, `{"wiki": 3, "docs.python.org": 1}`; a source that is not named is
     not read, a small one is repeated. Needs shard.keep_sources_apart. null: every sequence once an epoch."""
     sample_prompts: tuple[str, ...] = ("The ",)
-    """Starts of texts that the model goes on from at each measurement."""
+    """Starts of texts that the model continues at each measurement."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """How weights follow gradients."""
     loop: LoopConfig = LoopConfig()
@@ -198,59 +207,19 @@ class PretrainConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraConfig(Config):
-    """Low-rank adapters (Hu et al. 2021): of each matrix only a thin correction is learned; see llm/model/lora.py."""
+class ResolvedPretrain(PretrainConfig):
+    """A `PretrainConfig` in which nothing is left null that follows from the size; see llm/train/resolve.py."""
 
-    rank: int = setting(8, at_least=1)
-    """Rank of the correction of a matrix."""
-    alpha: float = setting(16.0, at_least=1e-6)
-    """The correction counts alpha / rank times."""
-    targets: tuple[str, ...] | None = None
-    """Layers that get adapters, by the end of their names (query, attention.projection, mlp.expand); null: all linear
-    layers of the blocks."""
-    embeddings: bool = True
-    """Whether the tokens' embeddings and the head learn as well, as they are. A base model has never seen the tokens
-    that begin and end a turn: without this it learns neither, and never ends an answer."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(Config):
-    """Supervised fine-tuning of a pretrained model on chats; only what the assistant says is learned."""
-
-    n_epochs: int = setting(3, at_least=1)
-    """Length of training, in passes over the examples; the last step may start another pass to be full."""
-    n_steps: int | None = setting(None, at_least=1)
-    """Length of training in optimizer steps; null: from n_epochs."""
-    batch_size: int = setting(32, at_least=1)
-    """Examples in a step."""
-    too_long: Literal["drop", "shorten"] = "drop"
-    """What to do with an example of more tokens than the context holds: leave it out and count it, or leave out the
-    last exchanges of its chat until it fits."""
-    replay: float = setting(0.0, at_least=0.0, at_most=10.0)
-    """Sequences of the base model's training text that are learned along with the examples, as a share of their number:
-    against forgetting. Such a sequence is as long as the context, so 0.1 may add half as many tokens again."""
-    n_samples: int = setting(3, at_least=0)
-    """Held-out questions that the model answers at each measurement."""
-    lora: LoraConfig | None = None
-    """Learn low-rank adapters instead of all weights; they are merged into the model in the end, and kept beside it in
-    peft's layout. They take a learning rate several times as high. null: all weights are learned."""
-    optimizer: OptimizerConfig = OptimizerConfig()
+    n_steps: int = setting(at_least=1)
+    """Length of training, in optimizer steps."""
+    batch_tokens: int = setting(at_least=1)
+    """Tokens in a step."""
+    optimizer: ResolvedOptimizer = setting()
     """How weights follow gradients."""
-    loop: LoopConfig = LoopConfig()
-    """Measurements, checkpoints, seed, device; micro_batch_size counts rows that hold several examples each."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.lora and self.optimizer.kind != "adamw":
-            raise ValueError(f"lora is set and optimizer.kind is {self.optimizer.kind!r}; adapters learn with 'adamw'")
-        if self.loop.compile:
-            raise ValueError(
-                "loop.compile is true; fine-tuning's batches differ in shape and are not compiled: omit it"
-            )
 
 
 def result_settings(config: Config) -> dict[str, Any]:
-    """The settings that can change the result, nested ones under dotted names: `{"optimizer.beta1": 0.9, ...}`."""
+    """Returns the settings that can change the result, nested ones by dotted names: `{"optimizer.beta1": 0.9, ...}`."""
     return dict(_dotted(identity(config), ""))
 
 

@@ -1,4 +1,4 @@
-"""Chats as sequences: only what the assistant says is learned."""
+"""Chats as sequences: the loss mask leaves only what the assistant says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..files import read_table, write_text
 from ..tokenizer import Tokenizer
@@ -22,18 +21,6 @@ from .order import one_group
 log = logging.getLogger(__name__)
 
 SHOWN_FILE = "example"
-
-
-@dataclass(frozen=True)
-class PackedBatch(Batch):
-    """Rows that hold several texts each."""
-
-    segments: Tensor | None = None
-    """(B, T) int64, which of the texts in its row a token belongs to, -1 after the last one."""
-
-    def arguments(self) -> tuple[Any, ...]:
-        """What `Objective` is called with, so that no text sees anything of the others."""
-        return self.inputs, *self.learned(), self.segments
 
 
 class Chats(Sequences):
@@ -56,33 +43,33 @@ class Chats(Sequences):
         return self._tokens[row], self._supervised[row]
 
     def with_rows(self, others: Sequences, n_rows: int) -> Chats:
-        """These and some sequences of another kind, evenly spaced, no longer than a row."""
+        """Returns these and some sequences of another kind, evenly spaced, no longer than a row."""
         rows = evenly_spaced(len(others), n_rows)
         batch, ends = others.batch(rows), others.lengths(rows).tolist()
-        is_learned = (batch.targets != IGNORED).numpy()
+        loss_mask = (batch.targets != IGNORED).numpy()
         tokens = np.concatenate((batch.inputs[:, :1].numpy(), batch.targets.numpy()), axis=1)
-        masks = np.pad(is_learned, ((0, 0), (1, 0)))
+        masks = np.pad(loss_mask, ((0, 0), (1, 0)))
         cut = [(row[:end], mask[:end]) for row, mask, end in zip(tokens, masks, ends, strict=True)]
         return Chats(
             [*self._tokens, *(row for row, _ in cut)], [*self._supervised, *(mask for _, mask in cut)], self._width
         )
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
-        """The tokens in each of the chats."""
+        """Returns the tokens in each of the chats."""
         return self._lengths[rows]
 
-    def batch(self, rows: np.ndarray) -> PackedBatch:
-        """The chats in as few rows as they fit into, filled up to the longest of these."""
+    def batch(self, rows: np.ndarray) -> Batch:
+        """Returns the chats in as few rows as they fit into, padded to the longest of these."""
         return self._batch(self._packed(rows))
 
-    def batches(self, rows: np.ndarray, micro_batch_size: int) -> Iterator[PackedBatch]:
-        """The chats in batches of up to `micro_batch_size` rows that hold several of them."""
+    def batches(self, rows: np.ndarray, micro_batch_size: int) -> Iterator[Batch]:
+        """Yields the chats in batches of up to `micro_batch_size` rows that hold several of them."""
         packed = self._packed(rows)
         for start in range(0, len(packed), micro_batch_size):
             yield self._batch(packed[start : start + micro_batch_size])
 
     def _packed(self, chats: np.ndarray) -> list[list[int]]:
-        """The chats of each row: the longest first, each into the first row that has room (Johnson 1973)."""
+        """Returns the chats of each row: the longest first, each into the first row that has room (Johnson 1973)."""
         packed, room = list[list[int]](), list[int]()
         for chat in chats[np.argsort(-self._lengths[chats], kind="stable")].tolist():
             n_inputs = int(self._lengths[chat]) - 1
@@ -94,20 +81,20 @@ class Chats(Sequences):
             room[row] -= n_inputs
         return packed
 
-    def _batch(self, packed: list[list[int]]) -> PackedBatch:
+    def _batch(self, packed: list[list[int]]) -> Batch:
         shape = len(packed), max(sum(int(self._lengths[chat]) - 1 for chat in row) for row in packed)
         inputs, segments = np.zeros(shape, np.int64), np.full(shape, -1, np.int64)
         targets = np.full(shape, IGNORED, np.int64)
         for row, chats in enumerate(packed):
             start = 0
             for segment, chat in enumerate(chats):
-                tokens, is_learned = self._tokens[chat].astype(np.int64), self._supervised[chat]
-                places = slice(start, start + len(tokens) - 1)
-                inputs[row, places], segments[row, places] = tokens[:-1], segment
-                targets[row, places] = np.where(is_learned[1:], tokens[1:], IGNORED)
-                start = places.stop
+                tokens, loss_mask = self._tokens[chat].astype(np.int64), self._supervised[chat]
+                columns = slice(start, start + len(tokens) - 1)
+                inputs[row, columns], segments[row, columns] = tokens[:-1], segment
+                targets[row, columns] = np.where(loss_mask[1:], tokens[1:], IGNORED)
+                start = columns.stop
         positions = torch.from_numpy(np.flatnonzero(targets != IGNORED))
-        return PackedBatch(torch.from_numpy(inputs), torch.from_numpy(targets), positions, torch.from_numpy(segments))
+        return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), positions, torch.from_numpy(segments))
 
 
 @dataclass(frozen=True)
@@ -123,7 +110,7 @@ class Examples:
 
 
 def read_examples(path: Path, tokenizer: Tokenizer, context_length: int, *, shorten: bool = False) -> Examples:
-    """The chats of a Parquet file (column `messages`) as sequences of at most `context_length + 1` tokens.
+    """Returns the chats of a Parquet file (column `messages`) as sequences of at most `context_length + 1` tokens.
 
     A chat that is longer is left out, or with `shorten` its last exchanges are, until it fits. It is never cut inside a
     turn: that would teach not to end it. A chat in which the assistant says nothing is left out. Raises ValueError when
@@ -160,7 +147,7 @@ ASKED_LATER = "held out for the evaluation"
 
 
 def held_out_questions(examples_dir: Path | None) -> set[str]:
-    """What users say in the examples that the evaluation asks; nothing without examples.
+    """Returns what users say in the examples that the evaluation asks; nothing without examples.
 
     Other data may hold the same questions: no method may learn from those.
     """
@@ -171,12 +158,12 @@ def held_out_questions(examples_dir: Path | None) -> set[str]:
 
 
 def questions_of(messages: Sequence[dict[str, str]]) -> set[str]:
-    """What the user says in a chat."""
+    """Returns what the user says in a chat."""
     return {message["content"].strip() for message in messages if message["role"] == "user"}
 
 
 def prompts(chats: Sequence[Any], tokenizer: Tokenizer, n_prompts: int) -> list[list[int]]:
-    """Tokens that ask for an answer: some chats, evenly spaced, up to where the assistant's last turn begins."""
+    """Returns prompts as tokens: some chats, evenly spaced, up to where the assistant's last turn begins."""
     chosen = evenly_spaced(len(chats), n_prompts)
     return [tokenizer.render_chat(chats[i][:-1], add_generation_prompt=True)[0] for i in chosen]
 
@@ -184,24 +171,24 @@ def prompts(chats: Sequence[Any], tokenizer: Tokenizer, n_prompts: int) -> list[
 def write_shown(directory: Path, tokenizer: Tokenizer, chats: Chats) -> None:
     """Writes the first chat as the model will see it, before it learns from it: `example.html`, tokens coloured by
     whether they are learned, and `example.txt`, which goes to the log as well."""
-    tokens, is_learned = chats[0]
-    lines = [f"{'learned' if learned else 'given':8}{text!r}" for learned, text in spans(tokenizer, tokens, is_learned)]
+    tokens, loss_mask = chats[0]
+    lines = [f"{'learned' if learned else 'given':8}{text!r}" for learned, text in spans(tokenizer, tokens, loss_mask)]
     log.info("\n".join(["an example, and what is learned of it:", *lines]))
     write_text(directory / f"{SHOWN_FILE}.txt", "\n".join(lines) + "\n")
-    write_text(directory / f"{SHOWN_FILE}.html", shown_html(tokenizer, tokens, is_learned))
+    write_text(directory / f"{SHOWN_FILE}.html", shown_html(tokenizer, tokens, loss_mask))
 
 
-def spans(tokenizer: Tokenizer, tokens: np.ndarray, is_learned: np.ndarray) -> list[tuple[bool, str]]:
-    """The text of neighbouring tokens that are all learned or all not, with which of the two."""
-    pairs = zip(is_learned.tolist(), tokens.tolist(), strict=True)
+def spans(tokenizer: Tokenizer, tokens: np.ndarray, loss_mask: np.ndarray) -> list[tuple[bool, str]]:
+    """Returns the text of neighbouring tokens that are all learned or all not, with which of the two."""
+    pairs = zip(loss_mask.tolist(), tokens.tolist(), strict=True)
     groups = itertools.groupby(pairs, key=lambda pair: pair[0])
     return [(learned, tokenizer.decode([token for _, token in group])) for learned, group in groups]
 
 
-def shown_html(tokenizer: Tokenizer, tokens: np.ndarray, is_learned: np.ndarray) -> str:
-    """A page with each token in a box: green what is learned, grey what is given; its id shows under the pointer."""
+def shown_html(tokenizer: Tokenizer, tokens: np.ndarray, loss_mask: np.ndarray) -> str:
+    """Returns a page with each token in a box: green if trained, grey if context; its id shows under the pointer."""
     boxes = []
-    for token, learned in zip(tokens.tolist(), is_learned.tolist(), strict=True):
+    for token, learned in zip(tokens.tolist(), loss_mask.tolist(), strict=True):
         text = html.escape(tokenizer.decode([token])).replace("\n", "⏎<br>")
         boxes.append(f'<span class="{"learned" if learned else "given"}" title="{token}">{text}</span>')
     return PAGE.replace("TOKENS", "".join(boxes))

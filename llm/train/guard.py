@@ -1,6 +1,6 @@
 """Which steps training refuses to learn from, and the record of them.
 
-A step whose loss or gradient norm is not finite, or far above those of the steps before, is passed by: weights,
+A step whose loss or gradient norm is not finite, or far above those of the steps before, is skipped: weights,
 moments and the window of recent values stay as they were, and the learning rate's schedule goes on (as OLMo's
 SkipStepOptimizer does). After several in a row the run is rolled back to the last checkpoint that was measured
 without trouble, and goes on with the batches after the bad ones (Chowdhery et al. 2022, PaLM, section 5.1: the same
@@ -38,12 +38,14 @@ beyond 6 of its logarithm, nearly all 1.5 to 4 times the usual norm; where such 
 on as before. With this bound three are left."""
 
 
-def objection(loss: float, grad_norm: float, recent: Sequence[Sequence[float]], guard: GuardConfig) -> str | None:
-    """Why a step should not be learned from, in words; None: nothing speaks against it.
+def rejection_reason(
+    loss: float, grad_norm: float, recent: Sequence[Sequence[float]], guard: GuardConfig
+) -> str | None:
+    """Returns why a step should not be learned from, in words; None: nothing speaks against it.
 
     `recent` holds loss and gradient norm of the last steps that were learned from; those without a gradient are not
     compared with. Norms are compared by their logarithms. While there are fewer than half of `guard.window`, only
-    values that are not finite and losses far above the first one are objected to.
+    values that are not finite and losses far above the first one are rejected.
     """
     for name, value in (("loss", loss), ("gradient norm", grad_norm)):
         if not math.isfinite(value):

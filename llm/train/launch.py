@@ -43,7 +43,7 @@ def launch(module: str, job_path: Path, work_dir: Path, n_processes: int) -> int
 
 
 def status_of(error: ChildFailedError, work_dir: Path, n_processes: int) -> int:
-    """The exit status for what became of the processes; leaves an error that names a killed one."""
+    """Returns the exit status for what became of the processes; leaves an error that names a killed one."""
     first = min(failure.timestamp for failure in error.failures.values())
     near = {rank: f.exitcode for rank, f in error.failures.items() if f.timestamp <= first + SECONDS_OF_ONE_CAUSE}
     if set(near.values()) <= {EXIT_STOPPED, -signal.SIGTERM}:  # SIGTERM: the others were ended because one has stopped

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from ..files import sha256_file
 from .order import Order
 
 IGNORED = -100
-"""Target of a position that is not learned from; `cross_entropy` passes over it."""
+"""Target of a position that is not learned from; `cross_entropy` skips it."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,10 @@ class Batch:
     targets: Tensor
     """(B, T) int64; `IGNORED` where nothing is learned."""
     positions: Tensor | None = None
-    """(N,) int64, the places to learn from among the B * T; None: all of them."""
+    """(N,) int64, the positions to learn from among the B * T; None: all of them."""
+    segments: Tensor | None = None
+    """(B, T) int64, which of the texts in its row a token belongs to, -1 after the last one; no text sees anything of
+    the others. None: each row is one text."""
 
     @property
     def n_tokens(self) -> int:
@@ -49,26 +52,27 @@ class Batch:
         """What the sum of losses is divided by: the tokens, or the examples of a method that counts these."""
         return self.n_tokens
 
-    def learned(self) -> tuple[Tensor | None, Tensor]:
-        """`positions`, and the targets to learn, (N,); for CUDA without waiting for the device."""
+    def learned(self) -> Tensor:
+        """Returns the targets to learn, (N,); for CUDA without waiting for the device."""
         targets = self.targets.flatten()
-        return self.positions, targets if self.positions is None else targets[self.positions]
+        return targets if self.positions is None else targets[self.positions]
 
-    def arguments(self) -> tuple[Any, ...]:
-        """What the objective is called with."""
-        return self.inputs, *self.learned()
+    def learned_rows(self) -> Tensor:
+        """Returns the row of each target to learn, (N,)."""
+        assert self.positions is not None, "every token of the batch is learned"
+        return self.positions // self.inputs.shape[1]
 
     def emptied(self) -> Self:
-        """The same with nothing to learn: what a process works on while others still have batches of a step."""
+        """Returns the same with nothing to learn: what a process works on while others still have batches of a step."""
         nothing = torch.empty(0, dtype=torch.int64, device=self.inputs.device)
         return replace(self, targets=torch.full_like(self.targets, IGNORED), positions=nothing)
 
     def to(self, device: torch.device) -> Self:
-        """The same on a device; a copy out of pinned memory does not wait."""
+        """Returns the same on a device; a copy out of pinned memory does not wait."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> Self:
-        """The same in memory that a GPU can copy from by itself."""
+        """Returns the same in memory that a GPU can copy from by itself."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
@@ -76,17 +80,17 @@ class Batch:
         return replace(self, **{name: change(value) for name, value in tensors.items() if value is not None})
 
 
-def batch_of(tokens: np.ndarray, is_learned: np.ndarray | None = None) -> Batch:
-    """A batch of sequences of one width: `tokens` (B, T + 1).
+def batch_of(tokens: np.ndarray, loss_mask: np.ndarray | None = None) -> Batch:
+    """Returns a batch of sequences of one width: `tokens` (B, T + 1).
 
-    `is_learned` (B, T + 1) booleans: which of them are targets; None: all but the first of each sequence.
+    `loss_mask` (B, T + 1) booleans: which of them are targets; None: all but the first of each sequence.
     """
     ids = torch.from_numpy(tokens.astype(np.int64))
     inputs, targets = ids[:, :-1], ids[:, 1:]  # two views of one array
-    if is_learned is None:
+    if loss_mask is None:
         return Batch(inputs, targets)
-    learned = torch.from_numpy(is_learned[:, 1:])
-    return Batch(inputs, targets.masked_fill(~learned, IGNORED), learned.flatten().nonzero().flatten())
+    mask = torch.from_numpy(loss_mask[:, 1:])
+    return Batch(inputs, targets.masked_fill(~mask, IGNORED), mask.flatten().nonzero().flatten())
 
 
 class Sequences(abc.ABC):
@@ -100,21 +104,21 @@ class Sequences(abc.ABC):
 
     @abc.abstractmethod
     def lengths(self, rows: np.ndarray) -> np.ndarray:
-        """The tokens in each of the rows."""
+        """Returns the tokens in each of the rows."""
 
     @abc.abstractmethod
     def batch(self, rows: np.ndarray) -> Batch:
-        """The rows, filled up to the longest of them."""
+        """Returns the rows, padded to the longest of them."""
 
     def batches(self, rows: np.ndarray, micro_batch_size: int) -> Iterator[Batch]:
-        """The rows in batches of `micro_batch_size`, shortest first, so that little is filled up."""
+        """Yields the rows in batches of `micro_batch_size`, shortest first, so that there is little padding."""
         rows = rows[np.argsort(self.lengths(rows), kind="stable")]
         for start in range(0, len(rows), micro_batch_size):
             yield self.batch(rows[start : start + micro_batch_size])
 
 
 def step_rows(order: Order, batch_size: int, step: int, seed: int) -> np.ndarray:
-    """Which rows step `step` learns from, (batch_size,) int64: the next ones of the stream."""
+    """Returns which rows step `step` learns from, (batch_size,) int64: the next ones of the stream."""
     return order.rows(step * batch_size, (step + 1) * batch_size, seed)
 
 
@@ -142,7 +146,7 @@ class StepLoader:
         self._ahead: tuple[int, Future[list[Batch]]] = -1, Future()
 
     def batches(self, step: int) -> list[Batch]:
-        """The batches that this process learns from in step `step`, on the device; any step can be asked for.
+        """Returns the batches that this process learns from in step `step`, on the device; any step can be asked for.
 
         Raises OSError when a shard cannot be read.
         """
@@ -161,11 +165,11 @@ class StepLoader:
 
 
 def evenly_spaced(n_sequences: int, n_chosen: int) -> np.ndarray:
-    """At most `n_chosen` rows out of `n_sequences`, evenly spaced, the same each time."""
+    """Returns at most `n_chosen` rows out of `n_sequences`, evenly spaced, the same each time."""
     n_chosen = min(n_chosen, n_sequences)
     return np.arange(n_chosen) * n_sequences // max(1, n_chosen)
 
 
 def files_digest(paths: Iterable[Path]) -> str:
-    """One hash of the content of several files, in their order."""
+    """Returns one hash of the content of several files, in their order."""
     return hashlib.sha256("".join(sha256_file(path) for path in paths).encode()).hexdigest()

@@ -1,10 +1,9 @@
-"""What a run is measured by on the way: loss and bits per byte of held-out text, samples of what the model writes."""
+"""What a run is measured by on the way: held-out loss and metrics, samples of what the model writes."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,41 +16,26 @@ from .loader import Batch
 from .loss import Objective
 
 
-class Measure(Protocol):
-    """Measures a model on held-out batches: `val_loss`, which should fall, and what else tells how good it is.
-
-    `token_n_bytes` (V,) is the UTF-8 bytes that each token stands for; `check_stop` is called before each batch and
-    may raise.
-    """
-
-    def __call__(
-        self,
-        objective: Objective,
-        batches: Iterable[Batch],
-        token_n_bytes: Tensor,
-        check_stop: Callable[[], None],
-    ) -> dict[str, float]: ...
-
-
 @torch.no_grad()
 def held_out(
     objective: Objective, batches: Iterable[Batch], token_n_bytes: Tensor, check_stop: Callable[[], None]
 ) -> dict[str, float]:
-    """`val_loss` in nats per supervised token, `val_bpb` in bits per UTF-8 byte of the text that these stand for.
+    """Returns `val_loss`, the mean loss of what held-out batches have to learn, and the objective's own metrics.
 
-    Special tokens stand for no byte, but what they cost counts.
+    `token_n_bytes` (V,) is the UTF-8 bytes that each token stands for; `check_stop` is called before each batch and
+    may raise.
     """
-    total, n_tokens, n_bytes = 0.0, 0, 0
+    loss, n_learned, n_bytes = 0.0, 0, 0
+    objective.metrics.take()
     for batch in batches:
         check_stop()
-        _, targets = batch.learned()
-        total += objective(*batch.arguments()).item()
-        n_tokens += len(targets)
-        n_bytes += int(token_n_bytes[targets].sum())
-    return {"val_loss": total / n_tokens, "val_bpb": total / math.log(2) / max(1, n_bytes)}
+        loss += objective.held_out_loss(batch).item()
+        n_learned += batch.n_learned
+        n_bytes += int(token_n_bytes[batch.learned()].sum())
+    return {"val_loss": loss / n_learned} | objective.held_out_metrics(loss, n_bytes, objective.metrics.take())
 
 
-def sample(
+def continue_text(
     model: GPT,
     tokenizer: Tokenizer,
     prompt: list[int],
@@ -59,7 +43,7 @@ def sample(
     seed: tuple[int, int],
     should_stop: Callable[[], bool],
 ) -> dict[str, Any]:
-    """`{"prompt", "text"}`: a text of up to `n_tokens` tokens that goes on from `prompt`, drawn with `seed`.
+    """Returns `{"prompt", "text"}`: a text of up to `n_tokens` tokens that continues `prompt`, drawn with `seed`.
 
     It is cut short when `should_stop` says so.
     """

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from ..model.gpt import MAX_LENGTH_OF_PLAIN_ATTENTION
+from ..model.head import rows_at_once
 from ..model.presets import PRESETS
 from ..model.shape import GPTConfig
 from ..model.size import Passes, n_params, state_bytes, training_memory_bytes
-from .loss import rows_at_once
 from .parallel import World
 
 MEMINFO, CGROUPS = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
@@ -42,7 +42,7 @@ def require_memory(
 
 
 def needed_bytes(model: GPTConfig, micro_batch_size: int, world: World, dtype: torch.dtype, *, muon: bool) -> int:
-    """An estimate of what one process of a training takes. With fsdp each holds a part of the state."""
+    """Returns an estimate of what one process of a training takes. With fsdp each holds a part of the state."""
     passes = Passes(
         micro_batch_size=micro_batch_size,
         bfloat16=dtype == torch.bfloat16,
@@ -52,12 +52,12 @@ def needed_bytes(model: GPTConfig, micro_batch_size: int, world: World, dtype: t
         muon=muon,
     )
     whole = training_memory_bytes(model, passes)
-    is_cut_up = world.size > 1 and world.config.strategy == "fsdp"
-    return whole - (state_bytes(model, muon=muon) * (world.size - 1) // world.size if is_cut_up else 0)
+    is_sharded = world.size > 1 and world.config.strategy == "fsdp"
+    return whole - (state_bytes(model, muon=muon) * (world.size - 1) // world.size if is_sharded else 0)
 
 
 def smaller(model: GPTConfig, world: World, dtype: torch.dtype, there: int) -> str:
-    """Words for the largest size by name that fits, with the vocabulary and context of a model that does not."""
+    """Names the largest size that fits, with the vocabulary and context of a model that does not."""
     kept = {"vocab_size": model.vocab_size, "context_length": model.context_length}
     sizes = {name: GPTConfig.preset(name, **kept) for name in PRESETS}
     fitting = {
@@ -71,7 +71,7 @@ def smaller(model: GPTConfig, world: World, dtype: torch.dtype, there: int) -> s
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Memory that one process may still take on a device; None where the system does not say it.
+    """Returns the bytes that one process may still take on a device; None where the system does not say it.
 
     On a CPU processes of the same machine share it, and a container's limit counts.
     """
@@ -82,7 +82,7 @@ def available_bytes(device: torch.device) -> int | None:
 
 
 def system_bytes(meminfo: Path) -> int | None:
-    """What Linux says that programs can still take without swapping; None elsewhere."""
+    """Returns what Linux says that programs can still take without swapping; None elsewhere."""
     if not meminfo.exists():
         return None
     lines = (line.split() for line in meminfo.read_text().splitlines())
@@ -90,7 +90,7 @@ def system_bytes(meminfo: Path) -> int | None:
 
 
 def container_bytes(cgroups: Path) -> int | None:
-    """What is left of the memory that this container may take; None without a limit.
+    """Returns what is left of the memory that this container may take; None without a limit.
 
     Pages of files that the kernel can drop at any time count as taken there, so they are taken off.
     """
@@ -102,11 +102,11 @@ def container_bytes(cgroups: Path) -> int | None:
 
 
 def droppable_bytes(stat: Path) -> int:
-    """File pages that have not been used for a while, of a control group's `memory.stat`."""
+    """Returns bytes of file pages that have not been used for a while, of a control group's `memory.stat`."""
     values = dict(line.split() for line in stat.read_text().splitlines()) if stat.exists() else {}
     return int(values.get("total_inactive_file", values.get("inactive_file", 0)))  # with those of groups inside it
 
 
 def gigabytes(n_bytes: int) -> str:
-    """`21.3 GB`."""
+    """Returns `21.3 GB`."""
     return f"{n_bytes / 1e9:.1f} GB"

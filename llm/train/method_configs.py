@@ -1,4 +1,4 @@
-"""Settings of what can follow fine-tuning: preference, reinforcement, classification."""
+"""Settings of the methods that train a model further. No torch is imported here."""
 
 from __future__ import annotations
 
@@ -16,8 +16,60 @@ def refuse_compile(loop: LoopConfig) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraConfig(Config):
+    """Low-rank adapters (Hu et al. 2021): of each matrix only a thin correction is learned; see llm/model/lora.py."""
+
+    rank: int = setting(8, at_least=1)
+    """Rank of the correction of a matrix."""
+    alpha: float = setting(16.0, at_least=1e-6)
+    """The correction counts alpha / rank times."""
+    targets: tuple[str, ...] | None = None
+    """Layers that get adapters, by the end of their names (query, attention.projection, mlp.expand); null: all linear
+    layers of the blocks."""
+    embeddings: bool = True
+    """Whether the tokens' embeddings and the head learn as well, as they are. A base model has never seen the tokens
+    that begin and end a turn: without this it learns neither, and never ends an answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(Config):
+    """Supervised fine-tuning of a pretrained model on chats; only what the assistant says is learned."""
+
+    n_epochs: int = setting(3, at_least=1)
+    """Length of training, in epochs; the last step may start another epoch to be full."""
+    n_steps: int | None = setting(None, at_least=1)
+    """Length of training in optimizer steps; null: from n_epochs."""
+    batch_size: int = setting(32, at_least=1)
+    """Examples in a step."""
+    too_long: Literal["drop", "shorten"] = "drop"
+    """What to do with an example of more tokens than the context holds: leave it out and count it, or leave out the
+    last exchanges of its chat until it fits."""
+    replay: float = setting(0.0, at_least=0.0, at_most=10.0)
+    """Sequences of the base model's training text that are learned along with the examples, as a share of their number:
+    against forgetting. Such a sequence is as long as the context, so 0.1 may add half as many tokens again."""
+    n_samples: int = setting(3, at_least=0)
+    """Held-out questions that the model answers at each measurement."""
+    lora: LoraConfig | None = None
+    """Learn low-rank adapters instead of all weights; they are merged into the model in the end, and kept beside it in
+    peft's layout. They take a learning rate several times as high. null: all weights are learned."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """How weights follow gradients."""
+    loop: LoopConfig = LoopConfig()
+    """Measurements, checkpoints, seed, device; micro_batch_size counts rows that hold several examples each."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lora and self.optimizer.kind != "adamw":
+            raise ValueError(f"lora is set and optimizer.kind is {self.optimizer.kind!r}; adapters learn with 'adamw'")
+        if self.loop.compile:
+            raise ValueError(
+                "loop.compile is true; fine-tuning's batches differ in shape and are not compiled: omit it"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReferenceConfig(Config):
-    """Preference pairs, and how likely the chat model finds each answer before it learns from them."""
+    """Preference pairs, and the chat model's log-likelihood of each answer before it learns from them."""
 
     files: tuple[str, ...] = ()
     """JSONL, JSON or Parquet files (or patterns with `*`) of records with `prompt`, `chosen`, `rejected`: texts or
@@ -39,11 +91,11 @@ class PreferConfig(Config):
     """Direct preference optimisation (DPO, Rafailov et al. 2023) of the chat model on preference pairs."""
 
     beta: float = setting(0.1, at_least=1e-6)
-    """How dear it is to leave the reference model: large values keep the model near it."""
+    """KL penalty strength: large values keep the model near the reference model."""
     label_smoothing: float = setting(0.0, at_least=0.0, at_most=0.499)
     """Share of pairs taken to be labelled the wrong way round (Mitchell 2023)."""
     n_epochs: int = setting(1, at_least=1)
-    """Length of training, in passes over the pairs."""
+    """Length of training, in epochs."""
     n_steps: int | None = setting(None, at_least=1)
     """Length of training in optimizer steps; null: from n_epochs."""
     batch_size: int = setting(16, at_least=1)
@@ -81,7 +133,7 @@ class ClassifyConfig(Config):
     n_calibration_bins: int = setting(10, at_least=2)
     """Equal intervals of confidence, in each of which it is compared with the share of right answers."""
     n_epochs: int = setting(2, at_least=1)
-    """Length of training, in passes over the texts; a small set is soon known by heart."""
+    """Length of training, in epochs; a small set is soon known by heart."""
     n_steps: int | None = setting(None, at_least=1)
     """Length of training in optimizer steps; null: from n_epochs."""
     batch_size: int = setting(16, at_least=1)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .config import OptimizerConfig, given
+from .config import ResolvedOptimizer
 
 
 class Optimizer:
@@ -50,7 +50,7 @@ class Optimizer:
                 group["lr"] = value * group.get("ratio", 1.0)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The state itself, not a copy: `optimizer.<weight>.exp_avg`, `.exp_avg_sq`, `.step`, `.momentum_buffer`."""
+        """Returns the state, no copy: `optimizer.<weight>.exp_avg`, `.exp_avg_sq`, `.step`, `.momentum_buffer`."""
         return {
             f"optimizer.{self.names[parameter]}.{key}": value
             for part in self.parts
@@ -60,21 +60,21 @@ class Optimizer:
 
 
 def fresh_state(part: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """The state that `part` gives a weight before its first update."""
+    """Returns the state that `part` gives a weight before its first update."""
     if isinstance(part, torch.optim.Muon):
         return {"momentum_buffer": torch.zeros_like(parameter)}
     moments = {"exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
     return {"step": torch.zeros((), device=parameter.device), **moments}
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
-    """The optimizer of a model's trainable weights; weight decay pulls at matrices only, not at biases and norms.
+def make_optimizer(model: nn.Module, config: ResolvedOptimizer) -> Optimizer:
+    """Returns the optimizer of a model's trainable weights; only matrices have weight decay, not biases and norms.
 
     Raises ValueError when Muon is asked for and weights are sharded: it needs each matrix whole.
     """
-    rate, decay = given(config.learning_rate), given(config.weight_decay)
+    rate, decay = config.learning_rate, config.weight_decay
     matrices = block_matrices(model) if config.kind == "muon" else []
-    if any(is_cut_up(matrix) for matrix in matrices):
+    if any(is_sharded(matrix) for matrix in matrices):
         raise ValueError(
             "optimizer.kind is 'muon', which needs whole matrices: use 'adamw', or parallel.strategy 'ddp'"
         )
@@ -91,36 +91,36 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
 
 
 def adamw_groups(parameters: Sequence[Tensor], weight_decay: float, ratio: float) -> list[dict[str, Any]]:
-    """Groups of weights: matrices, which decay, and vectors, which do not; whole ones apart from those cut up."""
+    """Groups weights: matrices, which decay, and vectors, which do not; whole ones apart from sharded ones."""
     groups: list[dict[str, Any]] = []
     for is_matrix in (True, False):
-        for cut_up in (True, False):
-            chosen = [p for p in parameters if (p.ndim >= 2) == is_matrix and is_cut_up(p) == cut_up]
+        for sharded in (True, False):
+            chosen = [p for p in parameters if (p.ndim >= 2) == is_matrix and is_sharded(p) == sharded]
             if chosen:
                 groups.append({"params": chosen, "weight_decay": weight_decay * is_matrix, "ratio": ratio})
     return groups
 
 
-def is_cut_up(tensor: Tensor) -> bool:
-    """Whether processes hold parts of a tensor (a DTensor, known by its placements)."""
+def is_sharded(tensor: Tensor) -> bool:
+    """Returns whether processes hold parts of a tensor (a DTensor, known by its placements)."""
     return hasattr(tensor, "placements")
 
 
 def block_matrices(model: nn.Module) -> list[Tensor]:
-    """The trainable matrices of the linear layers inside blocks: no embeddings, no head."""
+    """Returns the trainable matrices of the linear layers inside blocks: no embeddings, no head."""
     layers = [module for name, module in model.named_modules() if name.startswith("blocks.")]
     weights = [layer.weight for layer in layers if isinstance(layer, nn.Linear)]
     return [weight for weight in weights if weight.requires_grad]
 
 
-def learning_rate(step: int, n_steps: int, config: OptimizerConfig) -> float:
-    """The learning rate of step `step` (0 is the first) out of `n_steps`.
+def learning_rate(step: int, n_steps: int, config: ResolvedOptimizer) -> float:
+    """Returns the learning rate of step `step` (0 is the first) out of `n_steps`.
 
     It grows in a straight line over `warmup_steps`, reaches `learning_rate`, and goes down to
     `min_learning_rate_ratio` of it at the last step: in a straight line, along half a cosine (Loshchilov and Hutter
     2017), or, for wsd, in a straight line after a constant stretch (Hu et al. 2024, MiniCPM).
     """
-    warmup_steps = given(config.warmup_steps)
+    warmup_steps = config.warmup_steps
     warmup = (step + 1) / warmup_steps if step < warmup_steps else 1.0
     if config.schedule == "wsd":
         decay = min(1.0, (n_steps - 1 - step) / max(1.0, config.decay_fraction * n_steps))
@@ -129,4 +129,4 @@ def learning_rate(step: int, n_steps: int, config: OptimizerConfig) -> float:
         done = min(1.0, max(0.0, done))
         decay = 1 - done if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
     ratio = config.min_learning_rate_ratio
-    return given(config.learning_rate) * min(warmup, ratio + (1 - ratio) * decay)
+    return config.learning_rate * min(warmup, ratio + (1 - ratio) * decay)

@@ -1,4 +1,4 @@
-"""Which sequence comes when: a pure function of seed and place, so that any step can be had without those before it.
+"""Which sequence comes when: a pure function of seed and position, so that any step can be had without those before it.
 
 Training reads an endless stream of rows. A corpus that is larger than memory can only be read in whole row groups
 (reading single rows at random is a thousand times slower), so an epoch is shuffled in two parts: the row groups
@@ -32,7 +32,7 @@ class Order(Protocol):
         """Row groups that neighbouring rows of the stream can lie in."""
 
     def rows(self, start: int, stop: int, seed: int) -> np.ndarray:
-        """The rows at the places `start` to `stop` (exclusive) of the stream, int64."""
+        """Returns the rows at positions `start` to `stop` (exclusive) of the stream, int64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,25 +53,25 @@ class Epochs:
         return 2 * WINDOW_GROUPS
 
     def rows(self, start: int, stop: int, seed: int) -> np.ndarray:
-        """The rows at the places `start` to `stop` (exclusive) of the stream, int64."""
+        """Returns the rows at positions `start` to `stop` (exclusive) of the stream, int64."""
         pieces = [np.empty(0, np.int64)]
         while start < stop:
-            epoch, place = divmod(start, len(self))
-            number = int(np.searchsorted(_windows(self, epoch, seed).ends, place, side="right"))
+            epoch, position = divmod(start, len(self))
+            number = int(np.searchsorted(_windows(self, epoch, seed).ends, position, side="right"))
             first, rows = _window_rows(self, epoch, number, seed)
-            pieces.append(rows[place - first :][: stop - start])
+            pieces.append(rows[position - first :][: stop - start])
             start += len(pieces[-1])
         return np.concatenate(pieces)
 
 
 def one_group(n_rows: int) -> Epochs:
-    """The order of rows that are all in memory anyway."""
+    """Returns the order of rows that are all in memory anyway."""
     return Epochs(np.zeros(1, np.int64), np.array([n_rows], np.int64))
 
 
 @dataclass(frozen=True)
 class _Windows:
-    """The row groups of an epoch in their order, and the place in it at which each window ends."""
+    """The row groups of an epoch in their order, and the position in it at which each window ends."""
 
     groups: np.ndarray
     ends: np.ndarray
@@ -86,7 +86,7 @@ def _windows(order: Epochs, epoch: int, seed: int) -> _Windows:
 
 @functools.lru_cache(maxsize=64)
 def _window_rows(order: Epochs, epoch: int, number: int, seed: int) -> tuple[int, np.ndarray]:
-    """The place at which a window of an epoch begins, and its rows in their order."""
+    """Returns the position at which a window of an epoch begins, and its rows in their order."""
     windows = _windows(order, epoch, seed)
     groups = windows.groups[number * WINDOW_GROUPS : (number + 1) * WINDOW_GROUPS]
     rows = np.concatenate(
@@ -97,7 +97,7 @@ def _window_rows(order: Epochs, epoch: int, number: int, seed: int) -> tuple[int
 
 
 def _shuffled(n: int, seed: int, epoch: int, counter: list[int]) -> np.ndarray:
-    """A random order of n things, (n,) int64.
+    """Returns a random order of n things, (n,) int64.
 
     Sorting the raw numbers of a counter-based generator (Salmon et al. 2011) gives the same order with every numpy.
     """
@@ -111,7 +111,7 @@ class Mixture:
 
     sources: Mapping[str, Epochs]
     pattern: np.ndarray
-    """(MIXTURE_PERIOD,) number of the source at each place, repeated without end."""
+    """(MIXTURE_PERIOD,) number of the source at each position, repeated without end."""
 
     @property
     def n_groups_open(self) -> int:
@@ -119,23 +119,23 @@ class Mixture:
         return sum(order.n_groups_open for order in self.sources.values())
 
     def rows(self, start: int, stop: int, seed: int) -> np.ndarray:
-        """The rows at the places `start` to `stop` (exclusive) of the stream, int64."""
+        """Returns the rows at positions `start` to `stop` (exclusive) of the stream, int64."""
         numbers = self.pattern[np.arange(start, stop) % MIXTURE_PERIOD]
         rows = np.empty(stop - start, np.int64)
         for number, order in enumerate(self.sources.values()):
-            first, places = self.n_before(number, start), np.flatnonzero(numbers == number)
-            rows[places] = order.rows(first, first + len(places), seed)
+            first, positions = self.n_before(number, start), np.flatnonzero(numbers == number)
+            rows[positions] = order.rows(first, first + len(positions), seed)
         return rows
 
-    def n_before(self, number: int, place: int) -> int:
-        """How many of the first `place` rows are of source `number`."""
-        rounds, rest = divmod(place, MIXTURE_PERIOD)
+    def n_before(self, number: int, position: int) -> int:
+        """Returns how many of the first `position` rows are of source `number`."""
+        rounds, rest = divmod(position, MIXTURE_PERIOD)
         chosen = self.pattern == number
         return rounds * int(chosen.sum()) + int(chosen[:rest].sum())
 
 
 def mixture(sources: Mapping[str, Epochs], weights: Mapping[str, float]) -> Mixture:
-    """The sources that `weights` names, mixed in that ratio. Raises ValueError for a source that is not there."""
+    """Mixes the sources that `weights` names in that ratio. Raises ValueError for a source that is not there."""
     unknown = sorted(weights.keys() - sources.keys())
     if unknown:
         raise ValueError(
@@ -147,16 +147,16 @@ def mixture(sources: Mapping[str, Epochs], weights: Mapping[str, float]) -> Mixt
 
 
 def _pattern(weights: Sequence[float]) -> np.ndarray:
-    """The source at each of `MIXTURE_PERIOD` places, int64: each has its share, evenly spaced."""
+    """Returns the source at each of `MIXTURE_PERIOD` positions, int64: each has its share, evenly spaced."""
     shares = np.array(weights) / math.fsum(weights)
     ends = np.rint(np.cumsum(shares) * MIXTURE_PERIOD).astype(np.int64)
     counts = np.diff(ends, prepend=0)
-    places = np.concatenate([(np.arange(count) + 0.5) / count for count in counts if count])
-    return np.repeat(np.arange(len(counts)), counts)[np.argsort(places, kind="stable")]
+    positions = np.concatenate([(np.arange(count) + 0.5) / count for count in counts if count])
+    return np.repeat(np.arange(len(counts)), counts)[np.argsort(positions, kind="stable")]
 
 
 def epochs_by_source(order: Order, n_rows: int) -> dict[str, float]:
-    """How often the first `n_rows` rows of a mixture repeat each source, in epochs; empty without a mixture."""
+    """Returns how often the first `n_rows` rows of a mixture repeat each source, in epochs; empty without a mixture."""
     if not isinstance(order, Mixture):
         return {}
     return {

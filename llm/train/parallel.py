@@ -56,7 +56,7 @@ class World:
 
     @classmethod
     def join(cls, loop: LoopConfig) -> World:
-        """The world that torchrun's environment variables speak of, once all of its processes are there.
+        """Returns the world that torchrun's environment variables speak of, once all of its processes are there.
 
         Raises ValueError when the strategy needs other processes or GPUs than there are.
         """
@@ -89,7 +89,7 @@ class World:
         return 1 if self.config.strategy == "tensor" else self.size
 
     def share(self, rows: np.ndarray) -> np.ndarray:
-        """The part of a step's sequences that this process learns from; ValueError when they cannot be cut evenly."""
+        """Returns this process's part of a step's sequences; ValueError when they cannot be shared out evenly."""
         if len(rows) % self.n_shares:
             raise ValueError(
                 f"a step has {len(rows)} sequences, which {self.n_shares} processes cannot share evenly: make the "
@@ -103,7 +103,7 @@ class World:
         torch.manual_seed(int(seeds.generate_state(1)[0]))
 
     def total(self, value: Tensor) -> Tensor:
-        """The sum of `value` over the shares of a step, the same in each process."""
+        """Returns the sum of `value` over the shares of a step, the same in each process."""
         if self.n_shares == 1:
             return value
         value = value.detach().clone()
@@ -111,15 +111,15 @@ class World:
         return value
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so; all of them get the same answer."""
+        """Returns whether any process says so; all of them get the same answer."""
         return bool(self._reduced(int(flag), dist.ReduceOp.MAX))
 
     def most(self, value: int) -> int:
-        """The largest of the processes' values, in all of them."""
+        """Returns the largest of the processes' values, in all of them."""
         return self._reduced(value, dist.ReduceOp.MAX)
 
     def from_first(self, value: int) -> int:
-        """The first process' value, in all of them."""
+        """Returns the first process' value, in all of them."""
         return self._reduced(value if self.is_first else 0, dist.ReduceOp.SUM)
 
     def wait(self) -> None:
@@ -141,7 +141,7 @@ def leave() -> None:
 
 
 def choose_gpu(local_rank: int, local_size: int) -> torch.device:
-    """The GPU of a process, made the current one; ValueError when there are fewer than processes."""
+    """Returns the GPU of a process, made the current one; ValueError when there are fewer than processes."""
     if local_size > torch.cuda.device_count():
         raise ValueError(
             f"{local_size} processes on this machine, but PyTorch finds {torch.cuda.device_count()} GPUs: set "
@@ -152,7 +152,7 @@ def choose_gpu(local_rank: int, local_size: int) -> torch.device:
 
 
 def distribute(objective: nn.Module, world: World) -> nn.Module:
-    """The objective as `world` trains it; it stays the owner of its parameters, some of which get cut up.
+    """Returns the objective as `world` trains it; it stays the owner of its parameters, some of which get sharded.
 
     Makes the optimizer's parameters: it comes before the optimizer. Raises ValueError when the strategy cannot work.
     """
@@ -180,7 +180,7 @@ def recompute(block: nn.Module, *, keeps_random_state: bool) -> None:
 
 
 def replicate(objective: nn.Module, world: World) -> nn.Module:
-    """All weights in each process; gradients are added up while the backward pass still runs."""
+    """Keeps all weights in each process; gradients are summed while the backward pass still runs."""
     gpus = [world.device] if world.device.type == "cuda" else None
     replica = DistributedDataParallel(objective, device_ids=gpus, gradient_as_bucket_view=True)
     replica.register_comm_hook(None, lambda _, bucket: add_up(bucket))  # by itself DDP takes the mean over processes
@@ -188,13 +188,13 @@ def replicate(objective: nn.Module, world: World) -> nn.Module:
 
 
 def add_up(bucket: Any) -> torch.futures.Future[Tensor]:
-    """The sum over processes of a bucket of gradients (a `torch.distributed.GradBucket`)."""
+    """Sums over processes a bucket of gradients (a `torch.distributed.GradBucket`)."""
     work = dist.all_reduce(bucket.buffer(), async_op=True)
     return work.get_future().then(lambda done: done.value()[0])
 
 
 def shard(objective: nn.Module, model: GPT, world: World) -> nn.Module:
-    """Each weight cut along its first axis; a block's weights are whole while it computes.
+    """Shards each weight along its first axis; a block's weights are whole while it computes.
 
     The objective itself is the root: what lies outside of blocks (embeddings, last norm, head) stays whole from the
     beginning of its forward pass, where the head is used, to the end of the backward pass.
@@ -211,7 +211,7 @@ def shard(objective: nn.Module, model: GPT, world: World) -> nn.Module:
 
 
 def split_layers(objective: nn.Module, model: GPT, world: World) -> nn.Module:
-    """Each process has some heads and a part of each MLP's width; what they make is added up after each projection.
+    """Gives each process some heads and a part of each MLP's width; their outputs are summed after each projection.
 
     Embeddings, norms and head are whole in each process, and see the same numbers there.
     """
@@ -232,15 +232,15 @@ def split_layers(objective: nn.Module, model: GPT, world: World) -> nn.Module:
 
 
 def entering(mesh: DeviceMesh, _: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The inputs of attention or an MLP, of which the first is the same in each process.
+    """Returns the inputs of attention or an MLP, of which the first is the same in each process.
 
-    Told so here, its gradient is added up over processes once, and not for each of the layers that read it.
+    Told so here, its gradient is summed over processes once, and not for each of the layers that read it.
     """
     return DTensor.from_local(inputs[0], mesh, [Replicate()], run_check=False), *inputs[1:]
 
 
 def added_up(gradient: Tensor) -> Tensor:
-    """The sum of a gradient over all processes."""
+    """Returns the sum of a gradient over all processes."""
     gradient = gradient.clone()
     dist.all_reduce(gradient)
     return gradient
@@ -267,7 +267,7 @@ def require_divisible(config: GPTConfig, size: int) -> None:
 
 
 def accumulate(objective: nn.Module, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
-    """Around the passes of one micro-batch: gradients are exchanged after the last of a step only."""
+    """Returns a context for the passes of one micro-batch: gradients are exchanged after the last of a step only."""
     if isinstance(objective, FSDPModule):
         objective.set_requires_gradient_sync(is_last)
     if isinstance(objective, DistributedDataParallel) and not is_last:
@@ -276,13 +276,13 @@ def accumulate(objective: nn.Module, *, is_last: bool) -> contextlib.AbstractCon
 
 
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> Tensor:
-    """The global norm of the gradients, a scalar; scales them down to `max_norm` if they are larger."""
+    """Returns the global norm of the gradients, a scalar; scales them down to `max_norm` if they are larger."""
     limit = math.inf if max_norm is None else max_norm
     with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
-    cut_up: list[Tensor] = [parameter for parameter in with_gradient if isinstance(parameter, DTensor)]
-    if not cut_up:
+    sharded: list[Tensor] = [parameter for parameter in with_gradient if isinstance(parameter, DTensor)]
+    if not sharded:
         return torch.nn.utils.clip_grad_norm_(with_gradient, limit)
-    groups = [cut_up, [parameter for parameter in with_gradient if not isinstance(parameter, DTensor)]]
+    groups = [sharded, [parameter for parameter in with_gradient if not isinstance(parameter, DTensor)]]
     norms = [whole(torch.nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])) for group in groups]
     norm = torch.linalg.vector_norm(torch.stack(norms))
     for group in groups:
@@ -291,12 +291,12 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> Tens
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor put together from the parts that processes hold; all of them must ask for it."""
+    """Returns a tensor put together from the parts that processes hold; all of them must ask for it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def whole_model(model: GPT, world: World) -> GPT | None:
-    """A model whose weights are not cut up, for sampling and for files: in the first process; None in the others.
+    """Returns a model whose weights are not sharded, for sampling and files: in the first process; None in the others.
 
     All processes must ask for it. It is `model` itself where that is whole.
     """

@@ -6,29 +6,27 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from ..counts import Counts
-from ..files import sha256_file
 from ..model.gpt import GPT
 from ..model.hf_import import published_model
 from ..model.published import published_files
 from ..model.size import n_params
-from ..tokenizer import TOKENIZER_FILE, Tokenizer
-from .artifact import write_model_artifact
+from ..tokenizer import Tokenizer
 from .compile import choose_compile, compiles, rough_seconds
-from .config import LoopConfig, PretrainConfig, given, result_settings
+from .config import LoopConfig, PretrainConfig
 from .device import choose_dtype
-from .dial import dialled
 from .loader import files_digest
-from .loop import Course, Trainer
+from .loop import RunSpec
 from .loss import Objective
 from .memory import require_memory
 from .order import epochs_by_source
-from .parallel import World, whole_model
-from .shards import Shards, read_shards
+from .parallel import World
+from .resolve import resolve
+from .shards import read_shards
+from .start import Start
 
 log = logging.getLogger(__name__)
 
@@ -47,34 +45,25 @@ def pretrain(
     settings, the model takes more memory than there is, or the loss diverges; `Stopped` when asked to stop.
     """
     world = World.join(config.loop)
-    device = world.device
     tokenizer = Tokenizer.load(tokenizer_dir)
     shards = read_shards(shards_dir, tokenizer_dir, config.mixture)
     context_length = shards.context_length
-    start = published_start(config, tokenizer, context_length)
-    dial = dialled(
-        config, shards.vocab_size, context_length, len(shards.train) * context_length, start.config if start else None
-    )
-    config, shape = dial.config, dial.model
-    log.info("\n".join(["what follows from the size:", *dial.lines()]))
-    n_steps, batch_size = given(config.n_steps), sequences_per_step(given(config.batch_tokens), context_length)
-    dtype = choose_dtype(config.loop, device)
+    n_tokens, published = len(shards.train) * context_length, published_start(config, tokenizer, context_length)
+    resolved = resolve(config, shards.vocab_size, context_length, n_tokens, published.config if published else None)
+    config, shape = resolved.config, resolved.model
+    log.info("\n".join(["what follows from the size:", *resolved.lines()]))
+    n_steps, batch_size = config.n_steps, sequences_per_step(config.batch_tokens, context_length)
+    dtype = choose_dtype(config.loop, world.device)
     n_at_once = min(config.loop.micro_batch_size, batch_size // world.n_shares)
-    require_memory(
-        dataclasses.replace(shape, context_length=context_length),
-        n_at_once,
-        world,
-        dtype,
-        muon=config.optimizer.kind == "muon",
-    )
+    as_trained = dataclasses.replace(shape, context_length=context_length)
+    require_memory(as_trained, n_at_once, world, dtype, muon=config.optimizer.kind == "muon")
     torch.manual_seed(config.loop.seed)
-    model = (start or GPT(shape)).to(device)
-    is_compiled = is_to_be_compiled(model, config.loop, world, dtype, n_steps, (batch_size, context_length))
-    identity = pretrain_identity(config, shards, dtype, is_compiled)
-    identity["tokenizer"] = sha256_file(tokenizer_dir / TOKENIZER_FILE)
+    start = Start((published or GPT(shape)).to(world.device), tokenizer, tokenizer_dir, world, dtype)
+    is_compiled = is_to_be_compiled(start.model, config.loop, world, dtype, n_steps, (batch_size, context_length))
+    identity = start.identity("pretrain", shards.digest, config) | {"loop.compile": is_compiled}
     if config.start_from:
-        identity["start_from"] = files_digest(published_files(Path(config.start_from)))
-    course = Course(
+        identity["start_from"] = files_digest(published_files(Path(config.start_from)))  # wherever it is
+    spec = RunSpec(
         train=shards.train,
         val=shards.val,
         n_steps=n_steps,
@@ -86,16 +75,13 @@ def pretrain(
         identity=identity,
         compiled_width=context_length if is_compiled else None,
     )
-    progress = Trainer(model, tokenizer, course, work_dir, world).run(should_stop)
-    finished = whole_model(model, world)
-    if finished is not None:
-        write_model_artifact(out_dir, finished, tokenizer_dir, work_dir, identity, progress.samples)
-    figures = progress.figures() | {
+    progress = start.train(spec, work_dir, out_dir, should_stop)
+    figures = progress.metrics() | {
         "n_params": n_params(shape),
         "n_epochs": n_steps * batch_size / len(shards.train),
     }
-    passes = epochs_by_source(shards.train.order, n_steps * batch_size)
-    figures |= {f"n_epochs {source}": n_epochs for source, n_epochs in passes.items()}
+    epochs = epochs_by_source(shards.train.order, n_steps * batch_size)
+    figures |= {f"n_epochs {source}": n_epochs for source, n_epochs in epochs.items()}
     if n_steps == 0:
         return Counts("parameters", n_params(shape), n_params(shape), {}, figures)
     return Counts("tokens", progress.n_tokens, progress.n_tokens, {}, figures)
@@ -115,7 +101,7 @@ def published_start(config: PretrainConfig, tokenizer: Tokenizer, context_length
 
 
 def sequences_per_step(batch_tokens: int, context_length: int) -> int:
-    """Sequences that make up `batch_tokens`; raises ValueError when they do not divide evenly."""
+    """Returns the sequences that make up `batch_tokens`; raises ValueError when they do not divide evenly."""
     if batch_tokens % context_length:
         below = batch_tokens // context_length * context_length
         near = f"{below} or {below + context_length}" if below else f"{context_length}"
@@ -139,14 +125,6 @@ def is_to_be_compiled(
 
 
 def micro_batch_sizes(n_sequences: int, micro_batch_size: int) -> list[int]:
-    """The sizes of batches that `n_sequences` are cut into, each once."""
+    """Returns the sizes of batches that `n_sequences` are cut into, each once."""
     sizes = {min(micro_batch_size, n_sequences), n_sequences % micro_batch_size}
     return sorted(sizes - {0})
-
-
-def pretrain_identity(
-    config: PretrainConfig, shards: Shards, dtype: torch.dtype, is_compiled: bool = False
-) -> dict[str, Any]:
-    """What decides the result, as plain values; kept in checkpoints and in the model's config."""
-    chosen = {"loop.precision": str(dtype)[6:], "loop.compile": is_compiled}
-    return {"kind": "pretrain", "data": shards.digest, **result_settings(config), **chosen}

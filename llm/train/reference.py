@@ -1,4 +1,4 @@
-"""The reference of preference training: how likely the chat model finds each answer before it is trained.
+"""The reference of preference training: the chat model's log-likelihood of each answer before it is trained.
 
 The model that DPO starts from stays the reference, so its log-probabilities are computed once, and training never
 holds two models.
@@ -22,11 +22,11 @@ from ..model.files import WEIGHTS_FILE, load_model
 from ..process import MetricsLog, Stopped
 from ..splits import held_out_keys
 from ..tokenizer import Tokenizer
+from .answers import REFERENCE_FILE, AnswerObjective, Pairs, rendered
 from .config import LoopConfig
 from .device import choose_device, choose_dtype
 from .examples import ASKED_LATER, held_out_questions, questions_of
 from .method_configs import ReferenceConfig
-from .prefer import REFERENCE_FILE, Pairs, PreferenceObjective, rendered
 
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 SCHEMA = pa.schema(
@@ -67,7 +67,7 @@ def reference(
             f"{model.config.context_length} tokens: add pairs, or shorter ones"
         )
     held_out = held_out_keys((pair.key for pair in kept), config.held_out_fraction)
-    objective = PreferenceObjective(model, dtype, beta=1.0, label_smoothing=0.0)
+    objective = AnswerObjective(model, dtype)
     log_p = answers_log_p(objective, kept, tokenizer, work_dir, config.micro_batch_size, should_stop)
     sides = np.array([pair.key in held_out for pair in kept])
     for name, is_on_side in (("train", ~sides), ("val", sides)):
@@ -81,7 +81,7 @@ def reference(
 
 
 def fitting(pairs: Sequence[Pair], tokenizer: Tokenizer, context_length: int) -> list[Pair]:
-    """The pairs of which both chats fit into the context."""
+    """Returns the pairs of which both chats fit into the context."""
     sequences = Pairs([rendered(pair.prompt, pair.chosen, pair.rejected, tokenizer) for pair in pairs], np.zeros(0))
     fits = sequences.lengths(np.arange(len(pairs))) <= context_length + 1
     return [pair for pair, does_fit in zip(pairs, fits, strict=True) if does_fit]
@@ -89,14 +89,14 @@ def fitting(pairs: Sequence[Pair], tokenizer: Tokenizer, context_length: int) ->
 
 @torch.no_grad()
 def answers_log_p(
-    objective: PreferenceObjective,
+    objective: AnswerObjective,
     pairs: Sequence[Pair],
     tokenizer: Tokenizer,
     work_dir: Path,
     micro_batch_size: int,
     should_stop: Callable[[], bool],
 ) -> np.ndarray:
-    """ln p of both answers of each pair, (pairs, 2) float64; progress goes to `metrics.jsonl` in `work_dir`."""
+    """Returns ln p of both answers of each pair, (pairs, 2) float64; progress goes to `metrics.jsonl` in `work_dir`."""
     log_p = np.zeros((len(pairs), 2))
     sequences = Pairs([rendered(pair.prompt, pair.chosen, pair.rejected, tokenizer) for pair in pairs], log_p)
     rows = np.argsort(sequences.lengths(np.arange(len(pairs))), kind="stable")
@@ -107,9 +107,7 @@ def answers_log_p(
             raise Stopped(f"stopped after {start} of {len(rows)} pairs")
         chosen = rows[start : start + micro_batch_size]
         batch = sequences.batch(chosen).to(device)
-        positions, targets = batch.learned()
-        assert positions is not None, "a pair has a prompt, which is not learned"
-        both = objective.answer_log_p(batch.inputs, positions, targets)  # (2B,)
+        both = objective.answer_log_p(batch)  # (2B,)
         log_p[chosen] = both.view(2, -1).T.double().cpu().numpy()
         metrics.write(start + len(chosen), of=len(rows))
     metrics.close()
@@ -117,7 +115,7 @@ def answers_log_p(
 
 
 def table(pairs: Sequence[Pair], log_p: np.ndarray) -> pa.Table:
-    """The rows of a file; `log_p` is (pairs, 2)."""
+    """Returns the rows of a file; `log_p` is (pairs, 2)."""
     rows = [
         {
             "prompt": pair.prompt,

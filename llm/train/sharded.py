@@ -19,8 +19,6 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from .checkpoint import require_same_tensors
-
 
 def write_sharded(tensors: dict[str, Tensor], directory: Path) -> None:
     """Writes named tensors into a directory that exists; all processes of the world must call it.
@@ -34,28 +32,29 @@ def write_sharded(tensors: dict[str, Tensor], directory: Path) -> None:
         raise OSError(f"{directory} cannot be written: {first_failure(error)}") from error
 
 
+def stored_shapes(directory: Path) -> dict[str, Tensor]:
+    """Returns the names of the tensors that a directory holds, each with a tensor of its shape without memory."""
+    stored = HuggingFaceStorageReader(str(directory)).read_metadata().state_dict_metadata
+    sizes = {name: entry.size for name, entry in stored.items() if isinstance(entry, TensorStorageMetadata)}
+    return {name: torch.empty(size, device="meta") for name, size in sizes.items()}
+
+
 @torch.no_grad()
 def read_sharded(tensors: dict[str, Tensor], directory: Path) -> None:
     """Copies what a directory holds into `tensors`, each process its own part; all of them must call it.
 
-    Raises ValueError when names or shapes differ (those of random generators may be missing), OSError in all processes
-    when one cannot read.
+    Raises OSError in all processes when one cannot read.
     """
     reader = HuggingFaceStorageReader(str(directory))
-    stored = reader.read_metadata().state_dict_metadata
-    sizes = {name: entry.size for name, entry in stored.items() if isinstance(entry, TensorStorageMetadata)}
-    shapes = {name: torch.empty(size, device="meta") for name, size in sizes.items()}
-    require_same_tensors(shapes, tensors, directory)
-    wanted = {name: tensor for name, tensor in tensors.items() if name in stored}
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*in a single process")  # it is, where a process trains alone
-            load(wanted, storage_reader=reader, no_dist=not dist.is_initialized())
+            load(dict(tensors), storage_reader=reader, no_dist=not dist.is_initialized())
     except CheckpointException as error:
         raise OSError(f"{directory} cannot be read: {first_failure(error)}") from error
 
 
 def first_failure(error: CheckpointException) -> str:
-    """What went wrong in the first of the processes that failed."""
+    """Returns what went wrong in the first of the processes that failed."""
     rank, (failure, _) = min(error.failures.items())
     return f"process {rank}: {failure}"

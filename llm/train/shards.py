@@ -29,7 +29,7 @@ class RowGroup:
 
     path: Path
     number: int
-    """Its place in the file."""
+    """Its index in the file."""
     n_rows: int
     source: str | None
     """Where all its documents come from; None: the shards do not keep sources apart."""
@@ -61,11 +61,11 @@ class PackedSequences(Sequences):
         return int(self._starts[-1])
 
     def lengths(self, rows: np.ndarray) -> np.ndarray:
-        """The tokens in each of the rows."""
+        """Returns the tokens in each of the rows."""
         return self._gather(rows, 1)
 
     def batch(self, rows: np.ndarray) -> Batch:
-        """The rows, filled up to the longest of them. Raises OSError when a shard cannot be read."""
+        """Returns the rows, padded to the longest of them. Raises OSError when a shard cannot be read."""
         tokens, lengths = self._gather(rows, 0), self._gather(rows, 1)
         if lengths.min() == self.width:
             return batch_of(tokens)
@@ -73,18 +73,18 @@ class PackedSequences(Sequences):
         return batch_of(tokens[:, :width], np.arange(width) < lengths[:, None])
 
     def _gather(self, rows: np.ndarray, column: int) -> np.ndarray:
-        """Column 0, the tokens, or 1, how many of them are no pads, of each of the rows."""
+        """Returns column 0, the tokens, or 1, how many of them are no pads, of each of the rows."""
         if len(self._blocks) == 1:
             return self._block(0)[column][rows]
         blocks = np.searchsorted(self._starts, rows, side="right") - 1
         found = np.empty((len(rows), self.width), self.dtype) if column == 0 else np.empty(len(rows), np.int32)
-        places = rows - self._starts[blocks]
-        for i, (block, place) in enumerate(zip(blocks.tolist(), places.tolist(), strict=True)):
-            found[i] = self._block(block)[column][place]
+        indices = rows - self._starts[blocks]
+        for i, (block, index) in enumerate(zip(blocks.tolist(), indices.tolist(), strict=True)):
+            found[i] = self._block(block)[column][index]
         return found
 
     def _read(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """The tokens of a block, (rows, width), and how many of them are no pads, (rows,)."""
+        """Returns the tokens of a block, (rows, width), and how many of them are no pads, (rows,)."""
         n_rows = int(self._starts[block + 1] - self._starts[block])
         tokens, lengths = np.empty((n_rows, self.width), self.dtype), np.empty(n_rows, np.int32)
         row = 0
@@ -96,7 +96,7 @@ class PackedSequences(Sequences):
 
 
 def read_row_group(group: RowGroup, dtype: np.dtype[np.unsignedinteger]) -> tuple[np.ndarray, np.ndarray]:
-    """The tokens of a row group, (rows, width), and how many of them are no pads, (rows,).
+    """Returns the tokens of a row group, (rows, width), and how many of them are no pads, (rows,).
 
     Raises OSError that names the file when a page's checksum does not match.
     """
@@ -130,7 +130,7 @@ def read_shards(
     *,
     in_memory_bytes: int = IN_MEMORY_BYTES,
 ) -> Shards:
-    """The shards of a directory, each file checked against its hash in `shards.json`.
+    """Returns the shards of a directory, each file checked against its hash in `shards.json`.
 
     `weights` says how much of each source is trained on, of shards that keep sources apart. Raises ValueError when
     there is nothing to train on or to measure on, when they were made with another tokenizer, or for an unknown source;
@@ -157,7 +157,7 @@ def read_shards(
 
 
 def _form(directory: Path) -> dict[str, Any]:
-    """What `shards.json` says."""
+    """Returns what `shards.json` says."""
     if not (directory / SHARDS_FILE).exists():
         raise ValueError(f"{directory} holds no {SHARDS_FILE}; build the shards first")
     form: dict[str, Any] = read_json(directory / SHARDS_FILE)
@@ -167,7 +167,7 @@ def _form(directory: Path) -> dict[str, Any]:
 
 
 def _verified_digest(directory: Path, files: Mapping[str, str]) -> str:
-    """One hash of the content of all files; raises OSError that names the first one that is not as it was written."""
+    """Returns one hash of the content of all files; raises OSError that names the first damaged one."""
     for name, expected in files.items():
         if sha256_file(directory / name) != expected:
             raise OSError(f"{directory / name} is damaged: its SHA-256 is not the one in {SHARDS_FILE}; build it again")

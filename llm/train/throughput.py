@@ -1,8 +1,10 @@
-"""How fast this machine trains a model, measured for a moment: what a plan's times rest on."""
+"""How fast a run is, and how fast this machine trains a model: tokens and operations per second, memory."""
 
 from __future__ import annotations
 
 import re
+import resource
+import sys
 import time
 
 import torch
@@ -12,13 +14,16 @@ from ..model.size import flops_per_token
 from .compile import compiled
 from .config import LoopConfig
 from .device import choose_device, choose_dtype
+from .loader import Batch
 from .loss import Objective
 
+TIMED_FIELDS = ("tokens_per_s", "mfu", "memory_bytes", "seconds_left")
+"""Fields of metric lines that differ from run to run."""
 N_WARM_UP = 2
 
 
 def flops_per_second(config: GPTConfig, loop: LoopConfig, seconds: float = 1.0, *, is_compiled: bool = False) -> float:
-    """Floating-point operations per second over forward and backward passes of one micro-batch, in `seconds`.
+    """Returns floating-point operations per second over forward and backward passes of one micro-batch, in `seconds`.
 
     `is_compiled`: of compiled code, which has to be made first. Optimizer, held-out measurements and checkpoints are
     not in it: a whole run is some percent slower.
@@ -29,9 +34,10 @@ def flops_per_second(config: GPTConfig, loop: LoopConfig, seconds: float = 1.0, 
     trained = compiled(objective) if is_compiled else objective
     shape = (loop.micro_batch_size, config.context_length)
     tokens = torch.zeros(shape, dtype=torch.int64, device=device)  # (B, T)
+    batch = Batch(tokens, tokens)
 
     def one_pass() -> None:
-        trained(tokens, None, tokens.flatten()).backward()
+        trained(batch).backward()
         objective.zero_grad(set_to_none=True)
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -75,7 +81,7 @@ their architectures (Ampere GA102, Ada, Blackwell)."""
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Dense bfloat16 operations per second that a device is sold for; None where that is not known.
+    """Returns the dense bfloat16 operations per second that a device is sold for; None where that is not known.
 
     What a run reaches of it is its MFU (Chowdhery et al. 2022), with operations counted as `flops_per_token` does.
     """
@@ -83,6 +89,58 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def peak_flops_by_name(name: str) -> float | None:
-    """`peak_flops` of a device as its driver calls it, `NVIDIA A100-SXM4-80GB`."""
+    """Returns the `peak_flops` of a device as its driver calls it, `NVIDIA A100-SXM4-80GB`."""
     words = name.replace("-", " ")
     return next((peak for part, peak in PEAK_FLOPS.items() if re.search(rf"\b{part}\b", words)), None)
+
+
+class Throughput:
+    """A stopwatch along a run: what its metrics say of speed, memory and the time left."""
+
+    def __init__(self, device: torch.device, n_steps: int, flops_per_token: float) -> None:
+        """`flops_per_token` as llm/model/size.py counts them; the whole run has `n_steps`."""
+        self.device, self.n_steps, self.flops_per_token = device, n_steps, flops_per_token
+        self.peak_flops = peak_flops(device)
+        self.first: tuple[float, int] | None = None
+        self.n_tokens = 0
+        self.resume()
+
+    def resume(self) -> None:
+        """Leaves the time since the last line out of the speed: it went into something else than steps."""
+        self.line_time, self.n_tokens = time.monotonic(), 0
+
+    def count(self, n_tokens: int) -> None:
+        """Counts the tokens of a step, those of all processes."""
+        self.n_tokens += n_tokens
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the last line."""
+        return time.monotonic() - self.line_time
+
+    def metrics(self, step: int, n_processes: int) -> dict[str, float]:
+        """Returns the fields of a line at `step`: speed since the last line, and the time that is left.
+
+        `mfu` is the share of the device's dense bfloat16 peak that the steps reached, counting 6 N + 12 L d T
+        operations a token (Chowdhery et al. 2022); it is absent where the peak is not known. The time left is reckoned
+        from all that has happened since this process finished its first step, measurements and checkpoints included.
+        """
+        now = time.monotonic()
+        tokens_per_s = self.n_tokens / max(now - self.line_time, 1e-9)
+        found = {"tokens_per_s": round(tokens_per_s, 1), "memory_bytes": memory_bytes(self.device)}
+        if self.peak_flops is not None:
+            found["mfu"] = round(tokens_per_s * self.flops_per_token / (self.peak_flops * n_processes), 4)
+        if self.first is None or self.first[1] > step:  # the beginning, or rolled back
+            self.first = now, step
+        elif step > self.first[1]:
+            found["seconds_left"] = round((now - self.first[0]) / (step - self.first[1]) * (self.n_steps - step), 1)
+        self.resume()
+        return found
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Returns the most memory taken so far: of the GPU by tensors, else by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -56,10 +56,10 @@ def test_a_recipe_takes_tokenizer_and_shape_from_the_start(tmp_path: Path) -> No
     publish(tmp_path, "qwen3")
     recipe = load_recipe(TINY, overrides(tmp_path, n_tokens=309))
     assert (recipe.tokenizer.start_from, recipe.tokenizer.vocab_size) == (str(tmp_path), 309)
-    assert recipe.start is not None
-    assert recipe.start.n_layers == 2
+    assert recipe.published is not None
+    assert recipe.published.n_layers == 2
     only = load_recipe(TINY, (f"tokenizer.start_from={tmp_path}", "tokenizer.vocab_size=309"))
-    assert (only.tokenizer.vocab_size, only.start) == (309, None)
+    assert (only.tokenizer.vocab_size, only.published) == (309, None)
 
 
 @pytest.mark.parametrize(

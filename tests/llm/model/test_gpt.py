@@ -210,7 +210,7 @@ def test_more_tokens_than_the_context_are_refused(tiny_model):
         ({"n_kv_heads": 2}, "n_kv_heads is 2; in gpt2 it can only be 4: leave it out"),
         ({"head_dim": 8}, "head_dim is 8; in gpt2 it can only be 6"),
         ({"architecture": "modern", "n_kv_heads": 3}, "n_kv_heads is 3; it must divide n_heads, which is 4"),
-        ({"architecture": "modern", "head_dim": 5}, "head_dim is 5; RoPE turns pairs"),
+        ({"architecture": "modern", "head_dim": 5}, "head_dim is 5; RoPE rotates pairs"),
         ({"architecture": "llama"}, "architecture is 'llama'; allowed: 'gpt2', 'modern', 'speedrun'"),
         ({"d_mlp": 0}, "d_mlp is 0; allowed: 1 or more"),
     ],

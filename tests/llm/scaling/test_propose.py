@@ -11,7 +11,7 @@ import pytest
 from llm.model.size import flops_per_token, n_matmul_params, n_params
 from llm.scaling.propose import PUBLISHED, Proposal, fitted_law, largest_useful, propose, shown_size
 from llm.train.config import ModelShape, PretrainConfig
-from llm.train.dial import dialled
+from llm.train.resolve import resolve
 
 FORM = (4096, 256)
 BASE = PretrainConfig()
@@ -26,7 +26,7 @@ def endless() -> Proposal:
 
 def test_a_proposal_spends_its_budget_and_can_be_trained_as_it_says(endless: Proposal) -> None:
     found = endless
-    model = dialled(PretrainConfig(model=ModelShape(size=found.size)), *FORM).model
+    model = resolve(PretrainConfig(model=ModelShape(size=found.size)), *FORM).model
     assert (found.n_params, found.n_matmul_params) == (n_params(model), n_matmul_params(model))
     assert found.n_tokens == found.config.n_steps * found.config.batch_tokens
     assert found.n_flops == found.n_tokens * flops_per_token(model)
@@ -37,7 +37,7 @@ def test_a_proposal_spends_its_budget_and_can_be_trained_as_it_says(endless: Pro
 def test_the_best_is_better_than_its_neighbours_and_near_the_formula(endless: Proposal) -> None:
     found = endless
     for factor in (0.7, 1.4):
-        model = dialled(PretrainConfig(model=ModelShape(size=shown_size(factor * found.n_params))), *FORM).model
+        model = resolve(PretrainConfig(model=ModelShape(size=shown_size(factor * found.n_params))), *FORM).model
         assert PUBLISHED.loss(n_matmul_params(model), BUDGET / flops_per_token(model)) > found.loss
     # The formula knows no grid of sizes, no attention and no whole batches.
     assert found.n_matmul_params == pytest.approx(PUBLISHED.n_opt(BUDGET), rel=0.4)

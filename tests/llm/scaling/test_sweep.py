@@ -11,7 +11,7 @@ from llm.model.size import flops_per_token, n_matmul_params
 from llm.scaling.config import ScalingConfig, SweepShape
 from llm.scaling.sweep import Corpus, planned_runs
 from llm.train.config import LoopConfig, ModelShape, OptimizerConfig, PretrainConfig
-from llm.train.dial import dialled
+from llm.train.resolve import resolve
 
 CORPUS = Corpus(vocab_size=1024, context_length=128, n_train_tokens=3_000_000)
 SHAPES = tuple(SweepShape(d_model=width, n_layers=2) for width in (32, 64, 128))
@@ -39,7 +39,7 @@ def test_every_budget_shape_and_seed_is_a_run_and_takes_what_it_may() -> None:
         (budget, width, seed) for budget in (1e12, 3e12) for width in (32, 64, 128) for seed in (0, 5)
     ]
     for run in runs:
-        model = dialled(run.config, CORPUS.vocab_size, CORPUS.context_length).model
+        model = resolve(run.config, CORPUS.vocab_size, CORPUS.context_length).model
         assert (model.d_model, model.n_layers, model.architecture) == (run.shape.d_model, 2, "modern")
         assert run.n_params == n_matmul_params(model)
         assert run.n_tokens == run.config.n_steps * run.config.batch_tokens
@@ -74,7 +74,7 @@ def test_the_same_sweep_plans_the_same_runs() -> None:
 @pytest.mark.parametrize(
     ("limit", "gone", "reason"),
     [
-        ({"max_epochs": 1.0}, {(3e12, 32)}, "passes over the corpus, and max_epochs is 1"),
+        ({"max_epochs": 1.0}, {(3e12, 32)}, "epochs of the corpus, and max_epochs is 1"),
         ({"min_tokens_per_param": 1.0}, {(1e12, 128)}, "tokens per parameter, and allowed are 1 to"),
         ({"max_tokens_per_param": 60.0}, {(3e12, 32)}, "tokens per parameter, and allowed are 0 to 60"),
         ({"min_steps": 600}, {(1e12, 128)}, "min_steps is 600"),

@@ -12,7 +12,7 @@ from torch import nn
 
 from llm.files import read_json
 from llm.train.checkpoint import Checkpoints, state_tensors, write_plain
-from llm.train.config import OptimizerConfig
+from llm.train.config import ResolvedOptimizer
 from llm.train.optimizer import make_optimizer
 from llm.train.parallel import World
 
@@ -35,7 +35,7 @@ class Model(nn.Module):
 def trained(n_steps=2, kind="adamw", width=4):
     torch.manual_seed(0)
     model = Model(width)
-    optimizer = make_optimizer(model, OptimizerConfig(learning_rate=0.1, weight_decay=0.1, warmup_steps=0, kind=kind))
+    optimizer = make_optimizer(model, ResolvedOptimizer(learning_rate=0.1, weight_decay=0.1, warmup_steps=0, kind=kind))
     for _ in range(n_steps):
         update(model, optimizer)
     return model, optimizer
@@ -94,10 +94,10 @@ def test_state_has_the_names_of_the_weights():
     assert "optimizer.blocks.0.bias.exp_avg_sq" in names
 
 
-def test_the_newest_are_kept_and_those_that_are_spared(tmp_path):
+def test_the_newest_are_kept_and_those_that_are_retained(tmp_path):
     checkpoints, tensors = Checkpoints(tmp_path, WORLD, n_kept=2), state_tensors(*trained())
     for step in (8, 9, 10, 99_999_999, 100_000_000):
-        checkpoints.save(tensors, {"step": step}, spared={9})
+        checkpoints.save(tensors, {"step": step}, retained={9})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000009", "step-100000000", "step-99999999"]
     assert checkpoints.newest().state["step"] == 100_000_000
     assert checkpoints.of_step(9).state["step"] == 9

@@ -48,7 +48,7 @@ def test_the_loss_is_that_of_each_text_by_itself(architecture):
         expected += (logits.exp().sum().log() - logits[label]).item()
     objective = ClassifierObjective(model, torch.float64)
     assert batch.n_learned == 3
-    assert objective(*batch.arguments()).item() == pytest.approx(expected, abs=1e-5)
+    assert objective(batch).item() == pytest.approx(expected, abs=1e-5)
 
 
 def test_only_the_last_blocks_norm_and_head_learn(materials, trained):

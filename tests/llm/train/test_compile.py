@@ -6,15 +6,17 @@ import time
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 
 from llm.files import write_json
 from llm.model.gpt import GPT
 from llm.model.shape import GPTConfig
 from llm.train import compile as compile_module
 from llm.train.compile import choose_compile, compiles, in_one_shape, rough_seconds
-from llm.train.config import FinetuneConfig, LoopConfig, ParallelConfig
+from llm.train.config import LoopConfig, ParallelConfig
 from llm.train.loader import IGNORED, Batch
 from llm.train.loss import Objective
+from llm.train.method_configs import FinetuneConfig
 from llm.train.pretrain import micro_batch_sizes
 from tests.llm.train.train_materials import LOOP, artifact, tiny_job
 
@@ -61,11 +63,11 @@ def test_the_compiler_is_the_one_in_cxx_or_a_known_name(monkeypatch, tmp_path):
     assert compile_module.has_compiler()
 
 
-def test_a_model_that_is_cut_up_is_not_compiled():
-    cut_up = ParallelConfig(n_processes=2, strategy="fsdp")
-    assert choose_compile(LoopConfig(parallel=cut_up), CUDA, 1e6) is False
+def test_a_sharded_model_is_not_compiled():
+    sharded = ParallelConfig(n_processes=2, strategy="fsdp")
+    assert choose_compile(LoopConfig(parallel=sharded), CUDA, 1e6) is False
     with pytest.raises(ValueError, match=r"loop\.compile is true, but parallel\.strategy is 'fsdp'"):
-        choose_compile(LoopConfig(parallel=cut_up, compile=True), CUDA, 1e6)
+        choose_compile(LoopConfig(parallel=sharded, compile=True), CUDA, 1e6)
 
 
 def test_fine_tuning_is_not_compiled():
@@ -78,15 +80,15 @@ def test_the_estimate_does_not_depend_on_the_moment():
     assert rough_seconds(shape, 10**6) == pytest.approx(9.44e12 / 2e11, rel=0.01)  # 6 N + 12 L d T operations a token
 
 
-def test_batches_are_filled_up_to_one_shape():
+def test_batches_are_padded_to_one_shape():
     short = Batch(torch.tensor([[1, 2], [3, 0]]), torch.tensor([[2, 4], [5, IGNORED]]), torch.tensor([0, 1, 2]))
-    inputs, positions, targets = in_one_shape(short, 3)
-    assert inputs.tolist() == [[1, 2, 0], [3, 0, 0]]
-    assert positions is None
-    assert targets.tolist() == [2, 4, IGNORED, 5, IGNORED, IGNORED]
+    padded = in_one_shape(short, 3)
+    assert padded.inputs.tolist() == [[1, 2, 0], [3, 0, 0]]
+    assert padded.positions is None
+    assert padded.learned().tolist() == [2, 4, IGNORED, 5, IGNORED, IGNORED]
 
 
-def test_a_batch_filled_up_is_learned_alike(objective):
+def test_a_padded_batch_is_learned_alike(objective):
     draw = torch.Generator().manual_seed(1)
     tokens = torch.randint(40, (3, 12), generator=draw)
     is_learned = torch.rand(3, 11, generator=draw) < 0.6
@@ -94,8 +96,8 @@ def test_a_batch_filled_up_is_learned_alike(objective):
     batch = Batch(tokens[:, :-1], targets, is_learned.flatten().nonzero().flatten())
     objective.eval()
     losses, gradients = [], []
-    for inputs in ((batch.inputs, *batch.learned()), in_one_shape(batch, 16)):
-        losses.append(objective(*inputs))
+    for one in (batch, in_one_shape(batch, 16)):
+        losses.append(objective(one))
         gradients.append(torch.autograd.grad(losses[-1], list(objective.parameters())))
     torch.testing.assert_close(losses[1], losses[0])
     for one, other in zip(*gradients, strict=True):
@@ -117,6 +119,18 @@ def test_without_a_working_compiler_it_is_said_and_nothing_changes(objective, mo
     assert torch.equal(torch.get_rng_state(), generator)
     assert all(map(torch.equal, objective.parameters(), weights))
     assert all(parameter.grad is None for parameter in objective.parameters())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own modules
+def test_a_shape_of_batch_is_compiled_once_and_whole(objective):
+    """Each step has a new `Batch`: code that asked for the same one would be made at every step."""
+    counter = CompileCounter()
+    compiled = torch.compile(objective, dynamic=False, backend=counter, fullgraph=True)
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        tokens = torch.randint(40, (2, 17), generator=draw)
+        compiled(Batch(tokens[:, :-1], tokens[:, 1:])).backward()
+    assert counter.frame_count == 1
 
 
 def start(job, folder):

@@ -71,7 +71,7 @@ def test_loss_and_gradients_of_a_step_are_those_of_each_example_alone(materials)
         model.zero_grad()
         batches = StepLoader(examples.sequences, 8, micro_batch_size, 0, torch.device("cpu")).batches(0)
         assert sum(batch.n_learned for batch in batches) == n_learned
-        losses = [objective(*batch.arguments()) / n_learned for batch in batches]
+        losses = [objective(batch) / n_learned for batch in batches]
         sum(losses).backward()
         torch.testing.assert_close(sum(losses).double(), total / n_learned, rtol=1e-6, atol=0)
         for name, parameter in model.named_parameters():

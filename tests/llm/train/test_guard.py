@@ -14,12 +14,12 @@ from llm.model.gpt import GPT, GPTConfig
 from llm.process import Stopped
 from llm.tokenizer import Tokenizer
 from llm.train.checkpoint import state_tensors
-from llm.train.config import GuardConfig, LoopConfig, OptimizerConfig
-from llm.train.guard import objection
+from llm.train.config import GuardConfig, LoopConfig, ResolvedOptimizer
+from llm.train.guard import rejection_reason
 from llm.train.loader import Batch, Sequences, batch_of
-from llm.train.loop import Course, Trainer
-from llm.train.pace import TIMED_FIELDS
+from llm.train.loop import RunSpec, Trainer
 from llm.train.shards import read_shards
+from llm.train.throughput import TIMED_FIELDS
 
 SHAPE = GPTConfig(vocab_size=310, context_length=16, n_layers=1, n_heads=2, d_model=16, dropout=0.1)
 GUARD = GuardConfig(window=8, max_skipped=3, max_rollbacks=2)
@@ -41,9 +41,9 @@ def recent(n=64, loss=2.0, grad_norm=0.5):
     ],
 )
 def test_what_is_objected_to(values, named):
-    assert named in objection(*values, recent(), GuardConfig())
-    assert objection(2.59, 3.02, recent(), GuardConfig()) is None  # 6 * 0.3 is the logarithm of 6.05
-    assert objection(-1e9, 0.0, recent(), GuardConfig()) is None  # only what is too large
+    assert named in rejection_reason(*values, recent(), GuardConfig())
+    assert rejection_reason(2.59, 3.02, recent(), GuardConfig()) is None  # 6 * 0.3 is the logarithm of 6.05
+    assert rejection_reason(-1e9, 0.0, recent(), GuardConfig()) is None  # only what is too large
 
 
 def test_the_bounds_are_those_of_mean_and_standard_deviation():
@@ -52,13 +52,13 @@ def test_the_bounds_are_those_of_mean_and_standard_deviation():
     norms = draw.lognormal(0.0, 0.5, 128).tolist()
     values = list(zip(losses, norms, strict=True))
     bound = statistics.fmean(losses) + 6 * statistics.pstdev(losses)
-    assert objection(bound - 1e-9, 0.0, values, GuardConfig()) is None
-    assert "loss" in objection(bound + 1e-9, 0.0, values, GuardConfig())
-    assert objection(bound + 1e-9, 0.0, values, GuardConfig(sigma=6.1)) is None
+    assert rejection_reason(bound - 1e-9, 0.0, values, GuardConfig()) is None
+    assert "loss" in rejection_reason(bound + 1e-9, 0.0, values, GuardConfig())
+    assert rejection_reason(bound + 1e-9, 0.0, values, GuardConfig(sigma=6.1)) is None
     logarithms = [math.log(norm) for norm in norms]
     bound = math.exp(statistics.fmean(logarithms) + 6 * statistics.pstdev(logarithms))
-    assert objection(0.0, bound * (1 - 1e-9), values, GuardConfig()) is None
-    assert "gradient norm" in objection(0.0, bound * (1 + 1e-9), values, GuardConfig())
+    assert rejection_reason(0.0, bound * (1 - 1e-9), values, GuardConfig()) is None
+    assert "gradient norm" in rejection_reason(0.0, bound * (1 + 1e-9), values, GuardConfig())
 
 
 def test_outliers_of_the_gradient_that_clipping_makes_harmless_are_learned_from():
@@ -67,46 +67,46 @@ def test_outliers_of_the_gradient_that_clipping_makes_harmless_are_learned_from(
     values = [[4.0, norm] for norm in norms]
     for norm in (1.94, 2.08, 2.22, 2.74):
         assert norm > norms.mean() + 6 * norms.std()
-        assert objection(4.0, norm, values, GuardConfig()) is None
+        assert rejection_reason(4.0, norm, values, GuardConfig()) is None
 
 
 def test_a_loss_far_above_the_first_is_objected_to_while_there_is_little_to_compare_with():
-    assert objection(1e9, 1.0, [], GuardConfig()) is None
+    assert rejection_reason(1e9, 1.0, [], GuardConfig()) is None
     falling = [[8.3 - 0.1 * i, 1.0] for i in range(63)]
-    assert objection(13.2, 1.0, falling[:1], GuardConfig()) is None
+    assert rejection_reason(13.2, 1.0, falling[:1], GuardConfig()) is None
     expected = "loss is 13.31, more than 5 above the first, 8.3"
-    assert [objection(13.31, 1.0, falling[:n], GuardConfig()) for n in (1, 63)] == [expected] * 2
-    assert objection(13.31, 1.0, falling, GuardConfig(sigma=None)) is None
+    assert [rejection_reason(13.31, 1.0, falling[:n], GuardConfig()) for n in (1, 63)] == [expected] * 2
+    assert rejection_reason(13.31, 1.0, falling, GuardConfig(sigma=None)) is None
 
 
 def test_steps_without_a_gradient_are_not_compared_with():
     """As those of reinforcement where all answers of a group are worth the same."""
     silent = [[0.0, 0.0]] * 100
-    assert objection(0.5, 0.7, silent, GuardConfig()) is None
+    assert rejection_reason(0.5, 0.7, silent, GuardConfig()) is None
     heard = recent()
-    assert objection(2.59, 3.02, [*heard, *silent], GuardConfig(window=128)) is None
-    assert "3.03" in objection(2.0, 3.03, [*silent, *heard], GuardConfig(window=128))
+    assert rejection_reason(2.59, 3.02, [*heard, *silent], GuardConfig(window=128)) is None
+    assert "3.03" in rejection_reason(2.0, 3.03, [*silent, *heard], GuardConfig(window=128))
 
 
 def test_norms_are_not_compared_with_too_few_steps_and_nothing_without_sigma():
-    assert objection(2.0, 1e9, recent(63), GuardConfig()) is None
-    assert objection(2.0, 1e9, recent(64), GuardConfig()) is not None
-    assert objection(1e9, 1e9, recent(128), GuardConfig(sigma=None)) is None
-    assert objection(math.nan, 1.0, [], GuardConfig(sigma=None)) is not None
+    assert rejection_reason(2.0, 1e9, recent(63), GuardConfig()) is None
+    assert rejection_reason(2.0, 1e9, recent(64), GuardConfig()) is not None
+    assert rejection_reason(1e9, 1e9, recent(128), GuardConfig(sigma=None)) is None
+    assert rejection_reason(math.nan, 1.0, [], GuardConfig(sigma=None)) is not None
 
 
 def test_values_that_never_differ_leave_room():
     still = [[2.0, 0.5]] * 128
-    assert objection(2.1, 3.0, still, GuardConfig()) is None
-    assert "loss" in objection(2.13, 0.5, still, GuardConfig())
-    assert "gradient norm" in objection(2.0, 3.1, still, GuardConfig())
+    assert rejection_reason(2.1, 3.0, still, GuardConfig()) is None
+    assert "loss" in rejection_reason(2.13, 0.5, still, GuardConfig())
+    assert "gradient norm" in rejection_reason(2.0, 3.1, still, GuardConfig())
 
 
 def test_a_divergence_in_the_first_steps_ends_with_a_remedy(make_trainer):
     """The loss stays finite: 6, 20, 40 and so on."""
     guard = GuardConfig(window=128, max_skipped=3, max_rollbacks=2)
     loop = LoopConfig(micro_batch_size=BATCH_SIZE, eval_every=10, n_eval_sequences=8, precision="float32", guard=guard)
-    optimizer = OptimizerConfig(learning_rate=30.0, warmup_steps=0, weight_decay=0.1)
+    optimizer = ResolvedOptimizer(learning_rate=30.0, warmup_steps=0, weight_decay=0.1)
     with pytest.raises(
         ValueError, match=r"diverged at step \d .*more than 5 above the first.*lower optimizer.learning_rate"
     ):
@@ -155,7 +155,7 @@ def make_trainer(materials, tmp_path):
         precision="float32",
         guard=GUARD,
     )
-    optimizer = OptimizerConfig(learning_rate=1e-2, warmup_steps=5, weight_decay=0.1)
+    optimizer = ResolvedOptimizer(learning_rate=1e-2, warmup_steps=5, weight_decay=0.1)
 
     def make(folder, bad=range(0), **changes):
         (tmp_path / folder).mkdir(exist_ok=True)
@@ -171,7 +171,7 @@ def make_trainer(materials, tmp_path):
             "prompts": [],
             "identity": {},
         }
-        return Trainer(GPT(SHAPE), tokenizer, Course(**(values | changes)), tmp_path / folder)
+        return Trainer(GPT(SHAPE), tokenizer, RunSpec(**(values | changes)), tmp_path / folder)
 
     return make
 
@@ -197,7 +197,7 @@ def test_a_bad_step_changes_no_weight_and_no_moment(make_trainer, tmp_path):
     (record,) = trainer.progress.skipped
     assert (record["step"], record["batch"]) == (26, 25)
     assert "standard deviations above" in record["why"]
-    assert trainer.progress.figures()["n_skipped"] == 1
+    assert trainer.progress.metrics()["n_skipped"] == 1
     assert n_tokens[24] < n_tokens[25] == n_tokens[26] < n_tokens[27]
     (line,) = [line for line in untimed(tmp_path / "a") if "skipped" in line]
     assert (line["step"], line["skipped"]) == (26, record["why"])
@@ -225,7 +225,7 @@ def test_after_several_bad_steps_the_run_goes_back_and_past_them(make_trainer, t
         *((21, 28), (22, 29), (23, 30)),
     ]
     assert (progress.n_rollbacks, progress.n_batches_ahead, progress.step) == (2, 11, 40)
-    assert progress.figures()["n_rollbacks"] == 2
+    assert progress.metrics()["n_rollbacks"] == 2
     assert progress.val["val_loss"] < 4.0
     steps = [line["step"] for line in untimed(tmp_path / "a") if "loss" in line]
     assert steps == list(range(1, 41))  # those that were undone are gone
@@ -263,7 +263,7 @@ def test_when_going_back_does_not_help_training_stops_and_the_good_checkpoint_is
 
 @pytest.mark.parametrize("rate", [1e3, 1e30])
 def test_a_real_divergence_ends_with_a_remedy_and_a_model_that_is_finite(rate, make_trainer):
-    optimizer = OptimizerConfig(learning_rate=rate, warmup_steps=0, weight_decay=0.1)
+    optimizer = ResolvedOptimizer(learning_rate=rate, warmup_steps=0, weight_decay=0.1)
     with pytest.raises(ValueError, match=r"diverged at step .*lower optimizer.learning_rate, which is 1(000|e\+30)"):
         make_trainer("a", optimizer=optimizer).run()
     again = make_trainer("a", optimizer=optimizer)

@@ -52,13 +52,13 @@ def test_only_supervised_tokens_are_targets():
     sequences = rows_of([5, 6, 7, 8], [1, 2, 3], masks=[[0, 0, 1, 1], [1, 0, 1]])
     batch = sequences.batch(np.array([0, 1]))
     assert batch.targets.tolist() == [[IGNORED, 7, 8], [IGNORED, 3, IGNORED]]
-    positions, targets = batch.learned()
+    positions, targets = batch.positions, batch.learned()
     assert (positions.tolist(), targets.tolist(), batch.n_learned) == ([1, 2, 4], [7, 8, 3], 3)
 
 
 def test_a_batch_learned_whole_has_no_positions():
     batch = batch_of(np.array([[5, 6, 7], [8, 9, 10]], np.uint16))
-    positions, targets = batch.learned()
+    positions, targets = batch.positions, batch.learned()
     assert (positions, targets.tolist(), batch.n_learned) == (None, [6, 7, 9, 10], 4)
     assert batch.inputs.dtype == batch.targets.dtype == torch.int64
 
@@ -66,7 +66,7 @@ def test_a_batch_learned_whole_has_no_positions():
 @pytest.mark.parametrize("is_learned", [None, np.array([[0, 1, 1], [0, 0, 1]], bool)])
 def test_the_targets_to_learn_are_those_that_are_not_ignored(is_learned):
     batch = batch_of(np.array([[5, 6, 7], [8, 9, 10]], np.uint16), is_learned)
-    positions, targets = batch.learned()
+    positions, targets = batch.positions, batch.learned()
     flat = batch.targets.flatten()
     expected = (flat != IGNORED).nonzero().flatten()
     assert targets.tolist() == flat[expected].tolist()

@@ -81,7 +81,7 @@ def test_every_chat_is_whole_in_one_row_of_a_step():
     assert n_rows <= 11 / 9 * n_inputs / 17 + 2  # Johnson 1973: at most 11/9 of the fewest rows possible, and some
     for batch in batches:
         assert batch.n_learned == (batch.targets != IGNORED).sum()
-        assert batch.learned()[1].tolist() == batch.targets[batch.targets != IGNORED].tolist()
+        assert batch.learned().tolist() == batch.targets[batch.targets != IGNORED].tolist()
 
 
 def test_a_batch_of_one_chat_is_that_chat():

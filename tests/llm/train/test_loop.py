@@ -13,14 +13,14 @@ from llm.model.gpt import GPT, GPTConfig
 from llm.process import Stopped
 from llm.tokenizer import Tokenizer
 from llm.train.__main__ import train
-from llm.train.config import LoopConfig, OptimizerConfig
+from llm.train.config import LoopConfig, ResolvedOptimizer
 from llm.train.examples import read_examples
 from llm.train.loader import step_rows
-from llm.train.loop import Course, Trainer
+from llm.train.loop import RunSpec, Trainer
 from llm.train.measure import held_out
 from llm.train.optimizer import learning_rate
-from llm.train.pace import TIMED_FIELDS, Pace
 from llm.train.shards import read_shards
+from llm.train.throughput import TIMED_FIELDS, Throughput
 from tests.llm.train.train_materials import artifact, tiny_job
 
 SHAPE = GPTConfig(vocab_size=310, context_length=16, n_layers=2, n_heads=2, d_model=16)
@@ -31,17 +31,17 @@ def fresh_model(seed=0):
     return GPT(SHAPE)
 
 
-def make_course(train_set, val_set, **changes):
+def make_spec(train_set, val_set, **changes):
     values = {
         "n_steps": 6,
         "batch_size": 8,
-        "optimizer": OptimizerConfig(learning_rate=1e-2, warmup_steps=2, weight_decay=0.1, max_grad_norm=0.5),
+        "optimizer": ResolvedOptimizer(learning_rate=1e-2, warmup_steps=2, weight_decay=0.1, max_grad_norm=0.5),
         "loop": LoopConfig(micro_batch_size=8, n_threads=1, precision="float32"),
         "dtype": torch.float32,
         "prompts": [],
         "identity": {},
     }
-    return Course(train=train_set, val=val_set, **(values | changes))
+    return RunSpec(train=train_set, val=val_set, **(values | changes))
 
 
 @pytest.fixture
@@ -78,9 +78,9 @@ def test_training_equals_a_plain_loop(kind, shards, examples, tokenizer, tmp_pat
     """Losses and weights against torch.optim.AdamW on per-sequence losses; micro-batches of 3 in steps of 8."""
     sequences = shards.train if kind == "shards" else examples
     loop = LoopConfig(micro_batch_size=3, seed=5, precision="float32")
-    course = make_course(sequences, shards.val, loop=loop)
+    spec = make_spec(sequences, shards.val, loop=loop)
     trained = fresh_model()
-    Trainer(trained, tokenizer, course, tmp_path).run()
+    Trainer(trained, tokenizer, spec, tmp_path).run()
 
     reference, losses = fresh_model(), []
     matrices = [p for p in reference.parameters() if p.ndim == 2]
@@ -89,7 +89,7 @@ def test_training_equals_a_plain_loop(kind, shards, examples, tokenizer, tmp_pat
     adamw = torch.optim.AdamW(groups, betas=(0.9, 0.95), foreach=False)
     for step in range(6):
         for group in adamw.param_groups:
-            group["lr"] = learning_rate(step, 6, course.optimizer)
+            group["lr"] = learning_rate(step, 6, spec.optimizer)
         loss = plain_loss(reference, sequences, step_rows(sequences.order, 8, step, 5))
         adamw.zero_grad()
         loss.backward()
@@ -109,7 +109,7 @@ def test_gradients_do_not_depend_on_micro_batches(micro_batch_size, examples, sh
         work_dir.mkdir()
         model = fresh_model()
         loop = LoopConfig(micro_batch_size=size)
-        trainer = Trainer(model, tokenizer, make_course(examples, shards.val, loop=loop), work_dir)
+        trainer = Trainer(model, tokenizer, make_spec(examples, shards.val, loop=loop), work_dir)
         kept = []
         trainer.optimizer.parts[0].register_step_pre_hook(
             lambda *_: kept.extend(p.grad.clone() for p in model.parameters())
@@ -124,7 +124,7 @@ def test_gradients_do_not_depend_on_micro_batches(micro_batch_size, examples, sh
 
 def test_held_out_measures_equal_those_of_single_sequences(shards, tokenizer, tmp_path):
     model = fresh_model().eval()
-    trainer = Trainer(model, tokenizer, make_course(shards.train, shards.val), tmp_path)
+    trainer = Trainer(model, tokenizer, make_spec(shards.train, shards.val), tmp_path)
     rows = np.arange(7)
     batches = shards.val.batches(rows, 3)
     loss, bits_per_byte = held_out(trainer.objective, batches, trainer.token_n_bytes, lambda: None).values()
@@ -207,9 +207,7 @@ def test_stops_on_request_and_goes_on_later(in_background, shards, tokenizer, tm
     def trainer(folder, seed):
         (tmp_path / folder).mkdir(exist_ok=True)
         loop = LoopConfig(micro_batch_size=8, precision="float32", checkpoint_in_background=in_background)
-        return Trainer(
-            fresh_model(seed), tokenizer, make_course(shards.train, shards.val, loop=loop), tmp_path / folder
-        )
+        return Trainer(fresh_model(seed), tokenizer, make_spec(shards.train, shards.val, loop=loop), tmp_path / folder)
 
     unbroken = trainer("a", 0)
     unbroken.run()
@@ -244,8 +242,8 @@ def test_a_stop_in_the_middle_of_a_step_or_a_measurement_changes_nothing(n_quest
         torch.manual_seed(0)
         model = GPT(dataclasses.replace(SHAPE, dropout=0.3))
         (tmp_path / folder).mkdir(exist_ok=True)
-        course = make_course(shards.train, shards.val, n_steps=3, loop=loop, prompts=[[0, 7], [0, 9]])
-        return Trainer(model, tokenizer, course, tmp_path / folder)
+        spec = make_spec(shards.train, shards.val, n_steps=3, loop=loop, prompts=[[0, 7], [0, 9]])
+        return Trainer(model, tokenizer, spec, tmp_path / folder)
 
     unbroken = trainer("a")
     unbroken.run()
@@ -265,7 +263,7 @@ def untimed(work_dir):
 
 def test_lines_say_how_fast_and_how_long_it_goes_on(shards, tokenizer, tmp_path):
     loop = LoopConfig(micro_batch_size=4, log_every=2, precision="float32")
-    Trainer(fresh_model(), tokenizer, make_course(shards.train, shards.val, loop=loop), tmp_path).run()
+    Trainer(fresh_model(), tokenizer, make_spec(shards.train, shards.val, loop=loop), tmp_path).run()
     lines = [line for line in metric_lines(tmp_path) if line["step"] in (2, 4, 6) and "loss" in line]
     assert all(line["tokens_per_s"] > 0 and line["memory_bytes"] > 1e7 for line in lines)
     assert [line.get("seconds_left", -1) >= 0 for line in lines] == [False, True, True]
@@ -274,31 +272,31 @@ def test_lines_say_how_fast_and_how_long_it_goes_on(shards, tokenizer, tmp_path)
 
 
 def test_mfu_is_the_share_of_the_peak(monkeypatch):
-    monkeypatch.setattr("llm.train.pace.peak_flops", lambda device: 1e12)
+    monkeypatch.setattr("llm.train.throughput.peak_flops", lambda device: 1e12)
     now = iter([0.0, 2.0, 2.0, 4.0, 4.0])
-    monkeypatch.setattr("llm.train.pace.time.monotonic", lambda: next(now))
-    pace = Pace(torch.device("cpu"), 10, 1e6)
-    pace.count(500_000)
-    figures = pace.figures(1, n_processes=1)
-    assert figures["tokens_per_s"] == 250_000
-    assert figures["mfu"] == 0.25
-    pace.count(500_000)
-    figures = pace.figures(3, n_processes=2)
-    assert figures["mfu"] == 0.125
-    assert figures["seconds_left"] == 7  # two steps in two seconds, seven steps to go
+    monkeypatch.setattr("llm.train.throughput.time.monotonic", lambda: next(now))
+    throughput = Throughput(torch.device("cpu"), 10, 1e6)
+    throughput.count(500_000)
+    metrics = throughput.metrics(1, n_processes=1)
+    assert metrics["tokens_per_s"] == 250_000
+    assert metrics["mfu"] == 0.25
+    throughput.count(500_000)
+    metrics = throughput.metrics(3, n_processes=2)
+    assert metrics["mfu"] == 0.125
+    assert metrics["seconds_left"] == 7  # two steps in two seconds, seven steps to go
 
 
 def test_the_best_weights_are_found_again(shards, tokenizer, tmp_path):
     """A learning rate that rises makes the last step worse than an earlier one."""
-    optimizer = OptimizerConfig(learning_rate=0.3, warmup_steps=12, weight_decay=0.0)
+    optimizer = ResolvedOptimizer(learning_rate=0.3, warmup_steps=12, weight_decay=0.0)
     models, progresses = {}, {}
     for keep in ("last", "best"):
         (tmp_path / keep).mkdir()
         loop = LoopConfig(micro_batch_size=8, eval_every=2, n_checkpoints=1, precision="float32", keep=keep)
-        course = make_course(shards.train, shards.val, n_steps=12, loop=loop, optimizer=optimizer)
-        trainer = Trainer(fresh_model(), tokenizer, course, tmp_path / keep)
+        spec = make_spec(shards.train, shards.val, n_steps=12, loop=loop, optimizer=optimizer)
+        trainer = Trainer(fresh_model(), tokenizer, spec, tmp_path / keep)
         progresses[keep], models[keep] = trainer.run(), trainer
-    figures = progresses["best"].figures()
+    figures = progresses["best"].metrics()
     lines = [line for line in metric_lines(tmp_path / "best") if "val_loss" in line]
     best = min(lines, key=lambda line: line["val_loss"])
     assert best["step"] < 12
@@ -314,7 +312,7 @@ def test_the_best_weights_are_found_again(shards, tokenizer, tmp_path):
 
 def test_every_measured_step_is_saved(shards, tokenizer, tmp_path):
     loop = LoopConfig(micro_batch_size=8, eval_every=2, checkpoint_every=3, n_checkpoints=10, precision="float32")
-    Trainer(fresh_model(), tokenizer, make_course(shards.train, shards.val, loop=loop), tmp_path).run()
+    Trainer(fresh_model(), tokenizer, make_spec(shards.train, shards.val, loop=loop), tmp_path).run()
     steps = sorted(int(path.name[5:]) for path in (tmp_path / "checkpoints").iterdir())
     assert steps == [0, 2, 3, 4, 6]
 
@@ -323,8 +321,8 @@ def test_a_full_disk_ends_training_and_a_new_run_goes_on(shards, tokenizer, tmp_
     def trainer(folder):
         (tmp_path / folder).mkdir(exist_ok=True)
         loop = LoopConfig(micro_batch_size=8, checkpoint_every=2, precision="float32")
-        course = make_course(shards.train, shards.val, loop=loop)
-        return Trainer(fresh_model(), tokenizer, course, tmp_path / folder)
+        spec = make_spec(shards.train, shards.val, loop=loop)
+        return Trainer(fresh_model(), tokenizer, spec, tmp_path / folder)
 
     unbroken, full = trainer("a"), trainer("b")
     unbroken.run()
@@ -346,7 +344,7 @@ def test_a_full_disk_ends_training_and_a_new_run_goes_on(shards, tokenizer, tmp_
 def test_bfloat16_is_near_float32(shards, tokenizer, tmp_path):
     losses = {}
     for dtype in (torch.float32, torch.bfloat16):
-        trainer = Trainer(fresh_model(), tokenizer, make_course(shards.train, shards.val, dtype=dtype), tmp_path)
+        trainer = Trainer(fresh_model(), tokenizer, make_spec(shards.train, shards.val, dtype=dtype), tmp_path)
         batches = shards.val.batches(np.arange(5), 5)
         losses[dtype] = held_out(trainer.objective, batches, trainer.token_n_bytes, lambda: None)["val_loss"]
     assert losses[torch.bfloat16] != losses[torch.float32]
@@ -377,8 +375,8 @@ def test_no_sample_tokens_mean_no_samples(shards, tokenizer, tmp_path):
     def samples(n_sample_tokens, work_dir):
         work_dir.mkdir()
         loop = LoopConfig(n_sample_tokens=n_sample_tokens, eval_every=3)
-        course = make_course(shards.train, shards.val, loop=loop, prompts=[[0, 7]])
-        return Trainer(fresh_model(), tokenizer, course, work_dir).run().samples
+        spec = make_spec(shards.train, shards.val, loop=loop, prompts=[[0, 7]])
+        return Trainer(fresh_model(), tokenizer, spec, work_dir).run().samples
 
     assert samples(0, tmp_path / "without") == []
     assert [sample["step"] for sample in samples(2, tmp_path / "with")] == [0, 3, 6]

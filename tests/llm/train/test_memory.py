@@ -117,7 +117,7 @@ def test_a_job_larger_than_memory_is_refused_at_once(materials, tmp_path, micro_
 MEASURE = """
 import json, sys, torch
 from llm.model.gpt import GPT, GPTConfig
-from llm.train.config import OptimizerConfig
+from llm.train.config import ResolvedOptimizer
 from llm.train.loss import Objective
 from llm.train.optimizer import make_optimizer
 
@@ -127,7 +127,7 @@ def kilobytes(name):
 def steps(config, batch_size, n_steps):
     model = GPT(config)
     objective = Objective(model, torch.bfloat16)
-    rates = OptimizerConfig(learning_rate=1e-3, weight_decay=0.1, warmup_steps=1)
+    rates = ResolvedOptimizer(learning_rate=1e-3, weight_decay=0.1, warmup_steps=1)
     optimizer = make_optimizer(model, rates)
     for _ in range(n_steps):
         for _ in range(2):

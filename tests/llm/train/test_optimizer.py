@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from llm.model.gpt import GPT, GPTConfig
-from llm.train.config import OptimizerConfig
+from llm.train.config import ResolvedOptimizer
 from llm.train.optimizer import block_matrices, learning_rate, make_optimizer
 
 
 def config(**changes):
-    return OptimizerConfig(**({"learning_rate": 1.0, "warmup_steps": 0, "weight_decay": 0.1} | changes))
+    return ResolvedOptimizer(**({"learning_rate": 1.0, "warmup_steps": 0, "weight_decay": 0.1} | changes))
 
 
 def rates(n_steps, **changes):

@@ -18,7 +18,7 @@ from llm.train.__main__ import train
 from llm.train.compile import has_compiler
 from llm.train.config import LoopConfig, ParallelConfig
 from llm.train.examples import read_examples
-from llm.train.loader import step_rows
+from llm.train.loader import Batch, batch_of, step_rows
 from llm.train.loss import Objective
 from llm.train.parallel import World, distribute
 from tests.llm.train.ranks import Ranks
@@ -239,7 +239,7 @@ def test_recomputed_gradients_are_the_same_bits(architecture):
         world = World(torch.device("cpu"), config=ParallelConfig(recompute=recompute))
         objective = distribute(Objective(model, torch.float32), world)
         tokens = torch.randint(50, (2, 17))
-        objective(tokens[:, :-1], None, tokens[:, 1:].flatten()).backward()
+        objective(batch_of(tokens.numpy())).backward()
         gradients[recompute] = {name: parameter.grad for name, parameter in model.named_parameters()}
         assert list(model.state_dict()) == names
     for name, gradient in gradients[False].items():
@@ -255,6 +255,6 @@ def test_recomputing_keeps_less_for_the_backward_pass():
         tokens = torch.randint(50, (4, 64))
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x, sizes=sizes: sizes.append(x.nbytes) or x, lambda x: x):
-            objective(tokens, None, tokens.flatten())
+            objective(Batch(tokens, tokens))
         kept[recompute] = sum(sizes)
     assert kept[True] < kept[False] / 4

@@ -11,9 +11,9 @@ from llm.model.files import load_model
 from llm.process import Stopped
 from llm.tokenizer import Tokenizer
 from llm.train.__main__ import train, train_until
-from llm.train.answers import HeldOutReward, Questions, Writer
+from llm.train.measure import held_out
 from llm.train.method_configs import ReinforceConfig
-from llm.train.reinforce import PolicyObjective, Rollouts, advantages, answer_batch
+from llm.train.reinforce import PolicyObjective, Questions, Rollouts, Sampler, advantages, answer_batch
 from tests.llm.train.method_jobs import QUIET, SELDOM, after_calls, reinforce_job, write_lines, write_questions
 from tests.llm.train.train_materials import WORDS, artifact, write_chats
 
@@ -26,10 +26,10 @@ def questions(tmp_path_factory):
 
 
 @pytest.fixture
-def writer(materials):
-    """Writes with the untrained model."""
+def sampler(materials):
+    """Samples from the untrained model."""
     config = ReinforceConfig(match="contains", max_answer_tokens=3, group_size=4)
-    return Writer(load_model(materials.base_dir), Tokenizer.load(materials.base_dir), config)
+    return Sampler(load_model(materials.base_dir), Tokenizer.load(materials.base_dir), config)
 
 
 def test_an_advantage_is_how_much_better_an_answer_is_than_its_group():
@@ -42,8 +42,8 @@ def test_an_advantage_is_how_much_better_an_answer_is_than_its_group():
     assert not scaled[1:3].any()
 
 
-def test_the_loss_is_advantage_times_log_p_of_each_token(writer):
-    model = writer.model.double()
+def test_the_loss_is_advantage_times_log_p_of_each_token(sampler):
+    model = sampler.model.double()
     prompts, answers = [[0, 3, 9, 5, 4], [0, 3, 7, 4]], [[8, 30, 5], [12, 5]]
     better, rewards = np.array([0.75, -0.25]), np.array([1.0, 0.0])
     expected, n_tokens = 0.0, 0
@@ -53,17 +53,18 @@ def test_the_loss_is_advantage_times_log_p_of_each_token(writer):
             expected -= advantage * (logits[token] - logits.exp().sum().log()).item()
             n_tokens += 1
     batch = answer_batch(prompts, answers, better, rewards)
-    objective = PolicyObjective(model, torch.float64)
+    objective = PolicyObjective(model, torch.float64, sampler, Questions([], sampler.tokenizer))
     assert batch.n_learned == n_tokens
-    assert objective(*batch.arguments()).item() == pytest.approx(expected, abs=1e-8)
-    assert objective.figures() == {"reward": 0.5, "answer_tokens": 2.5}
+    assert objective(batch).item() == pytest.approx(expected, abs=1e-8)
+    means = {name: values.mean().item() for name, values in objective.metrics.take().items()}
+    assert means == {"reward": 0.5, "answer_tokens": 2.5}
 
 
-def test_what_is_written_follows_from_weights_seed_and_step(writer, questions):
-    asked = Questions(read_questions([questions])[0], writer.tokenizer)
+def test_what_is_written_follows_from_weights_seed_and_step(sampler, questions):
+    asked = Questions(read_questions([questions])[0], sampler.tokenizer)
 
     def batches(step, seed=0):
-        loader = Rollouts(asked, 3, 5, seed, CPU, writer=writer)
+        loader = Rollouts(asked, 3, 5, seed, CPU, sampler=sampler)
         return [batch.inputs for batch in loader.batches(step)]
 
     first = batches(7)
@@ -77,10 +78,10 @@ def test_what_is_written_follows_from_weights_seed_and_step(writer, questions):
     assert torch.get_rng_state().equal(before), "nothing else draws other numbers because of it"
 
 
-def test_the_answers_of_a_group_belong_to_one_question(writer, questions):
-    asked = Questions(read_questions([questions])[0], writer.tokenizer)
-    (batch,) = Rollouts(asked, 3, 100, 0, CPU, writer=writer).batches(0)
-    texts = [writer.tokenizer.decode(row.tolist(), skip_special=True).split("?")[0] for row in batch.inputs]
+def test_the_answers_of_a_group_belong_to_one_question(sampler, questions):
+    asked = Questions(read_questions([questions])[0], sampler.tokenizer)
+    (batch,) = Rollouts(asked, 3, 100, 0, CPU, sampler=sampler).batches(0)
+    texts = [sampler.tokenizer.decode(row.tolist(), skip_special=True).split("?")[0] for row in batch.inputs]
     assert [len(set(texts[start : start + 4])) for start in (0, 4, 8)] == [1, 1, 1]
     assert len(set(texts)) == 3
     groups = batch.advantages.view(3, 4)
@@ -101,25 +102,27 @@ def test_the_answers_of_a_group_belong_to_one_question(writer, questions):
 )
 def test_rewards(match, text, has_ended, expected, materials):
     tokenizer = Tokenizer.load(materials.base_dir)
-    writer = Writer(load_model(materials.base_dir), tokenizer, ReinforceConfig(match=match))
+    sampler = Sampler(load_model(materials.base_dir), tokenizer, ReinforceConfig(match=match))
     answer = tokenizer.encode(text) + [tokenizer.end_token] * has_ended
-    assert writer.reward(Question([], "rye"), answer) == expected
+    assert sampler.reward(Question([], "rye"), answer) == expected
 
 
-def likeliest_answer(writer, prompt):
-    """Three tokens, or fewer up to the end of the turn, each the likeliest one."""
+def greedy_answer(sampler, prompt):
+    """Three tokens, or fewer up to the end of the turn, each the argmax."""
     tokens = list(prompt)
-    while len(tokens) < len(prompt) + 3 and tokens[-1] != writer.tokenizer.end_token:
-        tokens.append(int(writer.model(torch.tensor([tokens]))[0, -1].argmax()))
-    return writer.tokenizer.decode(tokens[len(prompt) :], skip_special=True)
+    while len(tokens) < len(prompt) + 3 and tokens[-1] != sampler.tokenizer.end_token:
+        tokens.append(int(sampler.model(torch.tensor([tokens]))[0, -1].argmax()))
+    return sampler.tokenizer.decode(tokens[len(prompt) :], skip_special=True)
 
 
-def test_held_out_reward_is_the_share_of_right_likeliest_answers(writer, questions):
+def test_held_out_reward_is_the_share_of_right_greedy_answers(sampler, questions):
     asked = read_questions([questions])[0]
-    texts = [likeliest_answer(writer, prompt) for prompt in Questions(asked, writer.tokenizer).prompts]
+    texts = [greedy_answer(sampler, prompt) for prompt in Questions(asked, sampler.tokenizer).prompts]
     answers = [text if number % 4 else text + "?" for number, text in enumerate(texts)]
     answered = [Question(item.prompt, answer) for item, answer in zip(asked, answers, strict=True)]
-    found = HeldOutReward(writer, Questions(answered, writer.tokenizer))(None, [], torch.zeros(0), lambda: None)
+    val, n_bytes = Questions(answered, sampler.tokenizer), torch.zeros(sampler.tokenizer.vocab_size)
+    objective = PolicyObjective(sampler.model, torch.float32, sampler, val)
+    found = held_out(objective, val.batches(np.arange(len(val)), 7), n_bytes, lambda: None)
     assert (found["val_reward"], found["val_loss"]) == (0.75, 0.25)
     assert found["val_reward_low"] < 0.75 < found["val_reward_high"]
 

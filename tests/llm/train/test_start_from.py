@@ -18,7 +18,7 @@ from llm.model.published import published_shape
 from llm.tokenizer import Tokenizer
 from llm.train.__main__ import train
 from llm.train.config import ModelShape, PretrainConfig
-from llm.train.dial import dialled
+from llm.train.resolve import resolve
 from tests.llm.train.train_materials import CONTEXT_LENGTH, LOOP, Materials, chat, tiny_job, write_chats, write_shards
 from tests.published_models import TEXTS, publish
 
@@ -102,13 +102,13 @@ def test_the_shape_is_that_of_the_start(tmp_path: Path) -> None:
     publish(tmp_path, "qwen3", tie_word_embeddings=False)
     shape = published_shape(tmp_path)
     config = PretrainConfig(start_from=str(tmp_path), model=ModelShape(d_model=32, dropout=0.1))
-    made = dialled(config, shape.vocab_size, 64, 10_000, shape)
+    made = resolve(config, shape.vocab_size, 64, 10_000, shape)
     assert made.model.dropout == 0.1
     assert (made.model.d_model, made.model.context_length, made.model.n_kv_heads) == (32, 72, 2)
     assert (made.config.model.n_layers, made.config.model.tied_head) == (2, False)
     assert made.config.batch_tokens is not None
     assert made.config.batch_tokens % 64 == 0
-    fresh = dialled(PretrainConfig(model=ModelShape(d_model=32, n_layers=2, n_heads=4)), 300, 64, 10_000)
+    fresh = resolve(PretrainConfig(model=ModelShape(d_model=32, n_layers=2, n_heads=4)), 300, 64, 10_000)
     assert made.config.optimizer.learning_rate == pytest.approx(fresh.config.optimizer.learning_rate / 10, rel=0.05)
     assert any("a tenth of that from the width, 32: training goes on from start_from" in line for line in made.lines())
 
@@ -126,7 +126,7 @@ def test_another_shape_is_refused(shape: dict[str, Any], message: str, tmp_path:
     publish(tmp_path, "qwen3", tie_word_embeddings=True)
     config = PretrainConfig(start_from=str(tmp_path), model=ModelShape(**shape))
     with pytest.raises(ValueError, match=message):
-        dialled(config, 300, 64, 10_000, published_shape(tmp_path))
+        resolve(config, 300, 64, 10_000, published_shape(tmp_path))
 
 
 def test_no_steps_from_scratch_are_refused() -> None:

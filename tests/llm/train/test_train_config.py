@@ -4,7 +4,8 @@ from dataclasses import asdict
 import pytest
 
 from llm.config import from_dict
-from llm.train.config import FinetuneConfig, LoopConfig, ModelShape, OptimizerConfig, PretrainConfig, result_settings
+from llm.train.config import LoopConfig, ModelShape, OptimizerConfig, PretrainConfig, result_settings
+from llm.train.method_configs import FinetuneConfig
 
 
 @pytest.mark.parametrize("config", [PretrainConfig(sample_prompts=("a", "b")), FinetuneConfig(n_steps=3)])

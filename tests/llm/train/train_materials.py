@@ -17,7 +17,7 @@ from llm.files import write_table
 from llm.model.files import save_model
 from llm.model.gpt import GPT, GPTConfig
 from llm.tokenizer import Tokenizer
-from llm.train.pace import TIMED_FIELDS
+from llm.train.throughput import TIMED_FIELDS
 
 WORDS = ["flour", "water", "salt", "starter", "knead", "fold", "proof", "bake", "crumb", "crust", "oven", "rye"]
 CONTEXT_LENGTH = 16

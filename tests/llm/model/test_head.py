@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from llm.train import loss
-from llm.train.loss import summed_nll
+from llm.model import head as head_module
+from llm.model.head import summed_nll, token_log_p
 
 N, C, V = 23, 8, 40
 
@@ -17,7 +17,7 @@ def inputs():
 @pytest.mark.parametrize("softcap", [None, 3.0])
 @pytest.mark.parametrize("rows", [1, 5, 23, 100])
 def test_value_and_gradients_equal_those_of_cross_entropy(rows, softcap, monkeypatch):
-    monkeypatch.setattr(loss, "HEAD_ROWS", rows)
+    monkeypatch.setattr(head_module, "HEAD_ROWS", rows)
     features, head, targets = inputs()
     logits = features @ head.T
     expected = F.cross_entropy(logits if softcap is None else 3 * torch.tanh(logits / 3), targets, reduction="sum")
@@ -65,15 +65,46 @@ def test_targets_below_zero_are_not_learned():
 
 def test_a_gpu_takes_more_tokens_at_a_time_where_the_vocabulary_is_small():
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
-    assert [loss.rows_at_once(gpu, vocab) for vocab in (50_257, 4096, 10**6)] == [4096, 65_536, 1024]
-    assert loss.rows_at_once(cpu, 4096) == 1024
+    assert [head_module.rows_at_once(gpu, vocab) for vocab in (50_257, 4096, 10**6)] == [4096, 65_536, 1024]
+    assert head_module.rows_at_once(cpu, 4096) == 1024
 
 
 @pytest.mark.parametrize(("axis", "shape"), [(0, (64, 5)), (1, (3, 64))])
-def test_matrices_are_filled_up_with_zeros(axis, shape, monkeypatch):
+def test_matrices_are_padded_with_zeros(axis, shape, monkeypatch):
     x = torch.randn(40, 5) if axis == 0 else torch.randn(3, 40)
-    assert loss.filled_up(x, axis) is x  # on a CPU there is nothing to win
-    full = loss.with_zeros(x, axis, 64)
+    assert head_module.padded(x, axis) is x  # on a CPU there is nothing to win
+    full = head_module.zero_padded(x, axis, 64)
     assert full.shape == shape
     torch.testing.assert_close(full.narrow(axis, 0, 40), x)
     assert not full.narrow(axis, 40, 24).any()
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("rows", [1, 5, 100])
+def test_scores_are_log_p_and_argmax(rows, softcap, monkeypatch):
+    monkeypatch.setattr(head_module, "SCORE_ROWS", rows)
+    features, head, targets = (tensor.detach() for tensor in inputs())
+    logits = features @ head.T
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    targets[::2] = logits.argmax(-1)[::2]
+    log_p, is_greedy = head_module.score_targets(features, head, targets, softcap)
+    torch.testing.assert_close(log_p, torch.log_softmax(logits, -1)[torch.arange(N), targets])
+    assert torch.equal(is_greedy, logits.argmax(-1) == targets)
+    assert 0 < is_greedy.sum() < N
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+def test_log_p_in_pieces_is_log_p(softcap, monkeypatch):
+    monkeypatch.setattr(head_module, "rows_at_once", lambda device, n: 4)
+    torch.manual_seed(0)
+    features, head = (torch.randn(n, 6, dtype=torch.float64, requires_grad=True) for n in (10, 9))
+    targets = torch.randint(0, 9, (10,))
+    logits = features @ head.T
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    expected = torch.log_softmax(logits, -1)[torch.arange(10), targets]
+    weights = torch.randn(10, dtype=torch.float64)
+    wanted = torch.autograd.grad((weights * expected).sum(), (features, head))
+    found = token_log_p(features, head, targets, torch.float64, softcap)
+    torch.testing.assert_close(found, expected)
+    for ours, theirs in zip(torch.autograd.grad((weights * found).sum(), (features, head)), wanted, strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -1,4 +1,4 @@
-"""One dial: from a model's size follow its shape, its batch, its learning rate and the length of its training.
+"""Scaling presets: from a model's size follow its shape, its batch, its learning rate and the length of its training.
 
 What a config sets stays as it is; what it leaves null follows. Between two points that have been measured, rates follow
 a power of the model's width or of the number of tokens; the powers agree with what others have found:
@@ -13,7 +13,7 @@ a power of the model's width or of the number of tokens; the powers agree with w
 - batch: tokens^0.79 up to the second point, for 5 to 30 M parameters within a quarter of OLMo's rule, which goes as
   N^(2/3); above it tokens^0.383 (nanochat).
 - tokens: 20 a parameter (Hoffmann et al. 2022, table 3), counting the weights that tokens are multiplied with. At most
-  four passes over the corpus: beyond that repeated text teaches less and less (Muennighoff et al. 2023).
+  four epochs of the corpus: beyond that repeated text teaches less and less (Muennighoff et al. 2023).
 - weight decay: 0.1 for every size (GPT-3, nanoGPT, llm.c); with Muon as width^-1, so that what a step takes away,
   learning rate times decay, falls as width^-2 (nanochat).
 - warmup: a twentieth of the steps, one token a parameter (OLMo's ladder), and at least 20.
@@ -33,7 +33,7 @@ from ..config import Config
 from ..model.presets import PRESETS
 from ..model.shape import GPTConfig
 from ..model.size import n_matmul_params, n_params
-from .config import FinetuneConfig, ModelShape, PretrainConfig, given
+from .config import ModelShape, PretrainConfig, ResolvedPretrain
 
 TOKENS_PER_PARAMETER = 20
 MAX_EPOCHS = 4
@@ -47,8 +47,6 @@ SMALLEST_WIDTH = 64
 MEASURED: dict[str, dict[str, int]] = {"demo": {"batch_tokens": 2048, "n_steps": 1100, "warmup_steps": 20}}
 """What a size has instead of the rules: the demo ends after minutes, long before 20 tokens a parameter."""
 
-OF_FINETUNING: dict[str, float] = {"learning_rate": 1e-3, "weight_decay": 0.1, "warmup_steps": 20}
-
 UNITS = {"k": 10**3, "m": 10**6, "b": 10**9}
 
 Follows = dict[str, tuple[Any, str]]
@@ -56,17 +54,17 @@ Follows = dict[str, tuple[Any, str]]
 
 
 @dataclass(frozen=True)
-class Dialled:
+class Resolved:
     """A config with nothing left null that follows from the size."""
 
-    config: PretrainConfig
+    config: ResolvedPretrain
     model: GPTConfig
     """The shape in full."""
     reasons: dict[str, str]
     """By dotted name of a field: where its value comes from."""
 
     def lines(self) -> list[str]:
-        """A line for each of these fields: `optimizer.learning_rate 0.003 (from the width, 128)`."""
+        """Returns a line for each of these fields: `optimizer.learning_rate 0.003 (from the width, 128)`."""
         return [f"{name} {self._shown(name)} ({reason})" for name, reason in self.reasons.items()]
 
     def _shown(self, name: str) -> str:
@@ -74,67 +72,45 @@ class Dialled:
         return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
-def resolved(
+def resolve(
     config: PretrainConfig,
     vocab_size: int,
     context_length: int,
     n_train_tokens: int | None = None,
-    start: GPTConfig | None = None,
-) -> PretrainConfig:
-    """The config with everything filled in; see `dialled`."""
-    return dialled(config, vocab_size, context_length, n_train_tokens, start).config
-
-
-def explained(
-    config: PretrainConfig, vocab_size: int, context_length: int, n_train_tokens: int | None = None
-) -> list[str]:
-    """A line for each value that may follow from the size, with where it comes from; see `Dialled.lines`."""
-    return dialled(config, vocab_size, context_length, n_train_tokens).lines()
-
-
-def dialled(
-    config: PretrainConfig,
-    vocab_size: int,
-    context_length: int,
-    n_train_tokens: int | None = None,
-    start: GPTConfig | None = None,
-) -> Dialled:
+    published: GPTConfig | None = None,
+) -> Resolved:
     """Fills in what is null, for a vocabulary, a context length and a number of tokens to train on (None: no limit).
 
-    `start` is the shape of the model that `config.start_from` names, which may have a longer context. Raises ValueError
-    for an unknown size, for a shape that cannot be, and for one that is not the start's.
+    `published` is the shape of the model that `config.start_from` names, which may have a longer context. Raises
+    ValueError for an unknown size, for a shape that cannot be, and for one that is not the published model's.
     """
-    model, of_shape = _started(config.model, start) if start else _shape(config.model, vocab_size, context_length)
+    if published:
+        model, of_shape = _published_shape(config.model, published)
+    else:
+        model, of_shape = _shape(config.model, vocab_size, context_length)
     of_length = _length(config, dataclasses.replace(model, context_length=context_length), n_train_tokens)
-    shape = dataclasses.replace(config.model, **_missing(config.model, of_shape), tied_head=model.tied_head)
-    whole = dataclasses.replace(config, model=shape, **_missing(config, of_length))
-    of_rates = _rates(whole, model)
-    optimizer = dataclasses.replace(config.optimizer, **_missing(config.optimizer, of_rates))
+    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    values |= _missing(config, of_length)
+    of_rates = _rates(config, model, values["n_steps"])
+    values["model"] = dataclasses.replace(config.model, **_missing(config.model, of_shape), tied_head=model.tied_head)
+    values["optimizer"] = config.optimizer.resolved(**{name: value for name, (value, _) in of_rates.items()})
     reasons = _reasons(config.model, of_shape, "model.") | _reasons(config, of_length, "")
     reasons |= _reasons(config.optimizer, of_rates, "optimizer.")
-    return Dialled(dataclasses.replace(whole, optimizer=optimizer), model, reasons)
-
-
-def resolved_finetune(config: FinetuneConfig) -> FinetuneConfig:
-    """The config with everything filled in: fine-tuning has the same rates for every size."""
-    rates: Follows = {name: (value, "for every size") for name, value in OF_FINETUNING.items()}
-    return dataclasses.replace(
-        config, optimizer=dataclasses.replace(config.optimizer, **_missing(config.optimizer, rates))
-    )
+    return Resolved(ResolvedPretrain(**values), model, reasons)
 
 
 def _missing(config: Config, follows: Follows) -> dict[str, Any]:
-    """The values of the fields that the config leaves null."""
+    """Returns the values of the fields that the config leaves null."""
     return {name: value for name, (value, _) in follows.items() if getattr(config, name) is None}
 
 
 def _reasons(config: Config, follows: Follows, prefix: str) -> dict[str, str]:
-    """Where the value of each field comes from, under its dotted name."""
+    """Returns where the value of each field comes from, under its dotted name."""
     return {prefix + name: why if getattr(config, name) is None else "set" for name, (_, why) in follows.items()}
 
 
 def _shape(shape: ModelShape, vocab_size: int, context_length: int) -> tuple[GPTConfig, Follows]:
-    """The model that a `ModelShape` means, and where its values come from if they are null."""
+    """Returns the model that a `ModelShape` means, and where its values come from if they are null."""
     values, known = dataclasses.asdict(shape), {"vocab_size": vocab_size, "context_length": context_length}
     size = values.pop("size")
     chosen = {name: value for name, value in values.items() if value is not None}
@@ -149,22 +125,22 @@ def _shape(shape: ModelShape, vocab_size: int, context_length: int) -> tuple[GPT
     return model, {name: (getattr(model, name), reasons[name]) for name in may_follow}
 
 
-def _started(shape: ModelShape, start: GPTConfig) -> tuple[GPTConfig, Follows]:
-    """The model that training goes on from, and its shape as values that follow; ValueError when the config differs."""
+def _published_shape(shape: ModelShape, published: GPTConfig) -> tuple[GPTConfig, Follows]:
+    """Returns a published model and its shape as values that follow; raises ValueError when the config has another."""
     follows: Follows = {}
     for field in dataclasses.fields(shape):
-        value, theirs = getattr(shape, field.name), getattr(start, field.name, None)
+        value, theirs = getattr(shape, field.name), getattr(published, field.name, None)
         if value is None:
             follows[field.name] = theirs, "from start_from"
         if field.name == "dropout" or value in (field.default, theirs):
             continue
         has = "has a size of its own" if theirs is None else f"has {field.name} {theirs}"
         raise ValueError(f"model.{field.name} is {value}, but the model of start_from {has}: omit model.{field.name}")
-    return dataclasses.replace(start, dropout=shape.dropout), follows
+    return dataclasses.replace(published, dropout=shape.dropout), follows
 
 
 def _still_true(of_size: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
-    """The values of a size that still hold when a recipe gives the model another width or other parts."""
+    """Returns the values of a size that still hold when a recipe gives the model another width or other parts."""
     lost = {"vocab_size", "context_length"}
     if chosen.get("d_model", of_size["d_model"]) != of_size["d_model"]:
         lost |= {"n_heads", "n_kv_heads", "d_mlp", "init_std"}
@@ -176,7 +152,7 @@ def _still_true(of_size: dict[str, Any], chosen: dict[str, Any]) -> dict[str, An
 
 
 def _of_number(size: str, chosen: dict[str, Any], known: dict[str, int]) -> dict[str, Any]:
-    """Architecture, width, depth and heads of the shape nearest a number of parameters.
+    """Returns architecture, width, depth and heads of the shape nearest a number of parameters.
 
     Of those within 10 % of it the one that is best by this and by how near its width is to 64 times its depth; if there
     is none, the nearest one. Raises ValueError when that is more than a quarter off.
@@ -204,14 +180,14 @@ def _of_number(size: str, chosen: dict[str, Any], known: dict[str, int]) -> dict
 
 
 def _of_width(width: int, asked: int, rest: dict[str, Any]) -> GPTConfig:
-    """The shape of a width whose depth brings it nearest to a number of parameters."""
+    """Returns the shape of a width whose depth brings it nearest to a number of parameters."""
     one, two = (GPTConfig(d_model=width, n_layers=n, **rest) for n in (1, 2))
     n_more = round((asked - n_params(one)) / (n_params(two) - n_params(one)))
     return dataclasses.replace(one, n_layers=max(1, 1 + n_more))
 
 
 def n_params_asked(size: str) -> int:
-    """The number of parameters that `50m`, `1.3b` or `800k` means; raises ValueError for another size's name."""
+    """Parses a number of parameters such as `50m`, `1.3b` or `800k`; raises ValueError for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([kmb])", size.lower())
     if match is None:
         near = "".join(f"; did you mean {name}?" for name in get_close_matches(size, PRESETS, n=1))
@@ -223,20 +199,20 @@ def n_params_asked(size: str) -> int:
 
 
 def n_heads_of(width: int) -> int:
-    """The number of heads that divides a width into parts nearest 64 and, where it can be, even."""
+    """Returns the number of heads that divides a width into parts nearest 64 and, where it can be, even."""
     divisors = [n for n in range(1, width + 1) if width % n == 0]
     even = [n for n in divisors if width // n % 2 == 0]
     return min(even or divisors, key=lambda n: abs(math.log(width / n / 64)))
 
 
 def power(x: float, low: tuple[float, float], high: tuple[float, float]) -> float:
-    """The value at `x` of the power law y = a x^b through two points (x, y)."""
+    """Returns the value at `x` of the power law y = a x^b through two points (x, y)."""
     exponent = math.log(high[1] / low[1]) / math.log(high[0] / low[0])
     return low[1] * (x / low[0]) ** exponent
 
 
 def init_std(width: int) -> float:
-    """Standard deviation of fresh weights: 0.06 at width 128, 0.02 at 768 and above.
+    """Returns standard deviation of fresh weights: 0.06 at width 128, 0.02 at 768 and above.
 
     It belongs to the learning rate: at width 64 the rule's 0.0056 is better than half of it with the rule's 0.092, and
     worse with 0.06 (benchmarks/RESULTS.md).
@@ -245,24 +221,24 @@ def init_std(width: int) -> float:
 
 
 def learning_rate(width: int) -> float:
-    """Highest learning rate of AdamW: 3e-3 at width 128, 6e-4 at 768."""
+    """Returns highest learning rate of AdamW: 3e-3 at width 128, 6e-4 at 768."""
     return rounded(power(max(width, SMALLEST_WIDTH), (128, 3e-3), (768, 6e-4)))
 
 
 def batch_tokens(n_tokens: float, context_length: int) -> int:
-    """Tokens in a step of a training of `n_tokens`: as many sequences as the power of two that is nearest the rule."""
+    """Returns tokens in a step of a training of `n_tokens`: as many sequences as the power of two nearest the rule."""
     small, large = (2.25e6, 2048.0), (2.47e9, 524_288.0)
     rule = power(n_tokens, small, large) if n_tokens < large[0] else large[1] * (n_tokens / large[0]) ** 0.383
     return context_length * 2 ** max(0, round(math.log2(rule / context_length)))
 
 
 def rounded(x: float) -> float:
-    """Two significant digits."""
+    """Rounds to two significant digits."""
     return float(f"{x:.2g}")
 
 
 def _length(config: PretrainConfig, model: GPTConfig, n_train_tokens: int | None) -> Follows:
-    """The batch and the number of steps."""
+    """Returns the batch and the number of steps."""
     if measured := _measured(config, model):
         batch = max(1, measured["batch_tokens"] // model.context_length) * model.context_length
         why = f"measured for size {config.model.size}"
@@ -270,18 +246,18 @@ def _length(config: PretrainConfig, model: GPTConfig, n_train_tokens: int | None
     n_tokens = TOKENS_PER_PARAMETER * n_matmul_params(model)
     why = f"{TOKENS_PER_PARAMETER} tokens for each of {n_matmul_params(model):,} weights in matrix products"
     if n_train_tokens is not None and n_tokens > MAX_EPOCHS * n_train_tokens:
-        why = f"{MAX_EPOCHS} passes over {n_train_tokens:,} tokens; {why} would be {n_tokens:,}"
+        why = f"{MAX_EPOCHS} epochs of {n_train_tokens:,} tokens; {why} would be {n_tokens:,}"
         n_tokens = MAX_EPOCHS * n_train_tokens
     batch = batch_tokens(n_tokens, model.context_length)
     n_steps = math.ceil(n_tokens / (config.batch_tokens or batch))
     return {"batch_tokens": (batch, f"for a training of {n_tokens:,} tokens"), "n_steps": (n_steps, why)}
 
 
-def _rates(config: PretrainConfig, model: GPTConfig) -> Follows:
-    """What the optimizer takes from the model's width and the number of steps."""
+def _rates(config: PretrainConfig, model: GPTConfig, n_steps: int) -> Follows:
+    """Returns what the optimizer takes from the model's width and the number of steps."""
     width, from_width = model.d_model, f"from the width, {model.d_model}"
     decay = (rounded(0.1 * 768 / width), from_width) if config.optimizer.kind == "muon" else (0.1, "for every size")
-    warmup = (max(20, given(config.n_steps) // 20), "a twentieth of the steps, at least 20")
+    warmup = (max(20, n_steps // 20), "a twentieth of the steps, at least 20")
     if measured := _measured(config, model):
         warmup = (measured["warmup_steps"], f"measured for size {config.model.size}")
     rate = learning_rate(width), from_width
@@ -291,7 +267,7 @@ def _rates(config: PretrainConfig, model: GPTConfig) -> Follows:
 
 
 def _measured(config: PretrainConfig, model: GPTConfig) -> dict[str, int]:
-    """What was measured for the size, as long as width and depth are the size's own."""
+    """Returns what was measured for the size, as long as width and depth are the size's own."""
     preset = PRESETS.get(config.model.size, {})
     is_own = config.start_from is None and (model.d_model, model.n_layers) == (
         preset.get("d_model"),

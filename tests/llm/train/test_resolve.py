@@ -11,8 +11,16 @@ from llm.model.gpt import GPTConfig
 from llm.model.presets import PRESETS
 from llm.model.size import n_matmul_params, n_params
 from llm.train.__main__ import train
-from llm.train.config import FinetuneConfig, ModelShape, OptimizerConfig, PretrainConfig
-from llm.train.dial import batch_tokens, dialled, explained, init_std, learning_rate, resolved, resolved_finetune
+from llm.train.config import ModelShape, OptimizerConfig, PretrainConfig
+from llm.train.resolve import batch_tokens, init_std, learning_rate, resolve
+from tests.llm.train.method_jobs import (
+    classify_job,
+    make_reference,
+    prefer_job,
+    reinforce_job,
+    write_labelled,
+    write_questions,
+)
 from tests.llm.train.train_materials import tiny_job
 
 FORM = {"vocab_size": 8192, "context_length": 512}
@@ -20,12 +28,12 @@ FORM = {"vocab_size": 8192, "context_length": 512}
 
 def of_size(size, optimizer=None, n_train_tokens=None, form=None, **shape):
     config = PretrainConfig(model=ModelShape(size=size, **shape), optimizer=optimizer or OptimizerConfig())
-    return dialled(config, **(form or FORM), n_train_tokens=n_train_tokens)
+    return resolve(config, **(form or FORM), n_train_tokens=n_train_tokens)
 
 
 def test_the_demo_is_what_was_measured():
     """The values of the run in benchmarks/RESULTS.md."""
-    found = resolved(PretrainConfig(), vocab_size=4096, context_length=256)
+    found = resolve(PretrainConfig(), vocab_size=4096, context_length=256).config
     shape = found.model
     assert (shape.architecture, shape.n_layers, shape.n_heads, shape.d_model) == ("gpt2", 4, 2, 128)
     assert (shape.init_std, shape.d_mlp, shape.tied_head, shape.dropout) == (0.06, 512, True, 0.0)
@@ -92,8 +100,8 @@ def test_what_is_set_stays():
         n_steps=77,
         optimizer=OptimizerConfig(learning_rate=1e-5, weight_decay=0.0, warmup_steps=0),
     )
-    found = dialled(config, **FORM)
-    assert found.config.optimizer == config.optimizer
+    found = resolve(config, **FORM)
+    assert dataclasses.asdict(found.config.optimizer) == dataclasses.asdict(config.optimizer)
     assert (found.config.batch_tokens, found.config.n_steps) == (4096, 77)
     assert {name: getattr(found.model, name) for name in shape} == shape
     assert {name.rpartition(".")[2] for name, why in found.reasons.items() if why == "set"} == {
@@ -127,10 +135,10 @@ def test_another_width_changes_what_hangs_on_it():
 @settings(max_examples=25, deadline=None)
 def test_nothing_is_left_open_and_a_second_turn_changes_nothing(size, architecture, d_model, kind, n_train_tokens):
     shape, optimizer = ModelShape(size=size, architecture=architecture, d_model=d_model), OptimizerConfig(kind=kind)
-    found = resolved(PretrainConfig(model=shape, optimizer=optimizer), **FORM, n_train_tokens=n_train_tokens)
+    found = resolve(PretrainConfig(model=shape, optimizer=optimizer), **FORM, n_train_tokens=n_train_tokens).config
     assert None not in dataclasses.asdict(found.model).values()
     assert None not in (found.n_steps, found.batch_tokens, found.optimizer.learning_rate, found.optimizer.weight_decay)
-    assert resolved(found, **FORM, n_train_tokens=n_train_tokens) == found
+    assert resolve(found, **FORM, n_train_tokens=n_train_tokens).config == found
 
 
 def test_a_small_corpus_is_read_four_times_at_most():
@@ -146,7 +154,7 @@ def test_muon_takes_more_away_from_narrow_models():
 
 
 def test_each_value_is_explained():
-    lines = explained(PretrainConfig(model=ModelShape(size="10m"), n_steps=5), **FORM, n_train_tokens=2_000_000)
+    lines = resolve(PretrainConfig(model=ModelShape(size="10m"), n_steps=5), **FORM, n_train_tokens=2_000_000).lines()
     assert "model.d_model 320 (from the size, 10m)" in lines
     assert "n_steps 5 (set)" in lines
     assert any(re.match(r"optimizer.learning_rate 0.0013 \(from the width, 320\)", line) for line in lines)
@@ -181,6 +189,26 @@ def test_training_keeps_and_logs_what_it_was_resolved_to(materials, tmp_path, ca
     assert "n_steps 1 (set)" in caplog.text
 
 
-def test_fine_tuning_has_rates_of_its_own():
-    rates = resolved_finetune(FinetuneConfig(optimizer=OptimizerConfig(warmup_steps=3))).optimizer
-    assert (rates.learning_rate, rates.weight_decay, rates.warmup_steps) == (1e-3, 0.1, 3)
+@pytest.mark.parametrize(
+    ("kind", "rates"),
+    [
+        ("finetune", {"learning_rate": 1e-3, "weight_decay": 0.1, "warmup_steps": 3}),
+        ("prefer", {"learning_rate": 1e-4, "weight_decay": 0.0, "warmup_steps": 3}),
+        ("reinforce", {"learning_rate": 3e-4, "weight_decay": 0.0, "warmup_steps": 3}),
+        ("classify", {"learning_rate": 5e-4, "weight_decay": 0.1, "warmup_steps": 3}),
+    ],
+)
+def test_each_method_has_rates_of_its_own_where_none_are_set(kind, rates, materials, tmp_path):
+    changes = {"optimizer": {"warmup_steps": 3}, "n_steps": 1}
+    if kind == "finetune":
+        job = tiny_job(materials, tmp_path, kind, **changes)
+    elif kind == "prefer":
+        job = prefer_job(tmp_path, materials, make_reference(tmp_path, materials), **changes)
+    elif kind == "reinforce":
+        job = reinforce_job(tmp_path, materials, write_questions(tmp_path), **changes)
+    else:
+        job = classify_job(tmp_path, materials, write_labelled(tmp_path), random_baseline=False, **changes)
+    train(job)
+    training = json.loads((tmp_path / "out" / "config.json").read_text())["training"]
+    assert {name: training[f"optimizer.{name}"] for name in rates} == rates
+    assert training["kind"] == kind

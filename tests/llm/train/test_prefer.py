@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from llm.model.gpt import GPT, GPTConfig
 from llm.process import Stopped
 from llm.tokenizer import Tokenizer
 from llm.train.__main__ import train, train_until
-from llm.train.log_p import token_log_p
-from llm.train.prefer import Pairs, PreferenceObjective, held_out_pairs, rendered
+from llm.train.answers import AnswerObjective, Pairs, rendered
+from llm.train.measure import held_out
+from llm.train.prefer import PreferenceObjective
 from tests.llm.train.method_jobs import (
     QUIET,
     SELDOM,
@@ -70,9 +72,7 @@ def slow_loss(policy, reference, beta, smoothing):
 
 def double_batch(pairs, log_p):
     """All pairs, with the reference in float64."""
-    batch = pairs.batch(np.arange(len(pairs)))
-    inputs, positions, targets, _ = batch.arguments()
-    return inputs, positions, targets, torch.from_numpy(log_p.T.flatten())
+    return replace(pairs.batch(np.arange(len(pairs))), reference=torch.from_numpy(log_p.T.flatten()))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -80,24 +80,24 @@ def test_the_loss_is_that_of_the_paper(smoothing):
     policy, reference = small_model(0), small_model(1)
     log_p = slow_log_ps(reference)
     objective = PreferenceObjective(policy, torch.float64, 0.3, smoothing)
-    loss = objective(*double_batch(Pairs(PAIRS, log_p), log_p))
+    loss = objective(double_batch(Pairs(PAIRS, log_p), log_p))
     expected, margins = slow_loss(policy, reference, 0.3, smoothing)
     assert loss.item() == pytest.approx(expected, abs=1e-10)
-    assert objective.taken()["margin"].tolist() == pytest.approx(margins, abs=1e-10)
+    assert objective.metrics.take()["margin"].tolist() == pytest.approx(margins, abs=1e-10)
 
 
 def test_the_gradient_is_that_of_the_loss():
     """A small step along one weight changes the loss as its gradient says."""
     policy, log_p = small_model(0), np.array([[-3.0, -1.0], [-2.0, -2.0], [-1.0, -4.0]])
     objective = PreferenceObjective(policy, torch.float64, 0.3, 0.1)
-    arguments = double_batch(Pairs(PAIRS, log_p), log_p)
-    objective(*arguments).backward()
+    batch = double_batch(Pairs(PAIRS, log_p), log_p)
+    objective(batch).backward()
     for weight in (policy.token_embedding.weight, policy.blocks[0].mlp.expand.weight):
         losses = []
         for sign in (1, -1):
             with torch.no_grad():
                 weight[3, 2] += sign * 1e-5
-                losses.append(objective(*arguments).item())
+                losses.append(objective(batch).item())
                 weight[3, 2] -= sign * 1e-5
         assert (losses[0] - losses[1]) / 2e-5 == pytest.approx(weight.grad[3, 2].item(), rel=1e-6)
 
@@ -107,28 +107,10 @@ def test_only_the_answers_tokens_count():
     batch = Pairs(PAIRS, np.zeros((3, 2))).batch(np.arange(3))
     assert batch.n_learned == 3
     answers = [pair[side] for side in (1, 2) for pair in PAIRS]
-    assert batch.learned()[1].tolist() == [token for answer in answers for token in answer]
-    objective = PreferenceObjective(policy, torch.float64, 1.0, 0.0)
-    found = objective.answer_log_p(batch.inputs, *batch.learned())
+    assert batch.learned().tolist() == [token for answer in answers for token in answer]
+    found = AnswerObjective(policy, torch.float64).answer_log_p(batch)
     expected = slow_log_ps(policy).T.flatten().tolist()
     assert found.tolist() == pytest.approx(expected, abs=1e-10)
-
-
-@pytest.mark.parametrize("softcap", [None, 5.0])
-def test_log_p_in_pieces_is_log_p(softcap, monkeypatch):
-    monkeypatch.setattr("llm.train.log_p.rows_at_once", lambda device, n: 4)
-    torch.manual_seed(0)
-    features, head = (torch.randn(n, 6, dtype=torch.float64, requires_grad=True) for n in (10, 9))
-    targets = torch.randint(0, 9, (10,))
-    logits = features @ head.T
-    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
-    expected = torch.log_softmax(logits, -1)[torch.arange(10), targets]
-    weights = torch.randn(10, dtype=torch.float64)
-    wanted = torch.autograd.grad((weights * expected).sum(), (features, head))
-    found = token_log_p(features, head, targets, torch.float64, softcap)
-    torch.testing.assert_close(found, expected)
-    for ours, theirs in zip(torch.autograd.grad((weights * found).sum(), (features, head)), wanted, strict=True):
-        torch.testing.assert_close(ours, theirs)
 
 
 def test_the_reference_is_the_models_own_log_p(materials, reference_dir):
@@ -194,9 +176,7 @@ def test_what_is_measured_is_the_mean_over_all_pairs():
     log_p = np.array([[-3.0, -1.0], [-2.0, -2.0], [-1.0, -4.0]])
     pairs = Pairs(PAIRS, log_p)
     objective = PreferenceObjective(small_model(0).float(), torch.float32, 0.3, 0.0)
-    figures = [
-        held_out_pairs(objective, pairs.batches(np.arange(3), size), torch.zeros(0), lambda: None) for size in (1, 3)
-    ]
+    figures = [held_out(objective, pairs.batches(np.arange(3), size), torch.zeros(12), lambda: None) for size in (1, 3)]
     assert figures[0] == pytest.approx(figures[1], abs=1e-6)
     assert figures[0]["val_accuracy_low"] < figures[0]["val_accuracy"] < figures[0]["val_accuracy_high"]
 
