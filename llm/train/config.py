@@ -210,7 +210,7 @@ class PretrainConfig(Config):
 class ResolvedPretrain(PretrainConfig):
     """A `PretrainConfig` in which nothing is left null that follows from the size; see llm/train/resolve.py."""
 
-    n_steps: int = setting(at_least=1)
+    n_steps: int = setting(at_least=0)
     """Length of training, in optimizer steps."""
     batch_tokens: int = setting(at_least=1)
     """Tokens in a step."""
