@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from llm.model.files import WEIGHTS_FILE
-from llm.model.size import n_params
-from llm.serve.answer import LoadedModel, load
+from llm.serve.answer import LoadedModel, load, use_few_threads
 from tasks.registry import CANDIDATE, CHAMPION, KINDS, PREFIX, Version, all_versions
 from tasks.store import Artifact, Store
 from tasks.tracking import Tracker
@@ -17,9 +14,6 @@ from tasks.workspace import workspace
 
 CHAT_STAGES = [stage for stage, kind in KINDS.items() if kind == "chat"]
 N_DIGITS = 12
-
-MAX_PARAMS_OF_ONE_THREAD = 10_000_000
-"""A step of a smaller model is so short that threads cost more than they bring, above all on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +113,9 @@ def is_named(artifact: Artifact, name: str) -> bool:
 
 
 def load_found(model: FoundModel, name: str | None = None) -> LoadedModel:
-    """The model itself, under its own name or another; PyTorch's number of threads is set for it."""
+    """Loads a model, under its own name or another; sets PyTorch's number of threads for it."""
     loaded = load(model.path, name or model.name)
-    if n_params(loaded.model.config) <= MAX_PARAMS_OF_ONE_THREAD:
-        torch.set_num_threads(1)
+    use_few_threads(loaded)
     return loaded
 
 

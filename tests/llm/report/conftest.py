@@ -13,7 +13,7 @@ import torch
 from llm.counts import Counts
 from llm.data.documents import Document, document_id, documents_table
 from llm.data.drops import Dropped, write_dropped
-from llm.evaluate.evaluate import SCORE_SCHEMA
+from llm.evaluate.scores import SCORE_SCHEMA
 from llm.files import write_json, write_table
 from llm.model.files import save_model
 from llm.model.gpt import GPT, GPTConfig
