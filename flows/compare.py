@@ -11,8 +11,8 @@ from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 
-from llm.evaluate.answers import ANSWERS_FILE, read_lines
 from llm.evaluate.comparison import ScorePair, score_pairs
+from llm.evaluate.scores import ANSWERS_FILE, read_lines
 from llm.evaluate.statistics import Estimate
 from llm.model.generate import Sampling
 from llm.model.size import n_params

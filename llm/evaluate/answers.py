@@ -7,7 +7,6 @@ articles a, an, the, with single spaces.
 
 from __future__ import annotations
 
-import json
 import re
 import string
 from collections import Counter
@@ -25,8 +24,6 @@ from ..tokenizer import Tokenizer
 from .likelihood import Advance, token_log_likelihoods
 from .metrics import ANSWER_LOSS, ENDED, EXACT_MATCH, EXAMPLES, TOKEN_F1
 from .scores import Units
-
-ANSWERS_FILE, SAMPLES_FILE = "answers.jsonl", "samples.jsonl"
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -154,12 +151,6 @@ def answer_units(examples: Sequence[Example], answers: Sequence[SampledAnswer]) 
         )
         for metric, values in found.items()
     ]
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the objects of an evaluation's JSONL file, answers or samples; none where there is no file."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [json.loads(line) for line in text.split("\n") if line]
 
 
 def continue_prompts(

@@ -21,8 +21,6 @@ from ..model.generate import Sampling
 from ..model.gpt import GPT
 from ..tokenizer import Tokenizer
 from .answers import (
-    ANSWERS_FILE,
-    SAMPLES_FILE,
     Example,
     Sample,
     answer_loss,
@@ -38,7 +36,18 @@ from .config import EvaluateConfig
 from .likelihood import Advance, n_targets
 from .lm_eval_tasks import quiet_hub
 from .metrics import BASE, CHAT, DEFINITIONS, DOCUMENTS, EXAMPLES, FOUR_CHOICE, WORD_OVERLAP
-from .scores import ITEMS_FILE, SCORE_DECIMALS, SCORES_FILE, Score, Units, item_table, score_rows, score_table
+from .scores import (
+    ANSWERS_FILE,
+    ITEMS_FILE,
+    SAMPLES_FILE,
+    SCORE_DECIMALS,
+    SCORES_FILE,
+    Score,
+    Units,
+    item_table,
+    score_rows,
+    score_table,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from .metrics import OVER_BASE, Metric, find
 from .statistics import Estimate, bootstrap_ratio, paired_difference, wilson
 
 SCORES_FILE, ITEMS_FILE = "scores.parquet", "items.parquet"
+ANSWERS_FILE, SAMPLES_FILE = "answers.jsonl", "samples.jsonl"
 
 SCORE_SCHEMA = pa.schema(
     [
@@ -198,3 +200,9 @@ def read_scores(evaluation: Path, model: str | None = None) -> list[dict[str, An
 def read_items(evaluation: Path, model: str) -> Items:
     """Returns what each item adds to the scores of a model."""
     return read_table(evaluation / ITEMS_FILE).filter(pc.field("model") == model)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Returns the objects of an evaluation's JSONL file, answers or samples; none where there is no file."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.split("\n") if line]

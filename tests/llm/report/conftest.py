@@ -32,6 +32,8 @@ INPUTS = {
     "evaluate": ("pretrain", "finetune", "dedup", "instruct"),
 }
 
+MAKES = {"pretrain": "base", "finetune": "chat"}
+
 MEASURED = {0: 6.0, 10: 0.125, 30: 0.25}
 """The held-out loss of either model by step."""
 
@@ -91,7 +93,7 @@ def make_run(tiny_tokenizer) -> MakeRun:
         _write_chats(path["instruct"], text)
         _write_evaluation(path["evaluate"], text)
         return [
-            StageSummary(stage, fingerprint, f"{index}" * 64, INPUTS[stage], counts, path[stage])
+            StageSummary(stage, fingerprint, f"{index}" * 64, INPUTS[stage], counts, path[stage], MAKES.get(stage))
             for index, (stage, counts) in enumerate(_counts(text).items())
         ]
 
