@@ -27,12 +27,12 @@ class FoundModel:
 
 
 def store() -> Store:
-    """The store of the workspace."""
+    """Returns the store of the workspace."""
     return Store(workspace() / "store")
 
 
 def find_model(name: str | None = None) -> FoundModel:
-    """The model of a directory, or the one in the store that `name` names; without a name, the newest chat model.
+    """Finds the model of a directory, or the one in the store that `name` names; without a name, the newest chat model.
 
     A name is a stage (its newest model), a fingerprint or its beginning, or both: `finetune-649889fd`; or one of the
     registry: `champion`, `candidate`, `sourdough-demo-chat` (its champion), `sourdough-demo-chat@candidate`. Raises
@@ -56,7 +56,7 @@ def find_model(name: str | None = None) -> FoundModel:
 
 
 def newest_chat_model() -> Artifact:
-    """The chat model that was built last; raises ValueError when there is none."""
+    """Returns the chat model that was built last; raises ValueError when there is none."""
     models = [model for stage in CHAT_STAGES for model in store().artifacts(stage)]
     if not models:
         raise ValueError("there is no chat model in the store yet; `make run` builds one")
@@ -64,7 +64,7 @@ def newest_chat_model() -> Artifact:
 
 
 def registered_models(name: str, models: list[Artifact]) -> list[Artifact]:
-    """The models that the registry knows by an alias, a registered name, or both with `@` between.
+    """Returns the models that the registry knows by an alias, a registered name, or both with `@` between.
 
     An alias alone, which every registered name has, means the chat model if only one recipe has one.
     """
@@ -82,30 +82,30 @@ def registered_models(name: str, models: list[Artifact]) -> list[Artifact]:
 
 
 def is_version(model: Artifact, version: Version) -> bool:
-    """Whether a registered version is this artifact."""
+    """Returns whether a registered version is this artifact."""
     return (model.stage, model.fingerprint, model.digest) == (version.stage, version.fingerprint, version.digest)
 
 
 def model_of_directory(path: Path) -> FoundModel:
-    """The model in a directory, inside of the store or not."""
+    """Returns the model in a directory, inside of the store or not."""
     artifact = Store(path.parent.parent).find(path.parent.name, path.name)
     return found_model(artifact) if artifact else FoundModel(path.name, path, None)
 
 
 def stored_models() -> list[Artifact]:
-    """The models in the store, the newest of each stage first."""
+    """Returns the models in the store, the newest of each stage first."""
     there = store()
     artifacts = [artifact for stage in there.stages() for artifact in there.artifacts(stage)]
     return [made for made in artifacts if is_language_model(made)]
 
 
 def is_language_model(artifact: Artifact) -> bool:
-    """Whether an artifact is a model that writes text; a classifier does not."""
+    """Returns whether an artifact is a model that writes text; a classifier does not."""
     return KINDS.get(artifact.stage) in ("base", "chat") and (artifact.path / WEIGHTS_FILE).is_file()
 
 
 def is_named(artifact: Artifact, name: str) -> bool:
-    """Whether `name` is the artifact's stage, the beginning of its fingerprint, or both, with `-` or `/` between."""
+    """Returns whether `name` is the artifact's stage, its fingerprint's beginning, or both, with `-` or `/` between."""
     stage, _, digits = name.replace("/", "-").rpartition("-")
     return name == artifact.stage or (
         bool(digits) and artifact.fingerprint.startswith(digits) and stage in ("", artifact.stage)
@@ -120,15 +120,15 @@ def load_found(model: FoundModel, name: str | None = None) -> LoadedModel:
 
 
 def found_model(artifact: Artifact) -> FoundModel:
-    """An artifact as a model."""
+    """Returns an artifact as a model."""
     return FoundModel(artifact_name(artifact), artifact.path, artifact)
 
 
 def artifact_name(artifact: Artifact) -> str:
-    """Stage and the first digits of the fingerprint: a name that `find_model` finds again."""
+    """Returns stage and the first digits of the fingerprint: a name that `find_model` finds again."""
     return f"{artifact.stage}-{artifact.fingerprint[:N_DIGITS]}"
 
 
 def built(artifact: Artifact) -> str:
-    """When an artifact was built, to the minute."""
+    """Returns when an artifact was built, to the minute."""
     return str(artifact.provenance.get("started", ""))[:16].replace("T", " ")

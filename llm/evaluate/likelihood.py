@@ -29,7 +29,7 @@ HEAD_ROWS = 512
 
 @dataclass(frozen=True)
 class Scored:
-    """Of a continuation's tokens that count, in order: ln p given all before, and whether each was the likeliest."""
+    """Of a continuation's tokens that count, in order: ln p given all before, and whether each was the argmax."""
 
     log_p: npt.NDArray[np.float64]
     is_greedy: npt.NDArray[np.bool_]
@@ -39,7 +39,7 @@ class Scored:
 class _Window:
     sequence: int
     start: int
-    """Place of its first score among those of the sequence."""
+    """Index of its first score among those of the sequence."""
     tokens: Sequence[int]
     n_known: int
     """Scores at its beginning that an earlier window has given."""
@@ -48,7 +48,7 @@ class _Window:
 def token_log_likelihoods(
     model: GPT, sequences: Sequence[Sequence[int]], *, batch_tokens: int, advance: Advance
 ) -> list[npt.NDArray[np.float64]]:
-    """For each sequence, ln p of every token after its first, given those before it: len(sequence) - 1 numbers.
+    """Returns ln p of every token of each sequence after its first, given those before it: len(sequence) - 1 numbers.
 
     Every token is predicted exactly once. A sequence longer than context_length + 1 tokens is read in windows, so what
     follows a window's edge has less context. Each window begins with the sequence's first token, `<|document|>`, as
@@ -64,7 +64,7 @@ def token_log_likelihoods(
 
 
 def n_targets(sequences: Sequence[Sequence[int]]) -> int:
-    """How many tokens `token_log_likelihoods` will predict, the unit of its progress."""
+    """Returns how many tokens `token_log_likelihoods` will predict, the unit of its progress."""
     return sum(max(len(tokens) - 1, 0) for tokens in sequences)
 
 
@@ -79,7 +79,7 @@ def _windows(sequences: Sequence[Sequence[int]], context_length: int) -> list[_W
 
 
 def fitted(continuation: Continuation, context_length: int) -> Continuation:
-    """The continuation without its first tokens, if it has more than context_length + 1; the last ones count still."""
+    """Cuts the first tokens of a continuation that has more than context_length + 1; the last ones count still."""
     n_cut = max(0, len(continuation.tokens) - context_length - 1)
     return Continuation(continuation.tokens[n_cut:], max(1, continuation.start - n_cut)) if n_cut else continuation
 
@@ -87,7 +87,7 @@ def fitted(continuation: Continuation, context_length: int) -> Continuation:
 def score(
     model: GPT, continuations: Sequence[Continuation], *, batch_tokens: int, advance: Advance = lambda _: None
 ) -> list[Scored]:
-    """The scores of continuations of up to context_length + 1 tokens, in their order.
+    """Returns the scores of continuations of up to context_length + 1 tokens, in their order.
 
     What several begin with is read once (trees.py). Batches hold trees of like size, at most `batch_tokens` tokens with
     their padding; one that the device has no memory for is halved. Arithmetic is the model's own float32, without
@@ -119,7 +119,7 @@ def _batches(trees: Sequence[Tree], batch_tokens: int) -> Iterator[list[Tree]]:
 
 @contextlib.contextmanager
 def _evaluating(model: GPT) -> Iterator[None]:
-    """Dropout off, no gradients, no autocast; leaves the model in the mode it was in."""
+    """Turns dropout, gradients and autocast off; leaves the model in the mode it was in."""
     was_training = model.training
     model.eval()
     device_type = next(model.parameters()).device.type
@@ -131,7 +131,7 @@ def _evaluating(model: GPT) -> Iterator[None]:
 
 
 def _score_in_memory(model: GPT, batch: list[Tree], continuations: Sequence[Continuation]) -> list[Scored]:
-    """`_score`, in halves if there is no memory for the whole; raises torch.OutOfMemoryError for a single tree."""
+    """Calls `_score`, in halves if there is no memory for the whole; raises torch.OutOfMemoryError for one tree."""
     try:
         return _score(model, batch, continuations)
     except torch.OutOfMemoryError:
@@ -146,14 +146,15 @@ def _score_in_memory(model: GPT, batch: list[Tree], continuations: Sequence[Cont
 
 
 def _score(model: GPT, batch: Sequence[Tree], continuations: Sequence[Continuation]) -> list[Scored]:
-    """The scores of a batch of trees; `continuations` are those that they hold, in order."""
+    """Returns the scores of a batch of trees; `continuations` are those that they hold, in order."""
     device = next(model.parameters()).device
     tokens = token_rows(batch, device)  # (B, T)
     features = model.features(tokens, layout=layout(batch, device)).flatten(0, 1)  # (B T, C)
-    places = [row * tokens.shape[1] + place for row, tree in enumerate(batch) for _, ps in tree.asked for place in ps]
+    width = tokens.shape[1]
+    rows = [row * width + i for row, tree in enumerate(batch) for _, indices in tree.asked for i in indices]
     targets = [token for continuation in continuations for token in continuation.tokens[continuation.start :]]
     log_p, is_greedy = _target_scores(
-        model, features[torch.tensor(places, device=device)], torch.tensor(targets, device=device)
+        model, features[torch.tensor(rows, device=device)], torch.tensor(targets, device=device)
     )
     ends = np.cumsum([continuation.n_targets for continuation in continuations])[:-1]
     return [Scored(*pair) for pair in zip(np.split(log_p, ends), np.split(is_greedy, ends), strict=True)]
@@ -162,7 +163,7 @@ def _score(model: GPT, batch: Sequence[Tree], continuations: Sequence[Continuati
 def _target_scores(
     model: GPT, features: Tensor, targets: Tensor
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """ln p of the targets (N,) given the features (N, C), and whether each is the likeliest token."""
+    """Returns ln p of the targets (N,) given the features (N, C), and whether each is the argmax."""
     log_p = torch.empty(len(targets), device=features.device)
     is_greedy = torch.empty(len(targets), dtype=torch.bool, device=features.device)
     for start in range(0, len(targets), HEAD_ROWS):

@@ -90,7 +90,7 @@ class ReportConfig(Config):
     example_tokens: int = setting(200, at_least=0)
     """Tokens shown of a chat as fine-tuning reads it."""
     n_skipped: int = setting(10, at_least=0)
-    """Steps shown, of those that a training stage has not learned from."""
+    """Skipped steps of a training stage shown."""
 
 
 def write_report(stages: Sequence[StageSummary], out_dir: Path, config: ReportConfig) -> Counts:

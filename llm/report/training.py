@@ -41,9 +41,9 @@ class HeldOutMetric:
 
 @dataclass(frozen=True)
 class Training:
-    """A run of training: `figures` are inline SVG, `loss` is that of the last step, `samples` Markdown."""
+    """A run of training: `charts` are inline SVG, `loss` is that of the last step, `samples` Markdown."""
 
-    figures: list[str]
+    charts: list[str]
     n_steps: int
     loss: float
     first_step: int | None
@@ -74,7 +74,7 @@ def training(stage: str, artifact: Path, counts: Counts) -> Training | None:
     best_step = min(measured, key=lambda line: (line["val_loss"], line["step"]))["step"] if measured else None
     kept_step = best_step if best_step is not None and _keeps_best(artifact) else n_steps
     return Training(
-        figures=_figures(stage, lines, measured),
+        charts=_charts(stage, lines, measured),
         n_steps=n_steps,
         loss=losses.values[-1],
         first_step=measured[0]["step"] if measured else None,
@@ -123,7 +123,7 @@ def _names(measured: Sequence[Mapping[str, Any]]) -> list[str]:
     return [name for name in names if not name.endswith(_ENDS)]
 
 
-def _figures(stage: str, lines: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, Any]]) -> list[str]:
+def _charts(stage: str, lines: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, Any]]) -> list[str]:
     """Draws the losses, then each other metric, beside its values in training where there are any.
 
     Bits per byte say what the loss says.

@@ -188,11 +188,11 @@ def test_training_shows_the_best_and_the_kept_step_and_what_was_skipped(make_run
         "held out step 0 best, step 10 kept, step 30 loss 6.000 0.125 0.250 bits per byte 3.000 0.062 0.125" in pretrain
     )
     assert "kept, step 10 loss 6.000 0.125 0.125" in finetune
-    assert "Steps not learned from: 1 step batch why 7 6 plain words" in pretrain
+    assert "Skipped steps: 1 step batch why 7 6 plain words" in pretrain
     assert len(tree.css("#training svg.chart")) == 2
 
 
-def test_the_example_marks_what_is_learned(make_run, tmp_path):
+def test_the_example_marks_what_the_loss_is_taken_on(make_run, tmp_path):
     tree = LexborHTMLParser(page(make_run(tmp_path / "run"), tmp_path / "out"))
     (example,) = tree.css(".example")
     text = {tag: "".join(node.text() for node in example.css(tag)) for tag in ("span", "mark")}

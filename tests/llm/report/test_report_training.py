@@ -37,7 +37,7 @@ def test_all_that_is_measured_is_shown_by_its_name(tmp_path):
         HeldOutMetric("margin", "1.400", "0.600", "1.000"),
         HeldOutMetric("accuracy", "0.300 (0.200 to 0.400)", "0.700 (0.600 to 0.800)", "0.500 (0.400 to 0.600)"),
     ]
-    labels = [ElementTree.fromstring(svg).get("aria-label") for svg in run.figures]
+    labels = [ElementTree.fromstring(svg).get("aria-label") for svg in run.charts]
     assert labels == ["loss, over steps", "margin, over steps", "accuracy, over steps"]
     assert (run.n_rollbacks, run.skipped, run.samples) == (2, [], None)
 
