@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llm.model.files import WEIGHTS_FILE
 from llm.serve.answer import LoadedModel, load, use_few_threads
-from tasks.registry import CANDIDATE, CHAMPION, KINDS, PREFIX, Version, all_versions
+from tasks.registry import CANDIDATE, CHAMPION, KINDS, PREFIX, all_versions
 from tasks.store import Artifact, Store
 from tasks.tracking import Tracker
 from tasks.workspace import workspace
@@ -78,12 +78,8 @@ def registered_models(name: str, models: list[Artifact]) -> list[Artifact]:
         named = [version for version in versions if version.name == registered]
     else:
         named = [version for version in versions if KINDS[version.stage] == "chat"] or versions
-    return [model for model in models if any(is_version(model, version) for version in named)]
-
-
-def is_version(model: Artifact, version: Version) -> bool:
-    """Returns whether a registered version is this artifact."""
-    return (model.stage, model.fingerprint, model.digest) == (version.stage, version.fingerprint, version.digest)
+    known = {(version.stage, version.fingerprint, version.digest) for version in named}
+    return [model for model in models if (model.stage, model.fingerprint, model.digest) in known]
 
 
 def model_of_directory(path: Path) -> FoundModel:

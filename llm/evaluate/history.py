@@ -12,7 +12,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from ..files import atomic_path, read_table, write_table, write_text
@@ -108,25 +107,22 @@ def draw(path: Path, history: Sequence[dict[str, Any]]) -> None:
             figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
 
 
-def _interval(row: dict[str, Any]) -> tuple[float, float]:
-    """Returns the ends of a score's interval; the score itself where there is none."""
-    score = row["score"]
-    return (score if row["low"] is None else row["low"], score if row["high"] is None else row["high"])
-
-
 def _draw_score(axes: Axes, name: tuple[str, str], history: Sequence[dict[str, Any]]) -> None:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 
     points = [
-        (date2num(datetime.fromisoformat(line["time"])), row["score"], *_interval(row), line)
+        (date2num(datetime.fromisoformat(line["time"])), row["score"], row["low"], row["high"], line)
         for line in history
         for row in line["scores"]
         if (row["benchmark"], row["metric"]) == name
     ]
     times, scores, low, high, lines = zip(*points, strict=True)
-    errors = [np.subtract(scores, low), np.subtract(high, scores)]
+    errors = [
+        [0.0 if end is None else max(0.0, score - end) for score, end in zip(scores, low, strict=True)],
+        [0.0 if end is None else max(0.0, end - score) for score, end in zip(scores, high, strict=True)],
+    ]
     style: dict[str, Any] = {"color": ORANGE, "markersize": 3, "linewidth": 1.2, "elinewidth": 0.8}
-    axes.errorbar(times, scores, np.clip(errors, 0, None), fmt="o-", **style)
+    axes.errorbar(times, scores, errors, fmt="o-", **style)
     falls = [i for i, line in enumerate(lines) if f"{name[0]}: {name[1]}" in line["fell"]]
     axes.plot([times[i] for i in falls], [scores[i] for i in falls], "v", color=RED, markersize=7, zorder=5)
     margin = max(0.05 * (times[-1] - times[0]), MARGIN_DAYS)

@@ -82,7 +82,8 @@ def few_shot_prompts(
     for index, group in zip(indices, grouped, strict=True):
         prompt, *sequences = ([tokenizer.document_token, *next(encoded)] for _ in group)
         if benchmark.form == "schema":
-            n_answer = n_distinct = _counted_at_the_end(sequences)
+            n_common = _n_common([tokens[::-1] for tokens in sequences])
+            n_answer = n_distinct = [max(1, min(n_common, min(map(len, sequences)) - 1))] * len(sequences)
         else:
             n_answer, n_distinct = _counted_after(prompt, sequences)
         starts = [len(tokens) - max(n) for tokens, *n in zip(sequences, n_answer, n_distinct, strict=True)]
@@ -91,11 +92,6 @@ def few_shot_prompts(
         ]
         prompts.append(Prompt(benchmark.choices(index), continuations, n_answer, n_distinct))
     return prompts
-
-
-def _counted_at_the_end(sequences: Sequence[list[int]]) -> list[int]:
-    n_common = _n_common([tokens[::-1] for tokens in sequences])
-    return [max(1, min(n_common, min(map(len, sequences)) - 1))] * len(sequences)
 
 
 def _counted_after(prompt: list[int], sequences: Sequence[list[int]]) -> tuple[list[int], list[int]]:

@@ -6,7 +6,7 @@ Every function gives None (or an empty list) when the files are not there.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,25 +73,19 @@ def funnel(stage: str, counts: Counts) -> Funnel | None:
 
 def dropped(artifact: Path, counts: Counts, n_samples: int) -> list[DroppedSample]:
     """Returns up to `n_samples` for each reason of what a stage skipped or dropped, the most frequent reason first."""
-    found = sampled(itertools.chain(_refused(artifact), _skipped(artifact), read_dropped(artifact)), n_samples)
+    refused = _recorded(artifact / "refused.parquet", ["url"])
+    skipped = _recorded(artifact / "skipped.parquet", ["file", "place"])
+    found = sampled(itertools.chain(refused, skipped, read_dropped(artifact)), n_samples)
     ranked = sorted(found, key=lambda reason: (-counts.dropped.get(reason, 0), reason))
     return [DroppedSample(reason, counts.dropped.get(reason, 0), found[reason]) for reason in ranked[:MAX_REASONS]]
 
 
-def _refused(artifact: Path) -> Iterator[Dropped]:
-    """Yields the URLs that a crawl refused; a reason is a class and, after a colon, the detail."""
-    path = artifact / "refused.parquet"
+def _recorded(path: Path, columns: Sequence[str]) -> Iterator[Dropped]:
+    """Yields what a crawl or an ingest could not use, named by some columns; a reason is a class and, after a colon,
+    the detail."""
     for row in read_table(path).to_pylist() if path.exists() else []:
         reason, _, detail = row["reason"].partition(": ")
-        yield Dropped("", row["url"], reason, detail)
-
-
-def _skipped(artifact: Path) -> Iterator[Dropped]:
-    """Yields the records that an ingest could not use."""
-    path = artifact / "skipped.parquet"
-    for row in read_table(path).to_pylist() if path.exists() else []:
-        reason, _, detail = row["reason"].partition(": ")
-        yield Dropped("", f"{row['file']} {row['place']}", reason, detail)
+        yield Dropped("", " ".join(str(row[column]) for column in columns), reason, detail)
 
 
 def document_lengths(artifact: Path) -> Lengths | None:

@@ -72,7 +72,9 @@ def training(stage: str, artifact: Path, counts: Counts) -> Training | None:
     n_steps = int(max(losses.steps))
     measured = [line for line in lines if "val_loss" in line]
     best_step = min(measured, key=lambda line: (line["val_loss"], line["step"]))["step"] if measured else None
-    kept_step = best_step if best_step is not None and _keeps_best(artifact) else n_steps
+    path = artifact / "config.json"
+    keeps_best = path.exists() and read_json(path).get("training", {}).get("loop.keep") == "best"
+    kept_step = best_step if best_step is not None and keeps_best else n_steps
     return Training(
         charts=_charts(stage, lines, measured),
         n_steps=n_steps,
@@ -110,11 +112,6 @@ def example(instruct: Path, finetuned: Path, max_tokens: int) -> list[Piece]:
             pieces = itertools.islice(zip(tokens, loss_mask, strict=True), max_tokens)
             return [Piece(tokenizer.decode([token]), is_trained) for token, is_trained in pieces]
     return []
-
-
-def _keeps_best(artifact: Path) -> bool:
-    path = artifact / "config.json"
-    return path.exists() and read_json(path).get("training", {}).get("loop.keep") == "best"
 
 
 def _names(measured: Sequence[Mapping[str, Any]]) -> list[str]:
