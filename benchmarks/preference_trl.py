@@ -21,7 +21,7 @@ from llm.files import read_table
 from llm.model.export import to_hf
 from llm.model.files import load_model
 from llm.tokenizer import Tokenizer
-from llm.train.preference import PairTokens, PreferenceObjective, read_pairs_table, rendered
+from llm.train.prefer import PairTokens, PreferenceObjective, read_pairs_table, rendered
 
 N_PAIRS = 32
 

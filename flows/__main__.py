@@ -63,7 +63,7 @@ def run(
 
     asked = load_recipe(recipe, overrides or ())
     pipeline.new_session(asked, from_stage=from_, until_stage=until, force=tuple(force or ()), execute=False)
-    summary(shown(lambda: pipeline.pipeline(asked, from_, until, tuple(force or ()))))  # type: ignore[arg-type]
+    summary(shown(lambda: pipeline.pipeline(asked, from_, until, tuple(force or ()))))
 
 
 @app.command()

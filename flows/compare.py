@@ -17,7 +17,6 @@ from llm.evaluate.statistics import Estimate
 from llm.model.generate import Sampling
 from llm.model.size import n_params
 from llm.serve.answer import Answer, LoadedModel
-from tasks.registry import KINDS
 from tasks.store import Artifact
 
 from .chat import printable
@@ -86,7 +85,7 @@ def evaluations(model: FoundModel) -> list[Artifact | None]:
 
 def evaluated(model: FoundModel, evaluation: Artifact | None) -> tuple[Path, str] | None:
     """Returns where an evaluation is and what it calls a model; None when there is none."""
-    return (evaluation.path, KINDS[model.artifact.stage]) if evaluation and model.artifact else None
+    return (evaluation.path, str(model.artifact.makes)) if evaluation and model.artifact else None
 
 
 def cost(model: FoundModel, loaded: LoadedModel) -> dict[str, float]:

@@ -21,7 +21,6 @@ from tasks.evaluate import evaluate
 from tasks.registry import (
     CANDIDATE,
     CHAMPION,
-    KINDS,
     Version,
     aliased,
     record_decision,
@@ -64,7 +63,7 @@ def evaluation(recipe: str = "conf/demo.yaml", again: bool = True, accept: bool 
         build_model(asked)
         measured = Evaluations(session, asked)
         register_models(session, asked.name)
-        name = registered_name(asked.name, measured.newest.stage)
+        name = registered_name(asked.name, measured.newest)
         folder = workspace() / "evaluations" / name
         with exclusive_lock(folder / ".lock"):
             champion, said = judge(measured, name)
@@ -92,23 +91,18 @@ class Evaluations:
         """
         if model.digest not in self.made:
             made_of = self.session.store.ancestors(model)
-            own = next((item for item in made_of if item.stage == "pretrain"), None)  # None: it was built anew since
-            base, chat = own or self.session.built["pretrain"], None if model.stage == "pretrain" else model
+            own = next((item for item in made_of if item.makes == "base"), None)  # None: it was built anew since
+            base, chat = own or self.session.built["pretrain"], None if model.makes == "base" else model
             self.made[model.digest] = evaluate(self.documents, base, chat, self.examples, config=self.recipe.evaluate)
         return self.made[model.digest]
 
     def items(self, model: Artifact) -> Items:
         """Returns what each item adds to the scores of a model."""
-        return read_items(self.of(model).path, label(model))
+        return read_items(self.of(model).path, str(model.makes))
 
     def scores(self, model: Artifact) -> list[dict[str, Any]]:
         """Returns the rows of scores.parquet about a model, without comparisons with its base model."""
-        return read_scores(self.of(model).path, label(model))
-
-
-def label(model: Artifact) -> str:
-    """Returns what an evaluation calls a model."""
-    return KINDS[model.stage]
+        return read_scores(self.of(model).path, str(model.makes))
 
 
 def judge(measured: Evaluations, name: str) -> tuple[Version | None, str]:

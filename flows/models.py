@@ -7,12 +7,11 @@ from pathlib import Path
 
 from llm.model.files import WEIGHTS_FILE
 from llm.serve.answer import LoadedModel, load, use_few_threads
-from tasks.registry import CANDIDATE, CHAMPION, KINDS, PREFIX, all_versions
+from tasks.registry import CANDIDATE, CHAMPION, PREFIX, all_versions
 from tasks.store import Artifact, Store
 from tasks.tracking import Tracker
 from tasks.workspace import workspace
 
-CHAT_STAGES = [stage for stage, kind in KINDS.items() if kind == "chat"]
 N_DIGITS = 12
 
 
@@ -57,7 +56,7 @@ def find_model(name: str | None = None) -> FoundModel:
 
 def newest_chat_model() -> Artifact:
     """Returns the chat model that was built last; raises ValueError when there is none."""
-    models = [model for stage in CHAT_STAGES for model in store().artifacts(stage)]
+    models = [model for model in stored_models() if model.makes == "chat"]
     if not models:
         raise ValueError("there is no chat model in the store yet; `make run` builds one")
     return max(models, key=lambda model: str(model.provenance.get("started", "")))
@@ -77,7 +76,7 @@ def registered_models(name: str, models: list[Artifact]) -> list[Artifact]:
     if registered:
         named = [version for version in versions if version.name == registered]
     else:
-        named = [version for version in versions if KINDS[version.stage] == "chat"] or versions
+        named = [version for version in versions if version.makes == "chat"] or versions
     known = {(version.stage, version.fingerprint, version.digest) for version in named}
     return [model for model in models if (model.stage, model.fingerprint, model.digest) in known]
 
@@ -97,7 +96,7 @@ def stored_models() -> list[Artifact]:
 
 def is_language_model(artifact: Artifact) -> bool:
     """Returns whether an artifact is a model that writes text; a classifier does not."""
-    return KINDS.get(artifact.stage) in ("base", "chat") and (artifact.path / WEIGHTS_FILE).is_file()
+    return artifact.makes in ("base", "chat") and (artifact.path / WEIGHTS_FILE).is_file()
 
 
 def is_named(artifact: Artifact, name: str) -> bool:

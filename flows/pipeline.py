@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import typing
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import prefect
 from prefect.runtime import flow_run
@@ -26,35 +27,35 @@ from tasks.reinforce import reinforce
 from tasks.report import report
 from tasks.session import Session, running
 from tasks.shard import shard
-from tasks.stage import STAGES
+from tasks.stage import Stage
 from tasks.store import Artifact, Store
 from tasks.tokenizer import tokenizer
 from tasks.tracking import Tracker
 from tasks.workspace import workspace
 
-from .checks import check_files
 from .recipe import Recipe
 from .registration import registered
 
-StageName = Literal[
-    "crawl",
-    "ingest",
-    "clean",
-    "dedup",
-    "decontaminate",
-    "tokenizer",
-    "shard",
-    "instruct",
-    "pretrain",
-    "finetune",
-    "reference",
-    "prefer",
-    "reinforce",
-    "classify",
-    "evaluate",
-    "report",
-]
-"""All stages, in the order in which the pipeline calls them; a recipe has either crawl or ingest."""
+
+def stages_by_section(imported: Mapping[str, Any]) -> dict[str, Stage]:
+    """Returns the stages among some names in the order of their sections in a recipe.
+
+    Raises TypeError for a stage whose section is missing or of another class.
+    """
+    stages = {name: value for name, value in imported.items() if isinstance(value, Stage)}
+    hints = typing.get_type_hints(Recipe)
+    for name, made in stages.items():
+        if made.config_class not in (hints.get(name), *typing.get_args(hints.get(name))):
+            raise TypeError(f"stage {name} needs a section {name}: {made.config_class.__name__} in Recipe")
+    return {name: stages[name] for name in hints if name in stages}
+
+
+PIPELINE = stages_by_section(globals())
+"""The stages that this module imports, by name, in the order in which `build_model` calls them."""
+if TYPE_CHECKING:
+    StageName = str
+else:
+    StageName = Literal[tuple(PIPELINE)]  # the choices in the forms of the Prefect UI
 
 
 def build_model(recipe: Recipe) -> Artifact:
@@ -132,13 +133,22 @@ def new_session(
         on_code_change=recipe.on_code_change,
         tracker=Tracker() if execute else Tracker(""),
         downloads=root / "downloads",
-        code={name: code_closure(STAGES[name].modules) for name in names},
+        code={name: code_closure(PIPELINE[name].modules) for name in names},
     )
 
 
-def stages_of(recipe: Recipe) -> tuple[StageName, ...]:
-    """The stages of a recipe in the order in which the pipeline calls them: those that it has a section for."""
-    return tuple(name for name in get_args(StageName) if getattr(recipe, name) is not None)
+def stages_of(recipe: Recipe) -> tuple[str, ...]:
+    """Returns the stages of a recipe in the order in which the pipeline calls them: those that it has a section for."""
+    return tuple(name for name in PIPELINE if getattr(recipe, name) is not None)
+
+
+def check_files(recipe: Recipe) -> None:
+    """Reads what a recipe names outside of the store: it is needed hours later.
+
+    Raises ValueError that names the file, and where it is known line and field.
+    """
+    for name in stages_of(recipe):
+        PIPELINE[name].options.check(getattr(recipe, name))
 
 
 @contextmanager

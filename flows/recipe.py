@@ -55,12 +55,12 @@ class Recipe(Config):
     """The vocabulary."""
     shard: ShardConfig = ShardConfig()
     """How tokens are packed into sequences."""
+    instruct: InstructConfig | None = InstructConfig()
+    """How instruction examples are made from the corpus; empty, together with finetune, makes no chat model."""
     pretrain: PretrainConfig = PretrainConfig()
     """The base model and its training."""
     scaling: ScalingConfig | None = None
     """The sweep of small models of `python -m flows scaling`; `run` does without it."""
-    instruct: InstructConfig | None = InstructConfig()
-    """How instruction examples are made from the corpus; empty, together with finetune, makes no chat model."""
     finetune: FinetuneConfig | None = FinetuneConfig()
     """How the chat model is trained on them; empty, together with instruct, makes none."""
     reference: ReferenceConfig | None = None

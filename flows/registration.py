@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from prefect.events import emit_event
 
-from tasks.registry import CANDIDATE, KINDS, Version, evaluation_of, mark, register, registered_name
+from tasks.registry import CANDIDATE, Version, evaluation_of, mark, register, registered_name
 from tasks.session import Session
 from tasks.store import Artifact
 from tasks.timeline import guarded
@@ -33,8 +33,10 @@ def register_models(session: Session, recipe: str) -> dict[str, Version]:
     A model is marked first, so that `python -m flows track` registers it when MLflow cannot be reached now.
     """
     versions = {}
-    for stage in (name for name in KINDS if name in session.built):
-        model, name = session.built[stage], registered_name(recipe, stage)
+    for stage, model in session.built.items():
+        if model.makes is None:
+            continue
+        name = registered_name(recipe, model)
         if "registered" not in model.provenance:
             mark(model, {"name": name})
         version = register(session.tracker, name, model, session.store, evaluation_of(model, session.store))
@@ -45,7 +47,7 @@ def register_models(session: Session, recipe: str) -> dict[str, Version]:
 
 def gated(built: Mapping[str, Artifact]) -> Artifact:
     """The model that goes through the gate: the last chat model, or the base model where there is none."""
-    return next(built[stage] for stage in reversed(KINDS) if stage in built and KINDS[stage] in ("chat", "base"))
+    return next(model for model in reversed(list(built.values())) if model.makes in ("chat", "base"))
 
 
 @guarded

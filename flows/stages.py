@@ -10,14 +10,13 @@ import prefect
 
 from llm.config import Config
 from tasks.session import running
-from tasks.stage import STAGES
 
-from .pipeline import StageName, build_model, new_session, stages_of, tracked
+from .pipeline import PIPELINE, build_model, new_session, stages_of, tracked
 from .recipe import Recipe, load_recipe
 from .registration import registered
 
 
-def stage_flow(name: StageName) -> prefect.Flow[..., dict[str, str]]:
+def stage_flow(name: str) -> prefect.Flow[..., dict[str, str]]:
     """A flow that runs one stage; its inputs are the artifacts that the stages before it left for the recipe."""
 
     def run(
@@ -30,8 +29,8 @@ def stage_flow(name: StageName) -> prefect.Flow[..., dict[str, str]]:
         return {name: str(session.built[name].path)}
 
     run.__name__ = run.__qualname__ = name
-    run.__annotations__["config"] = STAGES[name].config_class
-    run.__doc__ = f"""{inspect.getdoc(STAGES[name])}
+    run.__annotations__["config"] = PIPELINE[name].config_class
+    run.__doc__ = f"""{inspect.getdoc(PIPELINE[name])}
 
     Args:
         config: The stage's section of a recipe.
@@ -42,22 +41,7 @@ def stage_flow(name: StageName) -> prefect.Flow[..., dict[str, str]]:
     return prefect.flow(name=name, flow_run_name=f"{name} {{recipe}}", validate_parameters=True)(run)
 
 
-crawl = stage_flow("crawl")
-ingest = stage_flow("ingest")
-clean = stage_flow("clean")
-dedup = stage_flow("dedup")
-decontaminate = stage_flow("decontaminate")
-tokenizer = stage_flow("tokenizer")
-shard = stage_flow("shard")
-pretrain = stage_flow("pretrain")
-instruct = stage_flow("instruct")
-finetune = stage_flow("finetune")
-reference = stage_flow("reference")
-prefer = stage_flow("prefer")
-reinforce = stage_flow("reinforce")
-classify = stage_flow("classify")
-evaluate = stage_flow("evaluate")
-report = stage_flow("report")
+globals().update({name: stage_flow(name) for name in PIPELINE})  # Prefect finds a deployment's flow by its name
 
 
 def stage_flows(recipe: Recipe) -> dict[str, Any]:

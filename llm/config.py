@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, TypeVar
 
 EXECUTION = "execution"
 """Metadata key of a field that says how a stage runs, not what it makes; such a field never enters a fingerprint."""
@@ -31,13 +33,26 @@ class Config:
 
     Subclasses are `@dataclass(frozen=True, kw_only=True)`. The string under a field is its documentation: it becomes
     the help text of the field in the Prefect UI. Unknown keys are refused.
+
+    `null`, an empty list, an empty text and an override `key=` all mean the same, "empty": None where the field may be
+    None, else no items, else the default.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"use_attribute_docstrings": True, "extra": "forbid"}
 
     @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> dict[str, Any]:
+        """Returns pydantic's schema with a look at empty values before it checks their types."""
+        schema: dict[str, Any] = handler(source)
+        arguments = handler.resolve_ref_schema(schema)
+        function = {"type": "no-info", "function": functools.partial(_with_empty_values, cls)}
+        arguments["schema"] = {"type": "function-before", "function": function, "schema": arguments["schema"]}
+        return schema
+
+    @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
-        """The JSON schema with our bounds in it, so that the form in the Prefect UI refuses what is out of range."""
+        """Returns the JSON schema with our bounds in it, so that the form in the Prefect UI refuses what is out of
+        range."""
         schema: dict[str, Any] = handler(core_schema)
         for field in dataclasses.fields(cls):  # type: ignore[arg-type]
             options = schema["properties"][field.name]
@@ -49,17 +64,66 @@ class Config:
         return schema
 
     def __post_init__(self) -> None:
+        hints = _hints(type(self))
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
+            if _is_empty(value) and value != field.default:
+                value = _empty_value(field, hints[field.name])
+                object.__setattr__(self, field.name, value)
             low, high = field.metadata.get("at_least"), field.metadata.get("at_most")
-            if value is None or isinstance(value, bool) or not isinstance(value, int | float):
-                continue
-            if (low is not None and not value >= low) or (high is not None and not value <= high):
-                raise ValueError(f"{field.name} is {value}; allowed: {allowed_range(low, high)}")
+            for item in value if isinstance(value, tuple) else [value]:
+                allowed = _instead_of(item, hints[field.name], low, high)
+                if allowed:
+                    raise ValueError(f"{field.name} is {item!r}; allowed: {allowed}")
+
+
+def _instead_of(value: Any, hint: Any, low: float | None, high: float | None) -> str | None:
+    """Returns what a field allows instead of a value, in words; None when it allows the value."""
+    options = _options(hint)
+    if isinstance(value, int | float) and not isinstance(value, bool) and {int, float}.intersection(options):
+        is_allowed = (low is None or value >= low) and (high is None or value <= high)
+        return None if is_allowed else allowed_range(low, high)
+    literals = [option for option in options if typing.get_origin(option) is Literal]
+    choices = [choice for literal in literals for choice in typing.get_args(literal)]
+    return None if value is None or not choices or value in choices else ", ".join(map(repr, choices))
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str | list | tuple) and not value)
+
+
+def _empty_value(field: Any, hint: Any) -> Any:
+    """Returns what a field holds when it is given as empty."""
+    if type(None) in _union(hint):
+        return None
+    if typing.get_origin(hint) is tuple:
+        return ()
+    if typing.get_origin(hint) is dict:
+        return {}
+    if dataclasses.is_dataclass(hint) and field.default is not dataclasses.MISSING:
+        return field.default
+    if hint is str and field.default == "":
+        return ""
+    raise ValueError(f"{field.name} is empty; it must have a value")
+
+
+def _with_empty_values(config_class: type[Config], values: Any) -> Any:
+    """Returns a user's values for a config with the empty ones as the config holds them."""
+    if not isinstance(values, dict):
+        return values
+    hints = _hints(config_class)
+    fields = {field.name: field for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    return {
+        name: _empty_value(fields[name], hints[name]) if name in fields and _is_empty(value) else value
+        for name, value in values.items()
+    }
+
+
+_hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 
 def allowed_range(low: float | None, high: float | None) -> str:
-    """The words for an inclusive range, `from 0 to 1`, `0 or more`, `1 or less`."""
+    """Returns the words for an inclusive range, `from 0 to 1`, `0 or more`, `1 or less`."""
     if low is not None and high is not None:
         return f"from {low:g} to {high:g}"
     return f"{low:g} or more" if low is not None else f"{high:g} or less"
@@ -88,7 +152,7 @@ def from_dict(config_class: type[C], values: dict[str, Any]) -> C:
 
     For trusted values that have been through JSON; a user's values are validated where recipes are loaded.
     """
-    hints = typing.get_type_hints(config_class)
+    hints = _hints(config_class)
     made = {}
     for name, value in values.items():
         nested = [option for option in _options(hints[name]) if dataclasses.is_dataclass(option)]
@@ -102,8 +166,14 @@ def _configured(value: Any, nested: list[Any]) -> Any:
     return from_dict(nested[0], value) if isinstance(value, dict) and nested else value
 
 
+def _union(hint: Any) -> tuple[Any, ...]:
+    """Returns the members of a union, or the hint alone."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+
+
 def _options(hint: Any) -> list[Any]:
-    """The types that a hint names: those of a union, and of the items of a tuple."""
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is tuple:
+    """Returns the types that a hint names: those of a union, and of the items of a tuple."""
+    if typing.get_origin(hint) is tuple:
         return [option for argument in typing.get_args(hint) for option in _options(argument)]
-    return [hint]
+    members = _union(hint)
+    return [hint] if members == (hint,) else [option for member in members for option in _options(member)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import logging
 import os
@@ -98,6 +99,14 @@ class Build:
                 future.result()
                 self.progress(n_done, len(items))
         return folders, Counts.total(future.result() for future in futures)
+
+    def train(self, method: str, config: Any, **folders: Path | None) -> Counts:
+        """Runs the training method of a module, the function of the same name in it, as a process of its own.
+
+        The function is called with `folders` (None: left out), the config, and what `process` gives.
+        """
+        given = {name: str(path) for name, path in folders.items() if path}
+        return self.process("llm.train", method=method, config=dataclasses.asdict(config), **given)
 
     def process(self, module: str, **job: Any) -> Counts:
         """Runs `python -m module job.json` and follows its metrics; returns the counts that it leaves.

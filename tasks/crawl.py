@@ -15,9 +15,13 @@ from .stage import stage
 from .store import Artifact
 
 
-@stage(version=1, process="llm.data.web.crawl", undigested=("fetched.parquet",))
+@stage(version=1, process="llm.data.web.crawl", undigested=("fetched.parquet",), on_code_change="reuse")
 def crawl(build: Build, config: CrawlConfig) -> Counts:
-    """Pages of the seeds' sites; every address that was not kept has a reason."""
+    """Pages of the seeds' sites; every address that was not kept has a reason.
+
+    Pages are dear to fetch, and a site's owner bears a part of it: when only code has changed they are taken as they
+    are, unless the recipe says `on_code_change: {crawl: rebuild}`.
+    """
     earlier = newest_crawl(config) if config.reuse_unchanged else None
     with contextlib.ExitStack() as stack:
         if config.site:

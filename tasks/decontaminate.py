@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llm.counts import Counts
+from llm.data.benchmark_items import benchmark_files
 from llm.data.decontaminate import (
     DecontaminateConfig,
     build_index,
@@ -13,7 +14,6 @@ from llm.data.decontaminate import (
     dropped_by,
     find_part,
     hit_figures,
-    outside,
     read_benchmarks,
     select_part,
 )
@@ -28,7 +28,7 @@ from .stage import stage
 from .store import Artifact
 
 
-@stage(version=1, outside=outside)
+@stage(version=1, external_files=lambda config: benchmark_files(config.benchmarks), check=read_benchmarks)
 def decontaminate(build: Build, documents: Artifact, config: DecontaminateConfig) -> Counts:
     """Documents that give no benchmark item away; every hit is written down."""
     parts = document_parts(document_files(documents.path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llm.counts import Counts
-from llm.evaluate.benchmarks import outside
+from llm.evaluate.benchmarks import check_benchmarks, external_files
 from llm.evaluate.config import EvaluateConfig
 from llm.evaluate.metrics import BASE, CHAT
 
@@ -12,7 +12,7 @@ from .stage import stage
 from .store import Artifact
 
 
-@stage(version=1, outside=outside)
+@stage(version=1, external_files=external_files, check=check_benchmarks)
 def evaluate(
     build: Build,
     documents: Artifact,

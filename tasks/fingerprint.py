@@ -1,4 +1,9 @@
-"""What a stage's result depends on: its config, its inputs' digests, and the code that its function reaches."""
+"""What a stage's result depends on: its config, its inputs' digests, and the code that its function reaches.
+
+Code counts by what it says, not by where it stands. A module's imports are taken out of its syntax tree and stand, in
+the hash, for the content of the modules that they name; so a module that is moved or renamed, with all that imports
+it, gives every stage the key that it had.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +13,46 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from llm.files import sha256_file
+
 from .workspace import REPOSITORY
 
 CODE_PACKAGE = "llm"
+OUR_PACKAGES = ("llm", "tasks", "flows")
+HASHED_BYTES = 1 << 20
+"""External files up to this size count by their content, larger ones by size and time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Code:
+    """The code that a stage reaches."""
+
+    content: str
+    """Hash of all of it together, whatever the modules are called."""
+    modules: dict[str, str]
+    """Module name to the hash of what this module alone says: the words of `explain` come from here."""
+
+    def differences(self, before: Code) -> list[str]:
+        """Returns what differs from the code of another time, one line each; nothing when modules were only moved."""
+        if self.content == before.content:
+            return []
+        known, now = set(before.modules.values()), set(self.modules.values())
+        lines = [
+            f"code of {name} {'has changed' if name in before.modules else 'is new'}"
+            for name, own in self.modules.items()
+            if own not in known
+        ]
+        lines += [
+            f"code of {name} is no longer used"
+            for name, own in before.modules.items()
+            if name not in self.modules and own not in now
+        ]
+        return lines or ["modules import others than before"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,73 +65,121 @@ class Key:
     """The fields that affect the result, as plain JSON values."""
     inputs: list[dict[str, str]]
     """`stage`, `fingerprint` and `digest` of each input, in order; only stage and digest count."""
-    code: dict[str, str]
-    """Module name to the hash of its syntax tree."""
-    outside: dict[str, str] = dataclasses.field(default_factory=dict)
+    code: Code
+    external_files: dict[str, str] = dataclasses.field(default_factory=dict)
     """Files outside of the store that the stage reads, by name, each with its state."""
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """32 hexadecimal digits; the name of the artifact's directory."""
-        return hash_json([*self.question, self.code])
+        return hash_json([*self.without_code, self.code.content])
 
     @property
-    def question(self) -> list[Any]:
+    def without_code(self) -> list[Any]:
         """Everything but the code: what was asked for."""
         inputs = [[item["stage"], item["digest"]] for item in self.inputs]
-        return [self.stage, self.version, self.config, inputs, self.outside]
+        return [self.stage, self.version, self.config, inputs, self.external_files]
 
 
 def hash_json(value: Any) -> str:
-    """32 hexadecimal digits of the SHA-256 of canonical JSON."""
+    """Returns 32 hexadecimal digits of the SHA-256 of canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def code_closure(modules: Iterable[str]) -> dict[str, str]:
-    """Hashes of the given modules and of every module of `llm` that they import, directly or not, by module name.
+def file_states(paths: Iterable[Path]) -> dict[str, str]:
+    """Returns the state of each file: the hash of a small one, of a large one its bytes and the time of its last
+    change in ns; "absent" where there is none."""
+    return {str(path): file_state(path) for path in paths}
 
-    Modules are compared as syntax trees: comments, docstrings and layout do not count. A file that lies beside a
-    module and is named in it as a string (a template, a table) belongs to that module's hash.
+
+def file_state(path: Path) -> str:
+    """Returns the state of a file; see `file_states`."""
+    if not path.is_file():
+        return "absent"
+    state = path.stat()
+    return sha256_file(path) if state.st_size <= HASHED_BYTES else f"{state.st_size} {state.st_mtime_ns}"
+
+
+def code_closure(modules: Iterable[str]) -> Code:
+    """Returns the code of the given modules and of every module of `llm` that they reach, directly or not.
+
+    They reach what they import, at their top or inside a function, and what they name as a string (a process to
+    start). Modules are compared as syntax trees: comments, docstrings, layout and what only a type checker imports do
+    not count. A file that lies beside a module and is named in it as a string (a template, a table) belongs to it.
     """
-    found: dict[str, str] = {}
-    waiting = [name for module in modules for name in with_packages(module)]
+    roots = sorted(modules)
+    sources: dict[str, tuple[str, list[tuple[str, ...]]]] = {}
+    waiting = list(roots)
     while waiting:
         name = waiting.pop()
         path = module_path(name)
-        if name in found or path is None:
-            continue
-        source = current_source(name, path)
-        found[name] = source.hash_with(path.parent)
-        waiting.extend(package for module in source.imports for package in with_packages(module))
-    return dict(sorted(found.items()))
+        if name not in sources and path is not None:
+            source = current_source(name, path)
+            reached = [(*words, *resolved(module, item)) for *words, module, item in source.references]
+            own = source.own_hash(path.parent, [words for *words, _ in reached])
+            reached += [("package", "", "", package) for package in full_packages(name)]
+            sources[name] = own, reached
+            waiting += [target for *_, target in reached]
+    contents: dict[str, str] = {}
+    content = hash_json([content_of(root, sources, contents, ()) for root in roots])
+    return Code(content, {name: own for name, (own, _) in sorted(sources.items())})
 
 
-def with_packages(module: str) -> Iterator[str]:
-    """A module's packages from the outside in, then the module: importing it runs them all."""
+def content_of(
+    module: str,
+    sources: dict[str, tuple[str, list[tuple[str, ...]]]],
+    contents: dict[str, str],
+    importers: tuple[str, ...],
+) -> str:
+    """Returns the hash of a module and of all that it reaches; of modules in a circle, each enters it once."""
+    if module not in sources:
+        return ""  # not of llm: the machinery, which makes no result
+    own, reached = sources[module]
+    if module in importers:
+        return own
+    if module not in contents:
+        through = (*importers, module)
+        below = sorted([*words, content_of(target, sources, contents, through)] for *words, target in reached)
+        contents[module] = hash_json([own, below])
+    return contents[module]
+
+
+def resolved(source: str, name: str) -> tuple[str, str]:
+    """Returns what is taken of a module (nothing: all of it) and the module that `from source import name` reaches."""
+    attribute, module = ("", f"{source}.{name}") if module_path(f"{source}.{name}") else (name, source)
+    return attribute, module if module.split(".")[0] == CODE_PACKAGE else ""
+
+
+def full_packages(module: str) -> Iterator[str]:
+    """Yields the packages around a module of `llm` whose `__init__` holds code, which its import runs."""
     parts = module.split(".")
-    return (".".join(parts[:n]) for n in range(1, len(parts) + 1))
+    for package in (".".join(parts[:n]) for n in range(1, len(parts))):
+        path = module_path(package)
+        if parts[0] == CODE_PACKAGE and path and current_source(package, path).tree_hash != EMPTY_TREE:
+            yield package
 
 
 def module_path(module: str) -> Path | None:
-    """The source file of a repository module, None for a name that is no module of ours."""
+    """Returns the source file of a repository module, None for a name that is no module of ours."""
     base = REPOSITORY.joinpath(*module.split("."))
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a module's source says, without docstrings and other bare strings."""
+    """What a module's source says, without its imports of our own modules, docstrings and other bare strings."""
 
     tree_hash: str
     strings: tuple[str, ...]
     """Its strings that may be names of files, sorted."""
-    imports: tuple[str, ...]
-    """Names of the modules of `llm` that it imports, anywhere in its code; some may be attributes instead."""
+    references: tuple[tuple[str, ...], ...]
+    """How it names other modules of ours: in which function or class, under which name, from which module, what."""
 
-    def hash_with(self, folder: Path) -> str:
-        """16 hexadecimal digits over the syntax tree and the files in `folder` that the module names."""
-        hasher = hashlib.sha256(self.tree_hash.encode())
+    def own_hash(self, folder: Path, names: list[list[str]]) -> str:
+        """Returns 16 hexadecimal digits over the syntax tree, the names that are imported, and the files in `folder`
+        that it names."""
+        hasher = hashlib.sha256(f"{self.tree_hash} {names}".encode())
         for name in self.strings:
             if (folder / name).is_file():
                 hasher.update((folder / name).read_bytes())
@@ -101,31 +187,89 @@ class Source:
 
 
 def current_source(module: str, path: Path) -> Source:
-    """The source of a module as it stands in its file now."""
+    """Returns the source of a module as it stands in its file now."""
     state = path.stat()
     return read_source(module, path, state.st_mtime_ns, state.st_size)
 
 
 @functools.lru_cache(maxsize=1000)
 def read_source(module: str, path: Path, modified_ns: int, n_bytes: int) -> Source:
-    """The source of a module whose file had this time and size."""
-    tree = parsed(path)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [statement for statement in body if not is_bare_string(statement)]  # type: ignore[attr-defined]
-    nodes = list(ast.walk(tree))
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    imports = [name for node in nodes for name in imported_names(node, package)]
-    return Source(
-        hashlib.sha256(ast.unparse(tree).encode()).hexdigest(),
-        tuple(sorted({node.value for node in nodes if may_name_a_file(node)})),  # type: ignore[attr-defined]
-        tuple(dict.fromkeys(name for name in imports if name.split(".")[0] == CODE_PACKAGE)),
-    )
+    """Returns the source of a module whose file had this time and size."""
+    reader = SourceReader(module if path.name == "__init__.py" else module.rpartition(".")[0])
+    tree = reader.visit(parsed(path))
+    strings = {node.value for node in ast.walk(tree) if may_name_a_file(node)}  # type: ignore[attr-defined]
+    references = (*sorted(reader.imports), *reader.strings)
+    return Source(hashlib.sha256(ast.unparse(tree).encode()).hexdigest(), tuple(sorted(strings)), references)
+
+
+EMPTY_TREE = hashlib.sha256(b"").hexdigest()
+MODULE_NAME = re.compile(rf"{CODE_PACKAGE}(\.\w+)+")
+
+
+class SourceReader(ast.NodeTransformer):
+    """Takes out of a syntax tree what does not count, and the names of our own modules, which it keeps."""
+
+    def __init__(self, package: str) -> None:
+        """`package` is what relative imports start from."""
+        self.package = package
+        self.scope: tuple[str, ...] = ()
+        self.imports: list[tuple[str, ...]] = []
+        self.strings: list[tuple[str, ...]] = []
+
+    def visit_scope(self, node: Any) -> ast.AST:
+        """Visits what stands in a function or class."""
+        self.scope = (*self.scope, node.name)
+        self.generic_visit(node)
+        self.scope = self.scope[:-1]
+        return node
+
+    visit_FunctionDef = visit_AsyncFunctionDef = visit_ClassDef = visit_scope
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        """Takes out docstrings and the documentation of fields."""
+        is_bare_string = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if is_bare_string else self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> Any:
+        """Takes out what only a type checker sees."""
+        if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            return [self.visit(statement) for statement in node.orelse]
+        return self.generic_visit(node)
+
+    def visit_Import(self, node: ast.Import) -> ast.AST | None:
+        """Takes out imports of our modules."""
+        ours = [alias for alias in node.names if alias.name.split(".")[0] in OUR_PACKAGES]
+        for alias in ours:
+            source, _, name = alias.name.rpartition(".")
+            self.imports.append((".".join(self.scope), alias.asname or alias.name, source, name))
+        node.names = [alias for alias in node.names if alias not in ours]
+        return node if node.names else None
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
+        """Takes out imports of our modules."""
+        parts = self.package.split(".")
+        start = parts[: len(parts) - node.level + 1] if node.level else []
+        source = ".".join([*start, *([node.module] if node.module else [])])
+        if source.split(".")[0] not in OUR_PACKAGES:
+            return node
+        names = [(alias.asname or alias.name, source, alias.name) for alias in node.names]
+        self.imports += [(".".join(self.scope), *name) for name in names]
+        return None
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        """Takes out the names of modules of `llm` in strings."""
+        value = node.value
+        if isinstance(value, str) and MODULE_NAME.fullmatch(value) and module_path(value):
+            source, _, name = value.rpartition(".")
+            self.strings.append(("string", str(len(self.strings)), source, name))
+            if module_path(f"{value}.__main__"):
+                self.strings.append(("string", str(len(self.strings)), value, "__main__"))
+            return ast.copy_location(ast.Constant("module"), node)
+        return node
 
 
 def parsed(path: Path) -> ast.Module:
-    """The syntax tree of a file.
+    """Returns the syntax tree of a file.
 
     CPython up to 3.11 keeps one count of its depth for all threads, so that a parse in another thread can make this
     one fail (SystemError, "recursion depth mismatch", CPython issue 106905): then it is tried again.
@@ -138,23 +282,7 @@ def parsed(path: Path) -> ast.Module:
 
 
 def may_name_a_file(node: ast.AST) -> bool:
-    """Whether a syntax node is a string such as `report.css`."""
+    """Returns whether a syntax node is a string such as `report.css`."""
     if not (isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) < 100):
         return False
     return "." in node.value and node.value.isprintable() and not set(node.value) & {"/", " "}
-
-
-def is_bare_string(node: ast.AST) -> bool:
-    """Whether a statement is only a string: a docstring, or the documentation of a field."""
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-
-
-def imported_names(node: ast.AST, package: str) -> Iterator[str]:
-    """Dotted names of everything that a syntax node imports, in a module of `package`."""
-    if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
-        parts = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-        source = ".".join([*parts, *([node.module] if node.module else [])])
-        yield source
-        yield from (f"{source}.{alias.name}" for alias in node.names)

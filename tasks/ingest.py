@@ -1,14 +1,15 @@
 """The ingest stage."""
 
 from llm.counts import Counts
-from llm.data.sources.ingest import IngestConfig, ingest_partition, outside, plan, put_together
+from llm.data.sources.ingest import IngestConfig, ingest_partition, plan, put_together
+from llm.data.sources.locate import external_files
 
 from . import session
 from .build import Build, place
 from .stage import stage
 
 
-@stage(version=1, outside=outside)
+@stage(version=1, external_files=lambda config: external_files(config.sources))
 def ingest(build: Build, *, config: IngestConfig) -> Counts:
     """Pages and texts out of archives, data sets and files; what cannot be used is counted and named."""
     downloads = session.current().downloads

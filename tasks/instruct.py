@@ -7,7 +7,7 @@ from pathlib import Path
 from llm.counts import Counts
 from llm.data.instruct.config import InstructConfig
 from llm.data.instruct.definitions import extract_definitions
-from llm.data.instruct.sources import outside, read_sources
+from llm.data.instruct.sources import check_sources, external_files, read_sources
 from llm.data.instruct.split import overall_counts, write_examples
 from llm.data.warc import page_slices
 
@@ -17,7 +17,7 @@ from .stage import stage
 from .store import Artifact
 
 
-@stage(version=2, outside=outside)
+@stage(version=2, external_files=external_files, check=check_sources)
 def instruct(build: Build, pages: Artifact, documents: Artifact, config: InstructConfig) -> Counts:
     """Instruction examples; of the definition lists of the pages that the corpus keeps also a closed-book benchmark."""
     given = read_sources(config, session.current().downloads)

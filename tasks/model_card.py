@@ -15,8 +15,6 @@ from llm.files import read_json
 
 from .store import Artifact, Store
 
-KINDS = {"pretrain": "base", "finetune": "chat", "prefer": "chat", "reinforce": "chat", "classify": "classifier"}
-"""What the models of a stage are, by the stage's name; in the order in which they are made from each other."""
 MAX_SUMMARY_CHARS = 5000
 """As much description as MLflow keeps for a version."""
 RECIPE_HEADING = "## Recipe"
@@ -43,10 +41,10 @@ def model_card(name: str, model: Artifact, store: Store, scores: Artifact | None
         "## Scores",
         scores_table(model, scores),
         "## Training",
-        *(figures_of(item) for item in made_of if item.stage in KINDS),
+        *(figures_of(item) for item in made_of if item.makes),
         "## Data",
         *sources(made_of),
-        counts_table([item for item in made_of if item.stage not in KINDS]),
+        counts_table([item for item in made_of if not item.makes]),
         "## Licence of the data",
         LICENCE,
         RECIPE_HEADING,
@@ -79,7 +77,7 @@ def figures_of(trained: Artifact) -> str:
         (f"{counts.unit} in", counts.n_in),
         *((key.replace("_", " "), value) for key, value in counts.figures.items()),
     ]
-    return f"**{trained.stage}**\n\n" + table(("figure", "value"), ((key, number(value)) for key, value in rows))
+    return f"**{trained.label}**\n\n" + table(("figure", "value"), ((key, number(value)) for key, value in rows))
 
 
 def sources(made_of: list[Artifact]) -> Iterator[str]:
@@ -109,11 +107,11 @@ def counts_table(stages: Iterable[Artifact]) -> str:
 
 def scores_table(model: Artifact, scores: Artifact | None) -> str:
     """The model's scores with their 95 % intervals."""
-    if KINDS[model.stage] == "classifier":
+    if model.makes == "classifier":
         return "Measured on held-out texts with its training: see the figures below."
     if scores is None:
         return "Not evaluated yet."
-    rows = [row for row in read_scores(scores.path) if row["model"] == KINDS[model.stage]]
+    rows = [row for row in read_scores(scores.path) if row["model"] == model.makes]
     lines = [
         (
             f"{row['benchmark']}: {row['metric']} (version {row['metric_version']})",

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from llm.counts import Counts
 from llm.train.config import PretrainConfig
 
 from .build import Build
-from .stage import stage
+from .stage import training
 from .store import Artifact
 
 
-@stage(version=1, process="llm.train", undigested=("metrics.jsonl",), verify_inputs=True, on_code_change="reuse")
+@training(version=1, makes="base", label="Pretraining")
 def pretrain(build: Build, shards: Artifact, vocabulary: Artifact, config: PretrainConfig) -> Counts:
     """A model that predicts the next token, trained in a process of its own; a retry goes on at the last checkpoint."""
-    return build.process(
-        "llm.train",
-        kind="pretrain",
-        config=dataclasses.asdict(config),
-        shards_dir=str(shards.path),
-        tokenizer_dir=str(vocabulary.path),
-    )
+    return build.train("llm.train.pretrain", config, shards_dir=shards.path, tokenizer_dir=vocabulary.path)

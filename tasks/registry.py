@@ -13,7 +13,6 @@ from typing import Any
 
 from llm.files import write_json, write_text
 
-from .model_card import KINDS as KINDS
 from .model_card import model_card, summary
 from .store import PROVENANCE, Artifact, Store
 from .tracking import Tracker, guarded, send
@@ -31,7 +30,7 @@ MODEL_FILES = (
     "adapter_config.json",
 )
 """What a version holds of these, beside its card: never pickled objects."""
-TAGS = ("stage", "fingerprint", "digest", "built")
+TAGS = ("stage", "makes", "fingerprint", "digest", "built")
 CARD_FILE, FOLDER = "MODEL_CARD.md", "model"
 
 
@@ -42,6 +41,8 @@ class Version:
     name: str
     number: str
     stage: str
+    makes: str
+    """What kind of model it is: `base`, `chat`, `classifier`."""
     fingerprint: str
     digest: str
     built: str
@@ -54,9 +55,9 @@ class Version:
         return f"{self.name} version {self.number}"
 
 
-def registered_name(recipe: str, stage: str) -> str:
-    """The name in the registry for the models that a stage makes of a recipe: `sourdough-demo-chat`."""
-    return f"{PREFIX}{recipe}-{KINDS[stage]}"
+def registered_name(recipe: str, model: Artifact) -> str:
+    """Returns the name in the registry for models of a recipe and of this one's kind: `sourdough-demo-chat`."""
+    return f"{PREFIX}{recipe}-{model.makes}"
 
 
 @guarded
@@ -88,7 +89,8 @@ def add_version(tracker: Tracker, name: str, model: Artifact, card: str) -> Vers
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     before = aliased(tracker, name, CANDIDATE)
-    tags = {"stage": model.stage, "fingerprint": model.fingerprint, "digest": model.digest}
+    tags = {"stage": model.stage, "makes": str(model.makes)}
+    tags |= {"fingerprint": model.fingerprint, "digest": model.digest}
     tags["built"] = str(model.provenance.get("started", ""))
     source = f"{client.get_run(run_id).info.artifact_uri}/{FOLDER}"
     made = client.create_model_version(name, source, run_id, tags=tags, description=summary(card))
@@ -179,12 +181,11 @@ def write_decision(tracker: Tracker, candidate: Version, verdict: str, reasons: 
 def replay_registrations(store: Store, tracker: Tracker) -> int:
     """Registers every model that a flow has marked and the registry lacks; returns how many were registered."""
     n_made = 0
-    for stage in (name for name in KINDS if name in store.stages()):
-        for model in reversed(store.artifacts(stage)):
-            registered = model.provenance.get("registered", {})
-            if "name" in registered and "version" not in registered:
-                made = register(tracker, registered["name"], model, store, evaluation_of(model, store))
-                n_made += made is not None
+    for model in (item for stage in store.stages() for item in reversed(store.artifacts(stage))):
+        registered = model.provenance.get("registered", {})
+        if "name" in registered and "version" not in registered:
+            made = register(tracker, registered["name"], model, store, evaluation_of(model, store))
+            n_made += made is not None
     return n_made
 
 

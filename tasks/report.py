@@ -6,7 +6,6 @@ from llm.counts import Counts
 from llm.report.report import ReportConfig, StageSummary, write_report
 
 from .build import Build
-from .model_card import KINDS
 from .stage import stage
 from .store import Artifact
 
@@ -26,5 +25,5 @@ def summary(artifact: Artifact) -> StageSummary:
         inputs=tuple(item["stage"] for item in artifact.manifest["inputs"]),
         counts=artifact.counts,
         path=artifact.path,
-        makes=KINDS.get(artifact.stage),
+        makes=artifact.makes,
     )

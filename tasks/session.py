@@ -15,7 +15,7 @@ from typing import Literal
 
 from .build import Listener
 from .engine import EngineConfig
-from .fingerprint import Key
+from .fingerprint import Code, Key
 from .store import FULL_CHECK_BYTES, Artifact, Store
 from .tracking import Tracker
 
@@ -81,34 +81,34 @@ class Session:
     downloads: Path = Path("downloads")
     """Where a stage may keep what it had to fetch."""
     outcomes: list[Outcome] = field(default_factory=list)
-    code: dict[str, dict[str, str]] = field(default_factory=dict)
-    """The code closure of each stage when the session began (or met the stage first)."""
+    code: dict[str, Code] = field(default_factory=dict)
+    """The code of each stage when the session began (or met the stage first)."""
     built: dict[str, Artifact] = field(default_factory=dict)
     """The artifact of each stage that was called, built or found."""
 
     def decide(self, key: Key, policy: OnCodeChange) -> Outcome:
         """Whether the artifact of `key` is taken from the store, and why not; raises ValueError when neither may be."""
         earlier = self.store.artifacts(key.stage)
-        same_question = [item for item in earlier if question(item) == key.question]
+        same_but_code = [item for item in earlier if without_code(item) == key.without_code]
         exact = self.store.find(key.stage, key.fingerprint)
         if self._before_start(key.stage):
-            other_files = [item for item in earlier if question(item)[:-1] == key.question[:-1]]
-            return self._as_it_is(key, exact, [*same_question, *other_files])
+            other_files = [item for item in earlier if without_code(item)[:-1] == key.without_code[:-1]]
+            return self._as_it_is(key, exact, [*same_but_code, *other_files])
         if key.stage in self.force:
             return Outcome(key.stage, "run", ["asked for: --force"], exact)
         if exact:
             damage = exact.damage(full=exact.n_bytes < FULL_CHECK_BYTES)
             return Outcome(key.stage, "run", [f"damaged: {line}" for line in damage], exact) if damage else hit(exact)
         policy = self.on_code_change.get(key.stage, policy)
-        if same_question and policy != "rebuild":
-            reasons = differences(key, same_question[0])
+        if same_but_code and policy != "rebuild":
+            reasons = differences(key, same_but_code[0])
             if policy == "refuse":
                 raise ValueError(
                     f"{key.stage}: {'; '.join(reasons)}, and on_code_change is refuse; "
                     f"set on_code_change.{key.stage}=rebuild to build it again, or =reuse to take what is there"
                 )
             usable = next(
-                (item for item in same_question if not item.damage(full=item.n_bytes < FULL_CHECK_BYTES)), None
+                (item for item in same_but_code if not item.damage(full=item.n_bytes < FULL_CHECK_BYTES)), None
             )
             if usable:
                 return hit(usable, [*differences(key, usable), "taken as it was built (on_code_change: reuse)"])
@@ -120,8 +120,8 @@ class Session:
             return False
         return self.stages.index(stage) < self.stages.index(self.from_stage)
 
-    def outside(self, stage: str, states: Callable[[], dict[str, str]]) -> dict[str, str]:
-        """The states of the files outside of the store that a stage reads, as `states` gives them.
+    def external_files(self, stage: str, states: Callable[[], dict[str, str]]) -> dict[str, str]:
+        """Returns the states of the files outside of the store that a stage reads, as `states` gives them.
 
         They are unknown, so empty, where a stage before the start has lost its files: its artifact is there.
         """
@@ -150,11 +150,11 @@ def hit(artifact: Artifact, reasons: list[str] | None = None) -> Outcome:
     return Outcome(artifact.stage, "hit", reasons or [], artifact)
 
 
-def question(artifact: Artifact) -> list[object]:
-    """What an artifact was asked to be, without the code that made it; comparable with `Key.question`."""
+def without_code(artifact: Artifact) -> list[object]:
+    """Returns what an artifact was asked to be, without the code that made it; comparable with `Key.without_code`."""
     manifest = artifact.manifest
     inputs = [[item["stage"], item["digest"]] for item in manifest["inputs"]]
-    return [manifest["stage"], manifest["version"], manifest["config"], inputs, manifest["outside"]]
+    return [manifest["stage"], manifest["version"], manifest["config"], inputs, manifest["external_files"]]
 
 
 def differences(key: Key, artifact: Artifact) -> list[str]:
@@ -167,14 +167,8 @@ def differences(key: Key, artifact: Artifact) -> list[str]:
     before = {(item["stage"], item["digest"]) for item in manifest["inputs"]}
     changed = [item["stage"] for item in key.inputs if (item["stage"], item["digest"]) not in before]
     lines += [f"input {stage} has changed" for stage in dict.fromkeys(changed)]
-    lines += outside_differences(key.outside, manifest["outside"])
-    code = manifest["code"]
-    lines += [
-        f"code of {name} has changed" for name in sorted(key.code) if code.get(name, key.code[name]) != key.code[name]
-    ]
-    lines += [f"code of {name} is new" for name in sorted(set(key.code) - set(code))]
-    lines += [f"code of {name} is no longer used" for name in sorted(set(code) - set(key.code))]
-    return lines
+    lines += file_differences(key.external_files, manifest["external_files"])
+    return lines + key.code.differences(Code(**manifest["code"]))
 
 
 def config_differences(new: dict[str, object], old: dict[str, object], prefix: str = "") -> list[str]:
@@ -189,7 +183,7 @@ def config_differences(new: dict[str, object], old: dict[str, object], prefix: s
     return lines
 
 
-def outside_differences(new: dict[str, str], old: dict[str, str]) -> list[str]:
+def file_differences(new: dict[str, str], old: dict[str, str]) -> list[str]:
     """Files outside of the store that have come, gone or changed, one line each."""
     words = {(True, False): "is new", (False, True): "is gone", (True, True): "has changed"}
     return [

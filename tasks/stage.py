@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import prefect
 from prefect.cache_policies import CachePolicy
@@ -27,7 +28,7 @@ from llm.files import exclusive_lock, fsync_directory, remove
 from . import session as sessions
 from . import timeline
 from .build import Build, WorkerLost
-from .fingerprint import Key, code_closure, hash_json
+from .fingerprint import Key, code_closure, file_states, hash_json
 from .session import OnCodeChange, Outcome, Pending, Session
 from .store import Artifact
 from .workspace import REPOSITORY
@@ -38,6 +39,7 @@ STAGES: dict[str, Stage] = {}
 TRANSIENT = (ConnectionError, TimeoutError, BrokenExecutor, WorkerLost)
 """Errors after which a new try can go well: the network, a killed worker."""
 RECORDED_LIBRARIES = ("torch", "tokenizers", "pyarrow", "scrapy", "selectolax", "datasketch", "prefect", "mlflow")
+ModelKind = Literal["base", "chat", "classifier"]
 
 
 class StageError(Exception):
@@ -60,8 +62,14 @@ class stage:
     """The result shows the counts of the inputs too."""
     on_code_change: OnCodeChange = "rebuild"
     """What to do when only code has changed."""
-    outside: Callable[[Any], dict[str, str]] | None = None
-    """Gives, for a config, the files outside of the store that the stage reads, each with its size and time."""
+    external_files: Callable[[Any], Iterable[Path]] = lambda config: ()
+    """Gives, for a config, the files outside of the store that the stage reads."""
+    check: Callable[[Any], object] = lambda config: None
+    """Reads what a config names before anything runs; raises ValueError that says what is wrong and where."""
+    makes: ModelKind | None = None
+    """What kind of model the artifact is; None: no model."""
+    label: str = ""
+    """What reports and model cards call the stage; empty: its name."""
 
     def __call__(self, function: Callable[..., Counts]) -> Stage:
         """The stage, entered in `STAGES`."""
@@ -105,6 +113,10 @@ class Stage:
         # A Pending only ever meets other stages of a session that builds nothing.
         return typing.cast(Artifact, artifact)
 
+    def facts(self) -> dict[str, str | None]:
+        """Returns what a manifest says of the stage besides its name."""
+        return {"makes": self.options.makes, "label": self.options.label or self.name}
+
     def key(self, inputs: Iterable[Artifact], config: Any) -> Key:
         """The identity of the artifact that this stage makes of these inputs and this config.
 
@@ -112,9 +124,11 @@ class Stage:
         """
         code = sessions.current().code.setdefault(self.name, code_closure(self.modules))
         references = [self._reference(item) for item in inputs]
-        states = self.options.outside
-        outside = sessions.current().outside(self.name, lambda: states(config)) if states else {}
-        return Key(self.name, self.options.version, identity(config), references, code, outside)
+        files = sessions.current().external_files(self.name, lambda: self._external_files(config))
+        return Key(self.name, self.options.version, identity(config), references, code, files)
+
+    def _external_files(self, config: Any) -> dict[str, str]:
+        return file_states(dict.fromkeys(self.options.external_files(config)))
 
     def _reference(self, item: Artifact) -> dict[str, str]:
         digest = hash_json([item.digest, item.counts.to_dict()]) if self.options.reads_counts else item.digest
@@ -205,16 +219,18 @@ class Stage:
             if counts.n_out == 0:
                 raise ValueError(empty_message(counts))
             # A process of its own has loaded all its code at its start, and may have run for days since.
-            if self.options.process is None and code_closure(self.modules) != key.code:
+            if self.options.process is None and code_closure(self.modules).content != key.code.content:
                 raise ValueError("its code was edited while it ran: nobody can say which code made this; run again")
-            if self.options.outside and self.options.outside(config) != key.outside:
+            if self._external_files(config) != key.external_files:
                 raise ValueError("files that it reads were changed while it ran; run again")
             provenance = {
                 "started": started.isoformat(timespec="seconds"),
                 "seconds": round(time.monotonic() - clock, 3),
                 **surroundings(),
             }
-            artifact = store.commit(out_dir, key, counts, undigested=self.options.undigested, provenance=provenance)
+            artifact = store.commit(
+                out_dir, key, counts, undigested=self.options.undigested, provenance=provenance, facts=self.facts()
+            )
         except BaseException as error:
             remove(out_dir)
             if run_id:
@@ -265,7 +281,7 @@ def empty_message(counts: Counts) -> str:
 @functools.cache
 def surroundings() -> dict[str, Any]:
     """What surrounds a build and does not change it: command, commit, machine, versions."""
-    versions = {name: importlib.metadata.version(name) for name in RECORDED_LIBRARIES}
+    versions = {name: version_of(name) for name in RECORDED_LIBRARIES}
     return {
         "command": sys.argv,
         "commit": git_commit(),
@@ -273,6 +289,14 @@ def surroundings() -> dict[str, Any]:
         "platform": platform.platform(),
         "versions": versions,
     }
+
+
+def version_of(distribution: str) -> str | None:
+    """Returns the version of an installed distribution, None of another."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def git_commit() -> str | None:
@@ -283,3 +307,9 @@ def git_commit() -> str | None:
     except OSError:
         return None
     return result.stdout.strip() or None
+
+
+training = functools.partial(
+    stage, process="llm.train", undigested=("metrics.jsonl",), verify_inputs=True, on_code_change="reuse"
+)
+"""Decorator of a stage that trains: in a process of its own, which goes on at its last checkpoint when tried again."""

@@ -6,10 +6,11 @@ host) and `provenance.json` (how it came about). A directory without a manifest 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,20 @@ from llm.files import fsync_directory, fsync_file, read_json, remove, sha256_fil
 from .fingerprint import Key
 
 MANIFEST, PROVENANCE = "manifest.json", "provenance.json"
-MANIFEST_KEYS = {"stage", "version", "fingerprint", "config", "inputs", "code", "outside", "files", "counts", "digest"}
+MANIFEST_KEYS = {
+    "stage",
+    "makes",
+    "label",
+    "version",
+    "fingerprint",
+    "config",
+    "inputs",
+    "code",
+    "external_files",
+    "files",
+    "counts",
+    "digest",
+}
 FULL_CHECK_BYTES = 1 << 28
 """Up to this size an artifact's files are hashed at every hit; above it, only files whose time has changed are."""
 
@@ -50,6 +64,16 @@ class Artifact:
         except (OSError, ValueError):
             return {}  # it only records; every file is hashed again without it
         return found if isinstance(found, dict) else {}
+
+    @property
+    def makes(self) -> str | None:
+        """What kind of model it is: `base`, `chat`, `classifier`; None for what is no model."""
+        return self.manifest["makes"]
+
+    @property
+    def label(self) -> str:
+        """What reports and model cards call its stage."""
+        return str(self.manifest["label"])
 
     @property
     def counts(self) -> Counts:
@@ -172,12 +196,13 @@ class Store:
         *,
         undigested: Iterable[str] = (),
         provenance: dict[str, Any],
+        facts: Mapping[str, str | None] | None = None,
     ) -> Artifact:
         """Turns a built directory into the artifact of `key`: hashes, manifest last, one rename.
 
         `undigested` names the files whose bytes carry times or speeds; they are checked like all others but do not
-        enter the digest. An artifact that is there already, sound and with the same digest, stays as it is:
-        somebody may be reading it.
+        enter the digest. `facts` are what the stage says of its artifacts: `makes`, `label`. An artifact that is there
+        already, sound and with the same digest, stays as it is: somebody may be reading it.
         """
         paths = sorted(path for path in out_dir.rglob("*") if path.is_file())
         files = [file_entry(path, out_dir) for path in paths]
@@ -192,12 +217,13 @@ class Store:
         write_json(out_dir / PROVENANCE, {**provenance, "modified_ns": modified})
         manifest = {
             "stage": key.stage,
+            **({"makes": None, "label": key.stage} | dict(facts or {})),
             "version": key.version,
             "fingerprint": key.fingerprint,
             "config": key.config,
             "inputs": key.inputs,
-            "code": key.code,
-            "outside": key.outside,
+            "code": dataclasses.asdict(key.code),
+            "external_files": key.external_files,
             "files": files,
             "counts": counts.to_dict(),
             "digest": digest,

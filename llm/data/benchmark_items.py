@@ -67,12 +67,6 @@ def benchmark_files(patterns: Iterable[str]) -> list[Path]:
     return files
 
 
-def file_states(paths: Iterable[Path]) -> dict[str, str]:
-    """Files outside of the store, each with its size in bytes and the time of its last change, in ns."""
-    states = {path: path.stat() for path in paths}
-    return {str(path): f"{state.st_size} {state.st_mtime_ns}" for path, state in states.items()}
-
-
 def read_items(path: Path) -> list[BenchmarkItem]:
     """The items of a file as texts; raises ValueError as `read_rows` does."""
     return [BenchmarkItem(path.stem, row.number, item_text(row.values)) for row in read_rows(path)]

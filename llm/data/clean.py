@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..config import Config, setting
 from ..counts import Counts
-from ..files import sha256_file, write_table
+from ..files import write_table
 from .documents import Document, document_id, documents_table, is_held_out
 from .drops import EXCERPT_CHARS, Dropped, write_dropped
 from .extract import Page, extract
@@ -76,14 +76,6 @@ class CleanConfig(Config):
 
     trip_wire: TripWire = TripWire()
     """When to stop instead of passing on what is likely spoilt."""
-
-
-def outside(config: CleanConfig) -> dict[str, str]:
-    """The file outside of the store that the result depends on, with its hash; "absent" if it is not there."""
-    if config.blocked_urls_file is None:
-        return {}
-    path = Path(config.blocked_urls_file)
-    return {config.blocked_urls_file: sha256_file(path) if path.is_file() else "absent"}
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from ..config import Config, setting
 from ..counts import Counts
 from ..files import read_table, write_table
-from .benchmark_items import BenchmarkItem, benchmark_files, file_states, read_items
+from .benchmark_items import BenchmarkItem, benchmark_files, read_items
 from .drops import Dropped, write_dropped
 from .near.keyed import Numbers, runs
 from .near.ngrams import split_words
@@ -88,11 +88,6 @@ class DecontaminateConfig(Config):
         super().__post_init__()
         if self.min_words > self.ngram:
             raise ValueError(f"min_words is {self.min_words}; allowed: up to ngram, which is {self.ngram}")
-
-
-def outside(config: DecontaminateConfig) -> dict[str, str]:
-    """The benchmark files, each with its size in bytes and the time of its last change, in ns."""
-    return file_states(benchmark_files(config.benchmarks))
 
 
 def read_benchmarks(config: DecontaminateConfig) -> list[BenchmarkItem]:

@@ -8,12 +8,12 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
 
 from ..config import Config, setting
-from ..data.benchmark_items import BenchmarkRow, ItemForm, benchmark_files, file_states, read_rows
+from ..data.benchmark_items import BenchmarkRow, ItemForm, benchmark_files, read_rows
 from ..files import read_table
 from .config import EvaluateConfig
 from .core_set import CoreTask, core_tasks
@@ -40,11 +40,6 @@ class BenchmarkRules(Config):
     pick: FilePick = "mean"
     """Which choice counts as the model's: that of the largest mean ln p of its tokens (as CORE has it), of the largest
     sum (lm-eval's acc), or of the largest sum per character (its acc_norm)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.pick not in get_args(FilePick):
-            raise ValueError(f"pick is {self.pick!r}; allowed: {', '.join(get_args(FilePick))}")
 
 
 @dataclass(frozen=True)
@@ -93,12 +88,12 @@ class Benchmark:
         return sum(1 / len(self.choices(index)) for index in range(len(self.rows))) / len(self.rows)
 
 
-def outside(config: EvaluateConfig) -> dict[str, str]:
-    """Returns the files outside of the store that the evaluation reads, each with its size and time of change."""
+def external_files(config: EvaluateConfig) -> list[Path]:
+    """Returns the files outside of the store that the evaluation reads."""
     files = benchmark_files(config.benchmarks)
     rules = dict.fromkeys(path.parent / RULES_FILE for path in files)
     there = [path for path in rules if path.exists()]
-    return file_states(dict.fromkeys([*files, *there, *task_files(config.lm_eval_tasks)]))
+    return [*files, *there, *task_files(config.lm_eval_tasks)]
 
 
 def check_benchmarks(config: EvaluateConfig) -> list[Benchmark]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from ..config import Config, setting
 from .presets import PRESETS
@@ -59,9 +59,6 @@ class GPTConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.architecture not in get_args(Architecture):
-            allowed = ", ".join(map(repr, get_args(Architecture)))
-            raise ValueError(f"architecture is {self.architecture!r}; allowed: {allowed}")
         if self.d_model % self.n_heads and (self.head_dim is None or not self.is_modern):
             raise ValueError(f"d_model is {self.d_model}; it must be a multiple of n_heads, which is {self.n_heads}")
         follows = {

@@ -1,48 +1,32 @@
 """`python -m llm.train job.json`: pretraining or a method that follows it, as a process of its own.
 
-The job file: `kind` (see `KINDS`), `config` (plain values), `work_dir` (checkpoints, metrics), `out_dir` (the model,
-written at the end), and the folders that the method reads, named as its function names them; with `cache_dir` compiled
-code is kept there for the next run. On SIGTERM the process saves a checkpoint and ends; started again it goes on from
-there. With `loop.parallel.n_processes` above 1 it starts that many processes for the job and watches them; under
-torchrun it is one of those that torchrun has started (see parallel.py).
+The job file: `method` (the module that holds the function of the same name), `config` (plain values), `work_dir`
+(checkpoints, metrics), `out_dir` (the model, written at the end), and the folders that the method reads, named as its
+function names them; with `cache_dir` compiled code is kept there for the next run. On SIGTERM the process saves a
+checkpoint and ends; started again it goes on from there. With `loop.parallel.n_processes` above 1 it starts that many
+processes for the job and watches them; under torchrun it is one of those that torchrun has started (see parallel.py).
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
 import threading
+import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, from_dict
+from ..config import from_dict
 from ..counts import Counts
 from ..files import read_json
 from ..process import die_with_parent, run_job
-from .classify import classify
 from .compile import keep_code_in
-from .config import FinetuneConfig, PretrainConfig
-from .finetune import finetune
 from .launch import launch
-from .method_configs import ClassifyConfig, PreferConfig, ReferenceConfig, ReinforceConfig
 from .parallel import leave
-from .preference import prefer
-from .pretrain import pretrain
-from .reference import reference
-from .reinforce import reinforce
-
-KINDS: dict[str, tuple[Callable[..., Counts], type[Config]]] = {
-    "pretrain": (pretrain, PretrainConfig),
-    "finetune": (finetune, FinetuneConfig),
-    "reference": (reference, ReferenceConfig),
-    "prefer": (prefer, PreferConfig),
-    "reinforce": (reinforce, ReinforceConfig),
-    "classify": (classify, ClassifyConfig),
-}
-"""What each kind of job calls, with the job's folders as arguments, and the class of its config."""
 
 
 def main() -> None:
@@ -75,14 +59,14 @@ def sigterm_event() -> Iterator[threading.Event]:
 
 
 def train_until(job: dict[str, Any], should_stop: Callable[[], bool]) -> Counts:
-    """Calls the function for a job's kind with its folders and config."""
-    if job["kind"] not in KINDS:
-        raise ValueError(f"kind is {job['kind']!r}; allowed: {', '.join(map(repr, KINDS))}")
+    """Calls a job's method with its folders and config."""
+    function = getattr(importlib.import_module(job["method"]), job["method"].rpartition(".")[2])
+    config = from_dict(typing.get_type_hints(function)["config"], job["config"])
     folders = {name: Path(path) for name, path in job.items() if name.endswith("_dir")}
     if "cache_dir" in folders:
         keep_code_in(folders.pop("cache_dir"))
-    function, config_class = KINDS[job["kind"]]
-    return function(**folders, config=from_dict(config_class, job["config"]), should_stop=should_stop)
+    made: Counts = function(**folders, config=config, should_stop=should_stop)
+    return made
 
 
 if __name__ == "__main__":

@@ -135,8 +135,6 @@ class ReinforceConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_compile(self.loop)
-        if self.match not in ("exact", "contains"):
-            raise ValueError(f"match is {self.match!r}; allowed: 'exact', 'contains'")
         if self.loop.parallel.n_processes > 1 and self.loop.parallel.strategy != "ddp":
             strategy = self.loop.parallel.strategy
             raise ValueError(f"loop.parallel.strategy is {strategy!r}; a whole model has to write answers: use 'ddp'")

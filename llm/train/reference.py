@@ -25,7 +25,7 @@ from .config import LoopConfig
 from .device import choose_device, choose_dtype
 from .examples import ASKED_LATER, held_out_questions, questions_of
 from .method_configs import ReferenceConfig
-from .preference import REFERENCE_FILE, Pairs, PreferenceObjective, rendered
+from .prefer import REFERENCE_FILE, Pairs, PreferenceObjective, rendered
 
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 SCHEMA = pa.schema(

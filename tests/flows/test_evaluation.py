@@ -20,7 +20,7 @@ from llm.evaluate.history import read
 from llm.files import read_table, write_table
 from llm.model.files import load_model, save_model
 from llm.tokenizer import Tokenizer
-from tasks.fingerprint import Key
+from tasks.fingerprint import Code, Key
 from tasks.registry import CHAMPION, Version, aliased, record_decision, register
 from tasks.session import Session
 from tasks.store import Artifact, Store
@@ -83,7 +83,7 @@ def chat_model(workspace: Path, tiny: Run, name: str, *, random: bool = False, *
     `changes` are other `inputs`, or another time when it was `started`; by default it is the newest model.
     """
     chat, store = tiny.artifacts["finetune"], Store(workspace / "store")
-    key = Key("finetune", 1, {**chat.manifest["config"], "name": name}, chat.manifest["inputs"], {})
+    key = Key("finetune", 1, {**chat.manifest["config"], "name": name}, chat.manifest["inputs"], Code("", {}))
     key = dataclasses.replace(key, inputs=changes.get("inputs", key.inputs))
     out_dir = store.new_out_dir("finetune", key.fingerprint)
     model, generator = load_model(chat.path), torch.Generator().manual_seed(0)
@@ -92,7 +92,8 @@ def chat_model(workspace: Path, tiny: Run, name: str, *, random: bool = False, *
     save_model(model, out_dir, {"kind": "finetune", "name": name})
     Tokenizer.load(chat.path).save(out_dir)
     started = changes.get("started", "2999-01-01T00:00:00+00:00")
-    return store.commit(out_dir, key, chat.counts, provenance={"started": started})
+    facts = {"makes": "chat", "label": "finetune"}
+    return store.commit(out_dir, key, chat.counts, provenance={"started": started}, facts=facts)
 
 
 def test_a_worse_candidate_is_refused_with_reasons(workspace: Path, tiny: Run) -> None:
@@ -135,7 +136,7 @@ def asked_examples(tiny: Run) -> list[str]:
 def other_split(workspace: Path, tiny: Run, learned: list[str]) -> list[dict[str, str]]:
     """Inputs of a chat model whose split has the examples `learned` in training; its base model is gone."""
     made, store = tiny.artifacts["instruct"], Store(workspace / "store")
-    key = Key("instruct", 2, {**made.manifest["config"], "learned": learned}, made.manifest["inputs"], {})
+    key = Key("instruct", 2, {**made.manifest["config"], "learned": learned}, made.manifest["inputs"], Code("", {}))
     out_dir = store.new_out_dir("instruct", key.fingerprint)
     held_out = read_table(made.path / "val.parquet")
     write_table(out_dir / "val.parquet", held_out.filter(~pc.field("id").isin(learned)))

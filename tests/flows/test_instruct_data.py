@@ -28,7 +28,7 @@ def test_a_file_makes_a_chat_model_with_adapters_and_replay(tiny: Run, tmp_path:
     run = run_recipe(tmp_path / "workspace", *changes, from_stage="instruct")
     examples, chat = run.artifacts["instruct"], run.artifacts["finetune"]
     assert (examples.counts.n_in, examples.counts.n_out) == (40, 40)
-    assert list(examples.manifest["outside"]) == [str(data)]
+    assert list(examples.manifest["external_files"]) == [str(data)]
     assert not (examples.path / "benchmark.jsonl").exists()
     assert chat.counts.n_out == 32  # a fifth is held out
     assert {ADAPTER_FILE, "example.html", "example.txt"} <= {path.name for path in chat.path.iterdir()}

@@ -20,7 +20,7 @@ from llm.counts import Counts
 from llm.files import read_json, read_table, write_json
 from llm.scaling.config import ScalingConfig
 from llm.scaling.fit import FIGURE_FILE, FIT_FILE, POINTS_FILE
-from tasks.fingerprint import Key
+from tasks.fingerprint import Code, Key
 from tasks.session import Session, running
 from tasks.store import Artifact, Store
 from tests.flows.runs import TINY, Run
@@ -142,7 +142,7 @@ def test_a_proposal_uses_the_stores_own_fit_near_its_budgets_only(tiny: Run, tmp
 def leave_fit(workspace: Path, largest_budget: float) -> None:
     """Puts an artifact of the scaling stage in a store, with the law of Hoffmann et al. 2022 for its fit."""
     store = Store(workspace / "store")
-    key = Key("scaling", 1, {}, [], {})
+    key = Key("scaling", 1, {}, [], Code("", {}))
     out_dir = store.new_out_dir("scaling", key.fingerprint)
     law = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28, "doubts": [], "why_not": None}
     write_json(out_dir / FIT_FILE, {"budgets": [largest_budget], "vocab_size": 1024, "parametric": law})

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 from dataclasses import dataclass
+from typing import Literal
 
 import pytest
+from pydantic import TypeAdapter
 
 from llm.config import Config, from_dict, identity, setting
 
@@ -57,3 +59,43 @@ def test_json_and_back(config):
 def test_bounds_of_a_config_inside_a_tuple_are_checked():
     with pytest.raises(ValueError, match="size is 0; allowed: 1 or more"):
         from_dict(Whole, {"parts": [{"name": "a", "size": 0}]})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices(Config):
+    kind: Literal["a", "b"] = "a"
+    maybe: Literal["x"] | None = None
+    several: tuple[Literal["u", "v"], ...] = ("u",)
+    optional: tuple[str, ...] | None = ("one",)
+    weights: dict[str, float] | None = None
+    size: int | None = setting(3, at_least=1)
+    note: str = ""
+    title: str = "t"
+    n: int = 1
+    part: Part = Part(name="kept", size=4)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "c"}, "kind is 'c'; allowed: 'a', 'b'"),
+        ({"maybe": "y"}, "maybe is 'y'; allowed: 'x'"),
+        ({"several": ("u", "w")}, "several is 'w'; allowed: 'u', 'v'"),
+        ({"size": 0}, "size is 0; allowed: 1 or more"),
+        ({"title": ""}, "title is empty; it must have a value"),
+        ({"n": None}, "n is empty; it must have a value"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_named_with_what_is(values, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Choices(**values)
+    with pytest.raises(ValueError, match=message.partition("; ")[0].partition(" is ")[0]):
+        TypeAdapter(Choices).validate_python(values)
+
+
+@pytest.mark.parametrize("empty", [None, [], (), ""])
+@pytest.mark.parametrize("make", [lambda values: Choices(**values), TypeAdapter(Choices).validate_python])
+def test_everything_empty_means_the_same(make, empty):
+    fields = ("maybe", "several", "optional", "size", "note", "part")
+    made = make(dict.fromkeys(fields, empty))
+    assert [getattr(made, name) for name in fields] == [None, (), None, None, "", Part(name="kept", size=4)]

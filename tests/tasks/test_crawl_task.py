@@ -11,7 +11,7 @@ from llm.config import from_dict, identity
 from llm.counts import Counts
 from llm.data.web.crawl import CrawlConfig
 from tasks.crawl import newest_crawl
-from tasks.fingerprint import Key
+from tasks.fingerprint import Code, Key
 from tasks.session import Session, running
 from tasks.store import Artifact, Store
 from tasks.workspace import REPOSITORY
@@ -22,7 +22,7 @@ def config(*seeds: str, snapshot: str = "1") -> CrawlConfig:
 
 
 def build(store: Store, made: CrawlConfig, started: str) -> Artifact:
-    key = Key("crawl", 1, identity(made), [], {})
+    key = Key("crawl", 1, identity(made), [], Code("", {}))
     out_dir = store.new_out_dir("crawl", key.fingerprint)
     (out_dir / "pages.warc.gz").write_text(started)
     return store.commit(out_dir, key, Counts("urls", 1, 1), provenance={"started": started})

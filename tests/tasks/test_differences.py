@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from llm.counts import Counts
-from tasks.fingerprint import Key
+from tasks.fingerprint import Code, Key
 from tasks.session import differences
 from tasks.store import Store
 
 
 def key(*digests: str) -> Key:
     inputs = [{"stage": "pretrain", "fingerprint": f"f{digest}", "digest": digest} for digest in digests]
-    return Key("scaling", 1, {"seed": 0}, inputs, {})
+    return Key("scaling", 1, {"seed": 0}, inputs, Code("", {}))
 
 
 def test_inputs_of_one_stage_are_compared_as_a_set(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from llm.counts import Counts
-from tasks.fingerprint import Key
+from tasks.fingerprint import Code, Key
 from tasks.model_card import LICENCE, LIMITATIONS, MAX_SUMMARY_CHARS, model_card, summary
 from tasks.store import Artifact, Store
 from tests.flows.chat_models import add_evaluation, add_model, input_of, new_store
@@ -16,7 +16,7 @@ from tests.llm.serve.serving import tiny_model
 
 
 def add_data(store: Store, stage: str, config: dict[str, object], counts: Counts, *inputs: Artifact) -> Artifact:
-    key = Key(stage, 1, config, [input_of(made) for made in inputs], {})
+    key = Key(stage, 1, config, [input_of(made) for made in inputs], Code("", {}))
     out_dir = store.new_out_dir(stage, key.fingerprint)
     (out_dir / "data.txt").write_text(stage)
     return store.commit(out_dir, key, counts, provenance={"started": "2026-01-01"})
@@ -41,7 +41,7 @@ def test_it_holds_data_recipe_training_scores_and_warnings(lineage: tuple[Store,
     assert "| crawl | urls | 1,280 | 1,276 | http 404: 4 |" in card
     assert "| clean | pages | 1,276 | 1,200 | too short: 76 |" in card
     assert "Crawled from `http://site/a|b`" in card
-    assert "**pretrain**" in card
+    assert "**Pretraining**" in card
     assert "| n tokens | 70 |" in card
     assert "| four-choice definitions: accuracy (version 1) | 1 | 0.1 to 0.9 | 1 | 0.25 |" in card
     assert LIMITATIONS in card
@@ -63,7 +63,7 @@ def test_a_classifier_points_to_the_figures_of_its_training(lineage: tuple[Store
     classifier = add_model(store, "classify", tiny_model(), {"seed": 1}, base)
     card = model_card("sourdough-x-classifier", classifier, store, None)
     assert "see the figures below" in card
-    assert "**classify**" in card
+    assert "**Classification**" in card
 
 
 def test_times_and_places_do_not_enter(lineage: tuple[Store, list[Artifact]], tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def files(mlflow_uri: str, name: str, number: str) -> dict[str, Path]:
 def test_a_version_holds_the_model_and_its_card_and_is_the_candidate(
     store: Store, models: list[Artifact], mlflow_uri: str
 ) -> None:
-    tracker, name = Tracker(mlflow_uri), registered_name("one", "finetune")
+    tracker, name = Tracker(mlflow_uri), registered_name("one", models[1])
     assert name == "sourdough-one-chat"
     made = register(tracker, name, models[1], store, None)
     assert tracker.on

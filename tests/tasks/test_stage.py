@@ -12,6 +12,7 @@ import pytest
 
 from llm.counts import Counts
 from tasks.build import Build, WorkerLost
+from tasks.fingerprint import Code, file_states
 from tasks.session import Outcome, Session, running
 from tasks.stage import StageError
 from tasks.store import Artifact, Store
@@ -88,24 +89,32 @@ def test_explain_says_what_would_happen_and_builds_nothing(chain: Chain) -> None
 
 
 def test_a_file_outside_of_the_store_counts_by_its_state(chain: Chain, tmp_path: Path) -> None:
-    files = {"a.txt": "1", "b.txt": "1"}
-    chain.numbers = make_stage(numbers, outside=lambda config: dict(files))
+    a, b, c = files = [tmp_path / name for name in "abc"]
+    for path in (a, b):
+        path.write_text("1")
+    chain.numbers = make_stage(numbers, external_files=lambda config: [path for path in files if path.exists()])
     assert actions(chain.run()) == ["run", "run"]
-    assert chain.built["numbers"].manifest["outside"] == files
+    assert chain.built["numbers"].manifest["external_files"] == file_states([a, b])
     assert actions(chain.run()) == ["hit", "hit"]
-    files.update({"a.txt": "2", "c.txt": "1"})
-    del files["b.txt"]
+    a.write_text("2")
+    b.rename(c)
     outcomes = chain.run()
     assert actions(outcomes) == ["run", "hit"]
-    assert outcomes[0].reasons == ["file a.txt has changed", "file b.txt is gone", "file c.txt is new"]
+    assert outcomes[0].reasons == [f"file {a} has changed", f"file {b} is gone", f"file {c} is new"]
 
 
-def test_a_file_that_changes_while_it_is_read_stops_the_build(chain: Chain) -> None:
-    states = iter("12")
-    chain.numbers = make_stage(numbers, outside=lambda config: {"a.txt": next(states)})
-    with pytest.raises(StageError, match="numbers: files that it reads were changed while it ran"):
+def test_a_file_that_changes_while_it_is_read_stops_the_build(chain: Chain, tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("1")
+
+    def impatient(build: Build, config: NumbersConfig) -> Counts:
+        file.write_text("2")
+        return numbers(build, config)
+
+    chain.numbers = make_stage(impatient, external_files=lambda config: [file])
+    with pytest.raises(StageError, match="impatient: files that it reads were changed while it ran"):
         chain.run()
-    assert chain.store.artifacts("numbers") == []
+    assert chain.store.artifacts("impatient") == []
 
 
 def test_an_input_that_the_recipe_has_not_is_no_input(chain: Chain) -> None:
@@ -165,8 +174,8 @@ def test_prefects_record_alone_is_no_hit(chain: Chain) -> None:
 def test_changed_code_follows_the_policy(
     chain: Chain, monkeypatch: pytest.MonkeyPatch, policy: str, action: str | None
 ) -> None:
-    def code(text: str) -> Callable[[object], dict[str, str]]:
-        return lambda modules: {"llm.toy": text}
+    def code(text: str) -> Callable[[object], Code]:
+        return lambda modules: Code(text, {"llm.toy": text})
 
     monkeypatch.setattr("tasks.stage.code_closure", code("one"))
     chain.run(until_stage="numbers")
@@ -290,7 +299,7 @@ def test_code_that_is_edited_while_a_stage_runs_makes_no_artifact(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states = iter("abcdefgh")
-    monkeypatch.setattr("tasks.stage.code_closure", lambda modules: {"llm.toy": next(states)})
+    monkeypatch.setattr("tasks.stage.code_closure", lambda modules: Code(next(states), {"llm.toy": "a"}))
     with pytest.raises(StageError, match=r"numbers: its code was edited while it ran.*run again"):
         chain.run()
     assert chain.store.artifacts("numbers") == []
@@ -300,10 +309,10 @@ def test_code_that_is_edited_while_a_process_of_its_own_runs_costs_nothing(
     chain: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     states = iter("abcdefgh")
-    monkeypatch.setattr("tasks.stage.code_closure", lambda modules: {"llm.toy": next(states)})
+    monkeypatch.setattr("tasks.stage.code_closure", lambda modules: Code(next(states), {"llm.toy": "a"}))
     chain.numbers = make_stage(numbers, process="llm.toy")
     assert actions(chain.run(until_stage="numbers")) == ["run"]
-    assert chain.built["numbers"].manifest["code"] == {"llm.toy": "a"}
+    assert chain.built["numbers"].manifest["code"] == {"content": "a", "modules": {"llm.toy": "a"}}
 
 
 def test_a_lost_prefect_server_costs_the_timeline_only(
@@ -334,22 +343,23 @@ def test_a_machine_without_git_builds_too(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_what_is_before_the_start_is_taken_though_a_file_was_touched_or_is_gone(chain: Chain, tmp_path: Path) -> None:
-    def states(config: object) -> dict[str, str]:
-        if not files:
+    def files(config: object) -> list[Path]:
+        if not path.exists():
             raise ValueError("there is no file a.txt")
-        return dict(files)
+        return [path]
 
-    files = {"a.txt": "1"}
-    chain.numbers = make_stage(numbers, outside=states)
+    path = tmp_path / "a.txt"
+    path.write_text("1")
+    chain.numbers = make_stage(numbers, external_files=files)
     chain.run()
-    files["a.txt"] = "2"
+    path.write_text("2")
     outcomes = chain.run(from_stage="squares")
     assert actions(outcomes) == ["hit", "hit"]
-    assert outcomes[0].reasons == ["file a.txt has changed", "taken as it was built"]
-    files.clear()
+    assert outcomes[0].reasons == [f"file {path} has changed", "taken as it was built"]
+    path.unlink()
     outcomes = chain.run(from_stage="squares")
     assert actions(outcomes) == ["hit", "hit"]
-    assert outcomes[0].reasons == ["file a.txt is gone", "taken as it was built"]
+    assert outcomes[0].reasons == [f"file {path} is gone", "taken as it was built"]
     with pytest.raises(ValueError, match=r"there is no file a\.txt"):
         chain.run()
     with pytest.raises(ValueError, match="run without --from first"):

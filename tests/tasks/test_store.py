@@ -9,10 +9,10 @@ import pytest
 
 from llm.counts import Counts
 from llm.files import read_json
-from tasks.fingerprint import Key
+from tasks.fingerprint import Code, Key
 from tasks.store import Artifact, Store
 
-KEY = Key("toy", 1, {"x": 1}, [], {})
+KEY = Key("toy", 1, {"x": 1}, [], Code("", {}))
 
 
 def build(store: Store, text: str = "some text\n", key: Key = KEY) -> Artifact:

@@ -12,7 +12,7 @@ import pytest
 from llm.counts import Counts
 from llm.data.drops import Dropped, write_dropped
 from llm.files import write_json
-from tasks.fingerprint import Key
+from tasks.fingerprint import Code, Key
 from tasks.store import Artifact, Store
 from tasks.tracking import Tracker, replay
 
@@ -21,7 +21,13 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of alembic and sqlalchemy, 
 
 def build(root: Path, text: str = "x", run_id: str | None = None) -> Artifact:
     store = Store(root)
-    key = Key("toy", 1, {"model": {"width": 8}, "text": text}, [{"stage": "a", "fingerprint": "f", "digest": "d"}], {})
+    key = Key(
+        "toy",
+        1,
+        {"model": {"width": 8}, "text": text},
+        [{"stage": "a", "fingerprint": "f", "digest": "d"}],
+        Code("", {}),
+    )
     out_dir = store.new_out_dir("toy", key.fingerprint)
     (out_dir / "samples.md").write_text(text)
     (out_dir / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n{"step": 2, "loss": 2.0, "of": 2}\n')

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..benchmark_items import file_states
 from ..drops import Dropped
 from ..json_records import values_of
 from ..messages import BadRecord, Message
@@ -62,12 +61,11 @@ class Found:
         return len(self.examples) + len(self.dropped)
 
 
-def outside(config: InstructConfig) -> dict[str, str]:
-    """The files outside of the store that the examples come from, each with its size and time of change."""
+def external_files(config: InstructConfig) -> list[Path]:
+    """Returns the files outside of the store that the examples come from."""
     files = [path for source in config.sources for path in source_files(source)]
     folders = [Path(source.dataset) for source in config.sources if source.dataset and not source.is_on_hub]
-    files += [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
-    return file_states(dict.fromkeys(files))
+    return files + [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
 def check_sources(config: InstructConfig) -> None:

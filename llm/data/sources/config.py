@@ -96,8 +96,6 @@ class SourceConfig(Config):
             raise ValueError(
                 f"{self.name}: paths is empty; kind {self.kind} needs files, folders, patterns or addresses"
             )
-        if self.separator == "":
-            raise ValueError(f"{self.name}: separator is ''; leave it out to take each file as one document")
 
     def _refuse_unused(self) -> None:
         used = _EVERY_KIND | _USED[self.kind]

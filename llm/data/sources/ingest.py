@@ -18,7 +18,7 @@ from ...files import sha256_file
 from .config import SourceConfig
 from .found import Found, Skipped
 from .ingested import PartitionWriter, Place, gather, require_records
-from .locate import SourceFile, local_path, outside_files, source_files
+from .locate import SourceFile, local_path, source_files
 
 PARTITION_BYTES = 64 * 2**20
 PARTITION_FILES = 1_000
@@ -53,11 +53,6 @@ class Item:
     source: SourceConfig
     files: tuple[SourceFile, ...] = ()
     shard: int | None = None
-
-
-def outside(config: IngestConfig) -> dict[str, str]:
-    """The files on this machine that the config names, each with size and time of change, for the fingerprint."""
-    return outside_files(config.sources)
 
 
 def download_dir(config: IngestConfig, downloads: Path) -> Path:

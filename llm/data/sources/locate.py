@@ -122,9 +122,9 @@ def _copied(location: str, downloads: Path) -> Path:
     return path
 
 
-def outside_files(sources: Iterable[SourceConfig]) -> dict[str, str]:
-    """All files on this machine that the sources read, by location, each with size and time of its last change."""
-    found = {}
+def external_files(sources: Iterable[SourceConfig]) -> list[Path]:
+    """Returns all files on this machine that the sources read; raises ValueError where one is not there."""
+    found = []
     for source in sources:
         named = [file.location for file in local_files(source)]
         named += [path for path in (source.path_list, source.index) if path and not is_remote(path)]
@@ -135,6 +135,5 @@ def outside_files(sources: Iterable[SourceConfig]) -> dict[str, str]:
         for name in sorted(named):
             if not Path(name).is_file():
                 raise ValueError(f"{source.name}: there is no file {name}")
-            state = Path(name).stat()
-            found[name] = f"{state.st_size} {state.st_mtime_ns}"
+            found.append(Path(name))
     return found

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from llm.counts import Counts
-from llm.data.clean import CleanConfig, clean_partition, clean_record, outside
+from llm.data.clean import CleanConfig, clean_partition, clean_record
 from llm.data.documents import Document, document_id, is_held_out
 from llm.data.drops import Dropped
 from llm.data.extract import extract
@@ -215,15 +215,6 @@ def test_quality_filters_drop_and_change_texts() -> None:
 def test_a_bad_setting_is_refused_by_name(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field} is -1; allowed"):
         CleanConfig(**{field: -1})
-
-
-def test_the_block_list_file_is_part_of_what_the_stage_reads(tmp_path: Path) -> None:
-    assert outside(CONFIG) == {}
-    path = tmp_path / "blocked.txt"
-    config = replace(CONFIG, blocked_urls_file=str(path))
-    assert outside(config) == {str(path): "absent"}
-    path.write_text("casino.com")
-    assert outside(config) == {str(path): hashlib.sha256(b"casino.com").hexdigest()}
 
 
 # ---------------------------------------------------------------- partitions

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llm.data.benchmark_items import BenchmarkItem, benchmark_files, item_text, read_items
-from llm.data.decontaminate import DecontaminateConfig, build_index, half_replaced, made_up_items, outside, put_into
+from llm.data.decontaminate import DecontaminateConfig, build_index, half_replaced, made_up_items, put_into
 from llm.data.near.ngrams import split_words
 from llm.data.ngram_index import NgramIndex, find_ngrams
 
@@ -148,17 +148,6 @@ def test_files_are_named_by_patterns(tmp_path: Path) -> None:
     (tmp_path / "other" / "a.jsonl").touch()
     with pytest.raises(ValueError, match=r"two files a\.jsonl"):
         benchmark_files([f"{tmp_path}/a.jsonl", f"{tmp_path}/other/a.jsonl"])
-
-
-def test_the_state_of_the_files_outside(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text("{}\n")
-    config = DecontaminateConfig(benchmarks=(str(path),))
-    before = outside(config)
-    assert before == {str(path): f"3 {path.stat().st_mtime_ns}"}
-    path.write_text("{}\n{}\n")
-    assert outside(config) != before
-    assert outside(DecontaminateConfig()) == {}
 
 
 def test_settings_fit_each_other() -> None:

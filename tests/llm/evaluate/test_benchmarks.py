@@ -14,7 +14,7 @@ from llm.evaluate.benchmarks import (
     BenchmarkRules,
     check_benchmarks,
     contaminated_items,
-    outside,
+    external_files,
     read_benchmarks,
     read_definitions,
 )
@@ -100,7 +100,7 @@ def test_rules_beside_the_files(tmp_path):
         ("mine: {n_shots: 2}", r"mine\.jsonl: n_shots is 2; allowed: fewer than there are items, 2"),
         ("mine: {n_shots: many}", r"mine\.n_shots is 'many'; it is of the wrong kind"),
         ("mine: {chance: 1.0}", r"mine\.chance is 1.0; allowed: from 0 to 0.99"),
-        ("mine: {pick: best}", r"mine\.pick is 'best'; allowed: mean, sum, per character"),
+        ("mine: {pick: best}", r"mine\.pick is 'best'; allowed: 'mean', 'sum', 'per character'"),
         ("mine: 3", r"benchmarks\.yaml: expected the names of files"),
         ("[", r"benchmarks\.yaml: not YAML"),
     ],
@@ -168,20 +168,17 @@ def test_missing_files_are_named(tmp_path):
         check_benchmarks(EvaluateConfig(lm_eval_tasks=(f"{tmp_path}/none.yaml",)))
 
 
-def test_what_is_read_outside_of_the_store_is_seen(tmp_path):
+def test_all_that_is_read_outside_of_the_store_is_named(tmp_path):
     path = write(tmp_path / "mine.jsonl", CHOICE)
     config = EvaluateConfig(benchmarks=(str(path),))
-    before = outside(config)
-    assert list(before) == [str(path)]
-    write(path, CHOICE, CHOICE)
-    assert outside(config) != before
+    assert external_files(config) == [path]
     rules = write(tmp_path / RULES_FILE, "mine: {pick: sum}")
-    assert list(outside(config)) == [str(path), str(rules)]
+    assert external_files(config) == [path, rules]
     (tmp_path / "tasks").mkdir()
     task = write(tmp_path / "tasks" / "t.yaml", "task: t")
     data = write(tmp_path / "tasks" / "t.jsonl", CHOICE)
-    assert set(outside(EvaluateConfig(lm_eval_tasks=(str(task), "hellaswag")))) == {str(task), str(data)}
-    assert outside(EvaluateConfig()) == {}
+    assert set(external_files(EvaluateConfig(lm_eval_tasks=(str(task), "hellaswag")))) == {task, data}
+    assert external_files(EvaluateConfig()) == []
 
 
 def test_checking_needs_no_pytorch():

@@ -34,7 +34,13 @@ def job(folder: Path, kind: str, config: dict[str, Any], **folders: Path) -> dic
     for name in ("work", "out"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     paths = {name: str(path) for name, path in folders.items()}
-    return {"kind": kind, "config": config, "work_dir": str(folder / "work"), "out_dir": str(folder / "out"), **paths}
+    return {
+        "method": f"llm.train.{kind}",
+        "config": config,
+        "work_dir": str(folder / "work"),
+        "out_dir": str(folder / "out"),
+        **paths,
+    }
 
 
 def prefer_job(folder: Path, materials: Materials, reference_dir: Path, **changes: Any) -> dict[str, Any]:

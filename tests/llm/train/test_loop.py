@@ -354,15 +354,14 @@ def test_bfloat16_is_near_float32(shards, tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "changes", "message"),
+    ("changes", "message"),
     [
-        ("pretrain", {"batch_tokens": 100}, "batch_tokens is 100; .* context_length, 16: try 96 or 112"),
-        ("pretrain", {"batch_tokens": 3}, "try 16"),
-        ("distil", {}, "kind is 'distil'; allowed: 'pretrain', 'finetune'"),
+        ({"batch_tokens": 100}, "batch_tokens is 100; .* context_length, 16: try 96 or 112"),
+        ({"batch_tokens": 3}, "try 16"),
     ],
 )
-def test_wrong_jobs_say_what_to_do(kind, changes, message, materials, tmp_path):
-    job = tiny_job(materials, tmp_path, **changes) | {"kind": kind}
+def test_wrong_jobs_say_what_to_do(changes, message, materials, tmp_path):
+    job = tiny_job(materials, tmp_path, **changes)
     with pytest.raises(ValueError, match=message):
         train(job)
 

@@ -15,7 +15,7 @@ from llm.process import Stopped
 from llm.tokenizer import Tokenizer
 from llm.train.__main__ import train, train_until
 from llm.train.log_p import token_log_p
-from llm.train.preference import Pairs, PreferenceObjective, held_out_pairs, rendered
+from llm.train.prefer import Pairs, PreferenceObjective, held_out_pairs, rendered
 from tests.llm.train.method_jobs import (
     QUIET,
     SELDOM,
