@@ -5,20 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from llm.model.files import WEIGHTS_FILE
-from llm.model.size import n_params
-from llm.serve.answer import LoadedModel, load
-from tasks.registry import CANDIDATE, CHAMPION, PREFIX, Version, all_versions
+from llm.serve.answer import LoadedModel, load, use_few_threads
+from tasks.registry import CANDIDATE, CHAMPION, PREFIX, all_versions
 from tasks.store import Artifact, Store
 from tasks.tracking import Tracker
 from tasks.workspace import workspace
 
 N_DIGITS = 12
-
-MAX_PARAMS_OF_ONE_THREAD = 10_000_000
-"""A step of a smaller model is so short that threads cost more than they bring, above all on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +26,12 @@ class FoundModel:
 
 
 def store() -> Store:
-    """The store of the workspace."""
+    """Returns the store of the workspace."""
     return Store(workspace() / "store")
 
 
 def find_model(name: str | None = None) -> FoundModel:
-    """The model of a directory, or the one in the store that `name` names; without a name, the newest chat model.
+    """Finds the model of a directory, or the one in the store that `name` names; without a name, the newest chat model.
 
     A name is a stage (its newest model), a fingerprint or its beginning, or both: `finetune-649889fd`; or one of the
     registry: `champion`, `candidate`, `sourdough-demo-chat` (its champion), `sourdough-demo-chat@candidate`. Raises
@@ -61,7 +55,7 @@ def find_model(name: str | None = None) -> FoundModel:
 
 
 def newest_chat_model() -> Artifact:
-    """The chat model that was built last; raises ValueError when there is none."""
+    """Returns the chat model that was built last; raises ValueError when there is none."""
     models = [model for model in stored_models() if model.makes == "chat"]
     if not models:
         raise ValueError("there is no chat model in the store yet; `make run` builds one")
@@ -69,7 +63,7 @@ def newest_chat_model() -> Artifact:
 
 
 def registered_models(name: str, models: list[Artifact]) -> list[Artifact]:
-    """The models that the registry knows by an alias, a registered name, or both with `@` between.
+    """Returns the models that the registry knows by an alias, a registered name, or both with `@` between.
 
     An alias alone, which every registered name has, means the chat model if only one recipe has one.
     """
@@ -83,34 +77,30 @@ def registered_models(name: str, models: list[Artifact]) -> list[Artifact]:
         named = [version for version in versions if version.name == registered]
     else:
         named = [version for version in versions if version.makes == "chat"] or versions
-    return [model for model in models if any(is_version(model, version) for version in named)]
-
-
-def is_version(model: Artifact, version: Version) -> bool:
-    """Whether a registered version is this artifact."""
-    return (model.stage, model.fingerprint, model.digest) == (version.stage, version.fingerprint, version.digest)
+    known = {(version.stage, version.fingerprint, version.digest) for version in named}
+    return [model for model in models if (model.stage, model.fingerprint, model.digest) in known]
 
 
 def model_of_directory(path: Path) -> FoundModel:
-    """The model in a directory, inside of the store or not."""
+    """Returns the model in a directory, inside of the store or not."""
     artifact = Store(path.parent.parent).find(path.parent.name, path.name)
     return found_model(artifact) if artifact else FoundModel(path.name, path, None)
 
 
 def stored_models() -> list[Artifact]:
-    """The models in the store, the newest of each stage first."""
+    """Returns the models in the store, the newest of each stage first."""
     there = store()
     artifacts = [artifact for stage in there.stages() for artifact in there.artifacts(stage)]
     return [made for made in artifacts if is_language_model(made)]
 
 
 def is_language_model(artifact: Artifact) -> bool:
-    """Whether an artifact is a model that writes text; a classifier does not."""
+    """Returns whether an artifact is a model that writes text; a classifier does not."""
     return artifact.makes in ("base", "chat") and (artifact.path / WEIGHTS_FILE).is_file()
 
 
 def is_named(artifact: Artifact, name: str) -> bool:
-    """Whether `name` is the artifact's stage, the beginning of its fingerprint, or both, with `-` or `/` between."""
+    """Returns whether `name` is the artifact's stage, its fingerprint's beginning, or both, with `-` or `/` between."""
     stage, _, digits = name.replace("/", "-").rpartition("-")
     return name == artifact.stage or (
         bool(digits) and artifact.fingerprint.startswith(digits) and stage in ("", artifact.stage)
@@ -118,23 +108,22 @@ def is_named(artifact: Artifact, name: str) -> bool:
 
 
 def load_found(model: FoundModel, name: str | None = None) -> LoadedModel:
-    """The model itself, under its own name or another; PyTorch's number of threads is set for it."""
+    """Loads a model, under its own name or another; sets PyTorch's number of threads for it."""
     loaded = load(model.path, name or model.name)
-    if n_params(loaded.model.config) <= MAX_PARAMS_OF_ONE_THREAD:
-        torch.set_num_threads(1)
+    use_few_threads(loaded)
     return loaded
 
 
 def found_model(artifact: Artifact) -> FoundModel:
-    """An artifact as a model."""
+    """Returns an artifact as a model."""
     return FoundModel(artifact_name(artifact), artifact.path, artifact)
 
 
 def artifact_name(artifact: Artifact) -> str:
-    """Stage and the first digits of the fingerprint: a name that `find_model` finds again."""
+    """Returns stage and the first digits of the fingerprint: a name that `find_model` finds again."""
     return f"{artifact.stage}-{artifact.fingerprint[:N_DIGITS]}"
 
 
 def built(artifact: Artifact) -> str:
-    """When an artifact was built, to the minute."""
+    """Returns when an artifact was built, to the minute."""
     return str(artifact.provenance.get("started", ""))[:16].replace("T", " ")
