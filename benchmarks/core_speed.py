@@ -63,8 +63,8 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from llm.evaluate.benchmarks import read_benchmarks
-    from llm.evaluate.few_shot import prompted
-    from llm.evaluate.likelihood import score
+    from llm.evaluate.choices import score_prompts
+    from llm.evaluate.prompts import few_shot_prompts
     from llm.model.files import load_model
     from llm.tokenizer import Tokenizer
 
@@ -72,9 +72,12 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     model, tokenizer = load_model(Path(job["model"])), Tokenizer.load(Path(job["model"]))
     (benchmark,) = read_benchmarks(Path(job["items"]), n_shots=0)
     wall, cpu = time.perf_counter(), time.process_time()
-    items = prompted(benchmark, range(len(benchmark.rows)), tokenizer, model.config.context_length)
-    scored = iter(score(model, [each for item in items for each in item.continuations], batch_tokens=2048))
-    sums = [[float(next(scored).log_p[-n:].sum()) for n in item.n_answer] for item in items]
+    prompts = few_shot_prompts(benchmark, range(len(benchmark.rows)), tokenizer, model.config.context_length)
+    scored = zip(prompts, score_prompts(model, prompts, batch_tokens=2048), strict=True)
+    sums = [
+        [float(each.log_p[-n:].sum()) for each, n in zip(of_item, item.n_answer, strict=True)]
+        for item, of_item in scored
+    ]
     return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "sums": sums}
 
 

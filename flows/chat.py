@@ -55,12 +55,12 @@ def talk(console: Console, model: str | None, question: str | None, settings: Ch
 
 
 def printable(text: str) -> str:
-    """The text without control characters: a model's bytes can spell them, and a terminal would obey."""
+    """Returns the text without control characters: a model's bytes can spell them, and a terminal would obey."""
     return UNPRINTABLE.sub("\ufffd", text)
 
 
 def questions(console: Console) -> Iterator[str]:
-    """What the person types, line by line, without empty lines; ends at Ctrl-C or the end of the input."""
+    """Yields what the person types, line by line, without empty lines; ends at Ctrl-C or the end of the input."""
     while True:
         try:
             text = console.input("[bold]you[/]  ")
@@ -102,12 +102,12 @@ class Conversation:
             self.messages = [*messages, {"role": "assistant", "content": "".join(pieces)}]
 
     def with_system(self, messages: Messages) -> Messages:
-        """The messages after the system message, where there is one."""
+        """Returns the messages after the system message, where there is one."""
         system = self.settings.system
         return messages if system is None else [{"role": "system", "content": system}, *messages]
 
     def shortened(self, messages: Messages) -> Messages:
-        """The newest messages that leave room for an answer: half of the context, or what it may take at most.
+        """Returns the newest messages that leave room for an answer: half of the context, or what it may take at most.
 
         Questions go with their answers; the last one always stays. That turns have gone is said once.
         """

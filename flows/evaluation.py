@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import prefect
-import pyarrow as pa
-import pyarrow.compute as pc
 from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact
 
-from llm.data.documents import document_files
 from llm.evaluate import history
-from llm.evaluate.gate import Compared, compare_items, decide, items_of, only_items
-from llm.files import exclusive_lock, read_table, write_table
+from llm.evaluate.comparison import held_out_documents, held_out_examples, keep_items
+from llm.evaluate.gate import decide
+from llm.evaluate.metrics import DEFINITIONS, DOCUMENTS, EXAMPLES
+from llm.evaluate.scores import Items, read_items, read_scores
+from llm.files import exclusive_lock
 from tasks.evaluate import evaluate
-from tasks.model_card import ancestors
 from tasks.registry import (
     CANDIDATE,
     CHAMPION,
@@ -39,10 +38,10 @@ from .recipe import Recipe, load_recipe
 from .registration import gated, register_models
 
 HELD_OUT_BY = {
-    "decontaminate": ("held-out documents",),
-    "instruct": ("held-out examples", "four-choice definitions"),
+    "decontaminate": (held_out_documents, (DOCUMENTS,)),
+    "instruct": (held_out_examples, (EXAMPLES, DEFINITIONS)),
 }
-"""Which benchmarks are made of what a stage held out of training."""
+"""What reads the ids that a stage held out of training, and which benchmarks are made of these."""
 
 
 class ScoreFell(ValueError):
@@ -86,25 +85,24 @@ class Evaluations:
         self.made[self.newest.digest] = built["evaluate"]
 
     def of(self, model: Artifact) -> Artifact:
-        """The evaluation of a model: the stage's, with this model in place of the recipe's newest.
+        """Returns the evaluation of a model: the stage's, with this model in place of the recipe's newest.
 
         So both models are asked the same items by the same code, whatever their own runs were measured with.
         """
         if model.digest not in self.made:
-            made_of = ancestors(model, self.session.store)
+            made_of = self.session.store.ancestors(model)
             own = next((item for item in made_of if item.makes == "base"), None)  # None: it was built anew since
             base, chat = own or self.session.built["pretrain"], None if model.makes == "base" else model
             self.made[model.digest] = evaluate(self.documents, base, chat, self.examples, config=self.recipe.evaluate)
         return self.made[model.digest]
 
-    def items(self, model: Artifact) -> pa.Table:
-        """What each item adds to the scores of a model."""
-        return items_of(read_table(self.of(model).path / "items.parquet"), str(model.makes))
+    def items(self, model: Artifact) -> Items:
+        """Returns what each item adds to the scores of a model."""
+        return read_items(self.of(model).path, str(model.makes))
 
     def scores(self, model: Artifact) -> list[dict[str, Any]]:
-        """The rows of scores.parquet about a model, without comparisons with its base model."""
-        rows = read_table(self.of(model).path / "scores.parquet").to_pylist()
-        return [row for row in rows if row["model"] == model.makes and not row["metric"].endswith("minus base")]
+        """Returns the rows of scores.parquet about a model, without comparisons with its base model."""
+        return read_scores(self.of(model).path, str(model.makes))
 
 
 def judge(measured: Evaluations, name: str) -> tuple[Version | None, str]:
@@ -132,7 +130,7 @@ def judge(measured: Evaluations, name: str) -> tuple[Version | None, str]:
 
 
 def against_champion(measured: Evaluations, candidate: Version, champion: Version | None) -> tuple[bool, list[str]]:
-    """Whether a candidate is to take the champion's place, and why; it does so unopposed when there is none."""
+    """Returns whether a candidate is to take the champion's place, and why; it does so unopposed when there is none."""
     session, model = measured.session, artifact_of(measured.session, candidate)
     if champion is None:
         return True, ["there is no champion yet: the first candidate becomes it"]
@@ -148,58 +146,38 @@ def against_champion(measured: Evaluations, candidate: Version, champion: Versio
     return decision.promote, [*decision.reasons, *left_out]
 
 
-def fair_items(measured: Evaluations, models: Sequence[Artifact]) -> tuple[list[pa.Table], list[str]]:
-    """The items of each model that all of them held out of their training, and in words which were left out.
+def fair_items(measured: Evaluations, models: Sequence[Artifact]) -> tuple[list[Items], list[str]]:
+    """Returns the items of each model that all of them held out of training, and in words which were left out.
 
     Models of one name may have been trained with another split, or on other documents, than the recipe gives now.
     Raises ValueError, naming the model, when no item of a metric is left.
     """
     tables, left_out = [measured.items(model) for model in models], []
     for split in filter(None, (measured.documents, measured.examples)):
+        read_ids, benchmarks = HELD_OUT_BY[split.stage]
         for model in models:
-            own = [item for item in ancestors(model, measured.session.store) if item.stage == split.stage]
+            own = [item for item in measured.session.store.ancestors(model) if item.stage == split.stage]
             if {item.digest for item in own} == {split.digest}:
                 continue
-            held_out = set.intersection(*map(held_out_ids, own)) if own else set()
-            for benchmark in HELD_OUT_BY[split.stage]:
-                before, tables = tables, [only_items(table, benchmark, held_out) for table in tables]
-                n_before, n_left = n_items(before[0], benchmark), n_items(tables[0], benchmark)
-                said = (
-                    f"{n_before - n_left} of {n_before} {benchmark} are left out: {model.stage} "
-                    f"{model.fingerprint[:12]} was trained with another split or on other documents"
-                )
-                if metrics_of(before[0]) - metrics_of(tables[0]):
-                    raise ValueError(f"{said}; build both models with the same recipe to compare them")
-                left_out += [said] if n_left < n_before else []
+            held_out = set.intersection(*(read_ids(item.path) for item in own)) if own else set()
+            why = f"{model.stage} {model.fingerprint[:12]} was trained with another split or on other documents"
+            try:
+                tables, dropped = keep_items(tables, benchmarks, held_out)
+            except ValueError as error:
+                remedy = "build both models with the same recipe to compare them"
+                raise ValueError(f"{error}: {why}; {remedy}") from error
+            left_out += [f"{said}: {why}" for said in dropped]
     return tables, left_out
 
 
-def metrics_of(table: pa.Table) -> set[tuple[str, str]]:
-    """Benchmark and metric of everything that has items."""
-    return set(zip(table["benchmark"].to_pylist(), table["metric"].to_pylist(), strict=True))
-
-
-def n_items(table: pa.Table, benchmark: str) -> int:
-    """How many different items of a benchmark were asked."""
-    return len(set(table.filter(pc.field("benchmark") == benchmark)["id"].to_pylist()))
-
-
-def held_out_ids(split: Artifact) -> set[str]:
-    """The documents (of decontaminate) or examples (of instruct) that were kept from training."""
-    if split.stage == "instruct":
-        return set(read_table(split.path / "val.parquet", ["id"])["id"].to_pylist())
-    tables = [read_table(path, ["id", "held_out"]) for path in document_files(split.path)]
-    return {id for table in tables for id in table.filter(pc.field("held_out"))["id"].to_pylist()}
-
-
 def find_artifact(session: Session, version: Version) -> Artifact | None:
-    """The artifact that a registered version names; None when it is no longer in the store."""
+    """Returns the artifact that a registered version names; None when it is no longer in the store."""
     found = session.store.find(version.stage, version.fingerprint)
     return found if found and found.digest == version.digest else None
 
 
 def artifact_of(session: Session, version: Version) -> Artifact:
-    """The artifact that a registered version names; raises ValueError when it is no longer in the store."""
+    """Returns the artifact that a registered version names; raises ValueError when it is no longer in the store."""
     found = find_artifact(session, version)
     if found is None:
         raise ValueError(
@@ -212,13 +190,17 @@ def artifact_of(session: Session, version: Version) -> Artifact:
 def watch(
     measured: Evaluations, champion: Version | None, folder: Path, *, said: str, accept: bool
 ) -> dict[str, float]:
-    """Measures the champion (without a registry, the newest model), adds it to the history; returns its figures.
+    """Measures the champion (without a registry, the newest model), adds it to the history; returns headline scores.
 
     Raises ScoreFell when a score is worse than when this model was first measured.
     """
     session = measured.session
     model = artifact_of(session, champion) if champion else measured.newest
-    scores, compared = measured.scores(model), against_reference(measured, model, folder, accept=accept)
+    scores, path = measured.scores(model), folder / f"{model.fingerprint}.parquet"
+    compared = history.against_reference(path, measured.items(model), accept=accept)
+    for each in compared:
+        if each.gain is None:
+            prefect.get_run_logger().warning("%s", each.in_words())
     alarms = history.alarms(compared)
     line = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -244,20 +226,6 @@ def watch(
     return dict(measured.of(model).counts.figures)
 
 
-def against_reference(measured: Evaluations, model: Artifact, folder: Path, *, accept: bool) -> list[Compared]:
-    """Compares a model with its first evaluation, which is kept; one that is accepted becomes the first."""
-    path, now = folder / f"{model.fingerprint}.parquet", measured.items(model)
-    reference = now if accept or not path.exists() else read_table(path)
-    compared = compare_items(reference, now, shared_only=True)
-    following = history.next_reference(reference, now, compared)
-    if accept or not path.exists() or following != reference:
-        write_table(path, following)
-    for each in compared:
-        if each.gain is None:
-            prefect.get_run_logger().warning("%s", each.in_words())
-    return compared
-
-
 def show_history(tracker: Tracker, folder: Path) -> None:
     """Draws the history and sends it to where it is looked at; a plot that cannot be drawn costs a warning only."""
     try:
@@ -272,13 +240,13 @@ def show_history(tracker: Tracker, folder: Path) -> None:
 
 @guarded
 def show_markdown(key: str, title: str, lines: list[str]) -> None:
-    """A list on the flow run's page."""
+    """Shows a list on the flow run's page."""
     create_markdown_artifact("\n".join([f"**{title}**", "", *(f"- {line}" for line in lines)]), key=key)
 
 
 @guarded
 def show_plot(tracker: Tracker) -> None:
-    """The plot of the history on the flow run's page, from where MLflow serves it."""
+    """Shows the plot of the history on the flow run's page, from where MLflow serves it."""
     url = tracker.file_link("history.png")
     if url:
         create_image_artifact(url, key="history", description="Scores of the champion")

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
-
-import torch
+from typing import TYPE_CHECKING
 
 from llm.model.files import WEIGHTS_FILE
-from llm.model.size import n_params
-from llm.serve.answer import LoadedModel, load
+from llm.serve.answer import LoadedModel, load, use_few_threads
 from llm.serve.classify import LoadedClassifier
 from llm.serve.classify import load as load_classifier
-from tasks.registry import CANDIDATE, CHAMPION, PREFIX, Version, all_versions
+from tasks.registry import CANDIDATE, CHAMPION, PREFIX, all_versions
 from tasks.store import Artifact, Store
 from tasks.tracking import Tracker
 from tasks.workspace import workspace
@@ -22,9 +19,6 @@ if TYPE_CHECKING:
     from tasks.stage import ModelKind
 
 N_DIGITS = 12
-
-MAX_PARAMS_OF_ONE_THREAD = 10_000_000
-"""A step of a smaller model is so short that threads cost more than they bring, above all on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +32,7 @@ class FoundModel:
 
 
 def store() -> Store:
-    """The store of the workspace."""
+    """Returns the store of the workspace."""
     return Store(workspace() / "store")
 
 
@@ -68,7 +62,7 @@ def find_model(name: str | None = None, kind: ModelKind = "chat") -> FoundModel:
 
 
 def newest_chat_model() -> Artifact:
-    """The chat model that was built last; raises ValueError when there is none."""
+    """Returns the chat model that was built last; raises ValueError when there is none."""
     models = [model for model in stored_models() if model.makes == "chat"]
     if not models:
         raise ValueError("there is no chat model in the store yet; `make run` builds one")
@@ -91,16 +85,12 @@ def registered_models(name: str, models: list[Artifact], kind: ModelKind) -> lis
         named = [version for version in versions if version.name == registered]
     else:
         named = [version for version in versions if version.makes == kind] or versions
-    return [model for model in models if any(is_version(model, version) for version in named)]
-
-
-def is_version(model: Artifact, version: Version) -> bool:
-    """Whether a registered version is this artifact."""
-    return (model.stage, model.fingerprint, model.digest) == (version.stage, version.fingerprint, version.digest)
+    known = {(version.stage, version.fingerprint, version.digest) for version in named}
+    return [model for model in models if (model.stage, model.fingerprint, model.digest) in known]
 
 
 def model_of_directory(path: Path) -> FoundModel:
-    """The model in a directory, inside of the store or not."""
+    """Returns the model in a directory, inside of the store or not."""
     artifact = Store(path.parent.parent).find(path.parent.name, path.name)
     return found_model(artifact) if artifact else FoundModel(path.name, path, None)
 
@@ -113,7 +103,7 @@ def stored_models() -> list[Artifact]:
 
 
 def is_named(artifact: Artifact, name: str) -> bool:
-    """Whether `name` is the artifact's stage, the beginning of its fingerprint, or both, with `-` or `/` between."""
+    """Returns whether `name` is the artifact's stage, its fingerprint's beginning, or both, with `-` or `/` between."""
     stage, _, digits = name.replace("/", "-").rpartition("-")
     return name == artifact.stage or (
         bool(digits) and artifact.fingerprint.startswith(digits) and stage in ("", artifact.stage)
@@ -121,35 +111,29 @@ def is_named(artifact: Artifact, name: str) -> bool:
 
 
 def load_found(model: FoundModel, name: str | None = None) -> LoadedModel:
-    """Loads a language model, under its own name or another; PyTorch's number of threads is set for it."""
-    return with_threads(load(model.path, name or model.name))
+    """Loads a language model, under its own name or another; sets PyTorch's number of threads for it."""
+    loaded = load(model.path, name or model.name)
+    use_few_threads(loaded.model)
+    return loaded
 
 
 def load_found_classifier(model: FoundModel, name: str | None = None) -> LoadedClassifier:
     """Loads a classifier, as `load_found` does a language model."""
-    return with_threads(load_classifier(model.path, name or model.name))
-
-
-L = TypeVar("L", LoadedModel, LoadedClassifier)
-
-
-def with_threads(loaded: L) -> L:
-    """Sets PyTorch's number of threads for a model."""
-    if n_params(loaded.model.config) <= MAX_PARAMS_OF_ONE_THREAD:
-        torch.set_num_threads(1)
+    loaded = load_classifier(model.path, name or model.name)
+    use_few_threads(loaded.model)
     return loaded
 
 
 def found_model(artifact: Artifact) -> FoundModel:
-    """An artifact as a model."""
+    """Returns an artifact as a model."""
     return FoundModel(artifact_name(artifact), artifact.path, artifact)
 
 
 def artifact_name(artifact: Artifact) -> str:
-    """Stage and the first digits of the fingerprint: a name that `find_model` finds again."""
+    """Returns stage and the first digits of the fingerprint: a name that `find_model` finds again."""
     return f"{artifact.stage}-{artifact.fingerprint[:N_DIGITS]}"
 
 
 def built(artifact: Artifact) -> str:
-    """When an artifact was built, to the minute."""
+    """Returns when an artifact was built, to the minute."""
     return str(artifact.provenance.get("started", ""))[:16].replace("T", " ")

@@ -21,7 +21,8 @@ from rich.progress import (
 from rich.table import Table
 
 from llm.data.drops import sample_dropped
-from llm.files import read_table
+from llm.evaluate.metrics import PROGRESS
+from llm.evaluate.scores import read_scores
 from tasks.build import Listener
 from tasks.session import Display, Outcome
 from tasks.store import Artifact
@@ -47,7 +48,7 @@ class ConsoleDisplay(Display):
         self._bar: TaskID | None = None
 
     def begin(self, stage: str, reasons: list[str]) -> None:
-        """One line that says why the stage runs, then its bar."""
+        """Prints a line that says why the stage runs, then shows its bar."""
         self.console.print(f"[bold]{stage:>10}[/]  runs: {escape('; '.join(reasons))}")
         self._bar = self._bars.add_task(stage, total=None, note="")
         if self.console.is_terminal:
@@ -71,7 +72,7 @@ class ConsoleDisplay(Display):
         return listen
 
     def end(self, outcome: Outcome, artifact: Artifact | None, seconds: float) -> None:
-        """One line with the result."""
+        """Prints a line with the result."""
         if self.console.is_terminal:
             self._bars.stop()
         if self._bar is not None:
@@ -89,11 +90,11 @@ class ConsoleDisplay(Display):
 
 
 def metrics_note(lines: list[dict[str, Any]]) -> str:
-    """The newest figures of a process, the most telling first, short."""
+    """Returns the newest metrics of a process, the most telling first, short."""
     newest: dict[str, Any] = {}
     for line in lines:
         newest.update(line)
-    names = [name for name in ("val_bpb", "val_loss", "loss", "tokens_per_s") if name in newest]
+    names = [name for name in PROGRESS if name in newest]
     notes = [f"{name} {newest[name]:,.0f}" if newest[name] >= 1000 else f"{name} {newest[name]:.4g}" for name in names]
     if "seconds_left" in newest:
         notes.append(f"{timedelta(seconds=round(newest['seconds_left']))} left")
@@ -101,14 +102,14 @@ def metrics_note(lines: list[dict[str, Any]]) -> str:
 
 
 def counts_line(artifact: Artifact) -> str:
-    """In, out and drops of an artifact in one line."""
+    """Returns in, out and drops of an artifact in one line."""
     counts = artifact.counts
     dropped = ", ".join(f"{n} {reason}" for reason, n in counts.dropped.items())
     return f"{counts.n_in:,} {counts.unit} -> {counts.n_out:,}" + (f" (dropped: {escape(dropped)})" if dropped else "")
 
 
 def outcomes_table(outcomes: Iterable[Outcome]) -> Table:
-    """For each stage: hit, would run, or waits for another; and the cause."""
+    """Returns for each stage: hit, would run, or waits for another; and the cause."""
     table = Table("stage", "", "cause", box=None, pad_edge=False)
     words = {"hit": "[green]in the store[/]", "run": "[yellow]would run[/]", "wait": "[cyan]depends[/]"}
     for outcome in outcomes:
@@ -117,7 +118,7 @@ def outcomes_table(outcomes: Iterable[Outcome]) -> Table:
 
 
 def stages_table(shown: ConsoleDisplay) -> Table:
-    """Where the time went and what each stage kept."""
+    """Returns where the time went and what each stage kept."""
     table = Table("stage", "seconds", "to build", "counts", "artifact", box=None, pad_edge=False)
     for name, artifact in shown.artifacts.items():
         built = artifact.provenance.get("seconds", 0.0)
@@ -129,7 +130,7 @@ def stages_table(shown: ConsoleDisplay) -> Table:
 
 
 def dropped_table(artifact: Artifact, reason: str | None, n_per_reason: int) -> Table:
-    """Samples of what a stage dropped; raises ValueError for a reason that dropped nothing."""
+    """Returns samples of what a stage dropped; raises ValueError for a reason that dropped nothing."""
     samples = sample_dropped(artifact.path, n_per_reason)
     if reason is not None and reason not in samples:
         raise ValueError(
@@ -143,9 +144,9 @@ def dropped_table(artifact: Artifact, reason: str | None, n_per_reason: int) -> 
 
 
 def scores_table(scores: Artifact) -> Table:
-    """Every score with its interval and the chance level."""
+    """Returns every score with its interval and the chance level."""
     table = Table("model", "benchmark", "metric", "score", "95 % interval", "chance", "n", box=None, pad_edge=False)
-    for row in read_table(scores.path / "scores.parquet").to_pylist():
+    for row in read_scores(scores.path):
         interval = "" if row["low"] is None else f"{row['low']:.4f} to {row['high']:.4f}"
         chance = "" if row["chance"] is None else f"{row['chance']:.2f}"
         table.add_row(
@@ -155,7 +156,7 @@ def scores_table(scores: Artifact) -> Table:
 
 
 def artifacts_table(artifacts: Iterable[Artifact]) -> Table:
-    """What is in the store."""
+    """Returns what is in the store."""
     table = Table("stage", "fingerprint", "digest", "MB", "built", "counts", box=None, pad_edge=False)
     for artifact in artifacts:
         built = artifact.provenance.get("started", "")[:16].replace("T", " ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from llm.counts import Counts
 from llm.evaluate.benchmarks import check_benchmarks, external_files
 from llm.evaluate.config import EvaluateConfig
+from llm.evaluate.metrics import BASE, CHAT
 
 from .build import Build
 from .stage import stage
@@ -21,7 +22,7 @@ def evaluate(
     config: EvaluateConfig,
 ) -> Counts:
     """Bits per byte, answer loss, benchmark accuracy, each with its interval; answers and texts of the models' own."""
-    from llm.evaluate.evaluate import BASE, CHAT, evaluate_models  # PyTorch: two seconds
+    from llm.evaluate.evaluate import evaluate_models  # PyTorch: two seconds
 
     models = {BASE: base.path} | ({CHAT: chat.path} if chat else {})
     examples_dir = examples.path if examples else None

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from llm.files import read_json, read_table
+from llm.evaluate.scores import read_scores
+from llm.files import read_json
 
 from .store import Artifact, Store
 
@@ -31,7 +32,7 @@ LICENCE = (
 
 def model_card(name: str, model: Artifact, store: Store, scores: Artifact | None) -> str:
     """The card of a model in Markdown; `scores` is an evaluation of it, or None when there is none yet."""
-    made_of = ancestors(model, store)
+    made_of = store.ancestors(model)
     parts = [
         f"# {name}",
         f"The model {model.stage} `{model.fingerprint}` (content {model.digest}). {shape(model)}",
@@ -58,29 +59,6 @@ def model_card(name: str, model: Artifact, store: Store, scores: Artifact | None
 def summary(card: str) -> str:
     """The card without the recipe, as long as MLflow keeps a description."""
     return card.partition(RECIPE_HEADING)[0].strip()[:MAX_SUMMARY_CHARS]
-
-
-def ancestors(artifact: Artifact, store: Store) -> list[Artifact]:
-    """What an artifact was made from, the earliest first, and itself; what is no longer in the store is left out."""
-    found: dict[str, Artifact] = {}
-
-    def visit(item: Artifact) -> None:
-        for reference in item.manifest["inputs"]:
-            parent = find_input(reference, store)
-            if parent and parent.digest not in found:
-                visit(parent)
-        found[item.digest] = item
-
-    visit(artifact)
-    return list(found.values())
-
-
-def find_input(reference: dict[str, str], store: Store) -> Artifact | None:
-    """The artifact that a manifest names as an input: the one of that fingerprint, or another with its content."""
-    exact = store.find(reference["stage"], reference["fingerprint"])
-    if exact and exact.digest == reference["digest"]:
-        return exact
-    return next((item for item in store.artifacts(reference["stage"]) if item.digest == reference["digest"]), None)
 
 
 def shape(model: Artifact) -> str:
@@ -133,8 +111,7 @@ def scores_table(model: Artifact, scores: Artifact | None) -> str:
         return "Measured on held-out texts with its training: see the figures below."
     if scores is None:
         return "Not evaluated yet."
-    rows = read_table(scores.path / "scores.parquet").to_pylist()
-    rows = [row for row in rows if row["model"] == model.makes]
+    rows = [row for row in read_scores(scores.path) if row["model"] == model.makes]
     lines = [
         (
             f"{row['benchmark']}: {row['metric']} (version {row['metric_version']})",

@@ -191,8 +191,7 @@ def replay_registrations(store: Store, tracker: Tracker) -> int:
 
 def evaluation_of(model: Artifact, store: Store) -> Artifact | None:
     """The newest evaluation in the store that measured a model."""
-    made = store.artifacts("evaluate")
-    return next((item for item in made if model.digest in {each["digest"] for each in item.manifest["inputs"]}), None)
+    return next((made for made in store.artifacts("evaluate") if model.digest in made.input_digests), None)
 
 
 def mark(model: Artifact, registered: dict[str, str]) -> None:

@@ -25,4 +25,5 @@ def summary(artifact: Artifact) -> StageSummary:
         inputs=tuple(item["stage"] for item in artifact.manifest["inputs"]),
         counts=artifact.counts,
         path=artifact.path,
+        makes=artifact.makes,
     )

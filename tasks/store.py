@@ -80,6 +80,11 @@ class Artifact:
         """What the stage took in, kept and dropped."""
         return Counts.from_dict(self.manifest["counts"])
 
+    @property
+    def input_digests(self) -> set[str]:
+        """Digests of what it was made from."""
+        return {item["digest"] for item in self.manifest["inputs"]}
+
     def files(self, pattern: str) -> list[Path]:
         """The files whose name matches a glob pattern, sorted by name."""
         return sorted(self.path.glob(pattern))
@@ -138,6 +143,30 @@ class Store:
         names = [path.name for path in folder.glob("*") if not path.name.startswith(".")] if folder.is_dir() else []
         found = [artifact for name in names if (artifact := self.find(stage, name))]
         return sorted(found, key=lambda artifact: artifact.provenance.get("started", ""), reverse=True)
+
+    def find_input(self, reference: dict[str, str]) -> Artifact | None:
+        """Returns the artifact that a manifest names as an input: that of the fingerprint, or another with its content.
+
+        None when neither is in the store.
+        """
+        exact = self.find(reference["stage"], reference["fingerprint"])
+        if exact and exact.digest == reference["digest"]:
+            return exact
+        return next((item for item in self.artifacts(reference["stage"]) if item.digest == reference["digest"]), None)
+
+    def ancestors(self, artifact: Artifact) -> list[Artifact]:
+        """Returns what an artifact was made from, the earliest first, and itself; what is gone is left out."""
+        found: dict[str, Artifact] = {}
+
+        def visit(item: Artifact) -> None:
+            for reference in item.manifest["inputs"]:
+                parent = self.find_input(reference)
+                if parent and parent.digest not in found:
+                    visit(parent)
+            found[item.digest] = item
+
+        visit(artifact)
+        return list(found.values())
 
     def stages(self) -> list[str]:
         """Names of the stages that have a directory here."""

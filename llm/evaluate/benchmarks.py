@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,17 @@ import yaml
 
 from ..config import Config, setting
 from ..data.benchmark_items import BenchmarkRow, ItemForm, benchmark_files, read_rows
+from ..files import read_table
 from .config import EvaluateConfig
 from .core_set import CoreTask, core_tasks
 from .lm_eval_tasks import check_tasks, task_files
+from .metrics import ACCURACY, DEFINITIONS, FOUR_CHOICE, FOUR_CHOICE_BY_SUM, FOUR_CHOICE_PER_BYTE, Metric
 
-RULES_FILE = "benchmarks.yaml"
+RULES_FILE, HITS_FILE = "benchmarks.yaml", "hits.parquet"
 
-Pick = Literal["mean", "sum", "per character"]
+FilePick = Literal["mean", "sum", "per character"]
+Pick = Literal["mean", "sum", "per character", "per byte", "pmi", "greedy"]
+"""How a choice is picked: see choices.py."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +37,7 @@ class BenchmarkRules(Config):
     """What stands between a question and its answer."""
     chance: float | None = setting(None, at_least=0, at_most=0.99)
     """The score of guessing; empty is one in the number of choices, and 0 where there are none."""
-    pick: Pick = "mean"
+    pick: FilePick = "mean"
     """Which choice counts as the model's: that of the largest mean ln p of its tokens (as CORE has it), of the largest
     sum (lm-eval's acc), or of the largest sum per character (its acc_norm)."""
 
@@ -48,6 +53,25 @@ class Benchmark:
     rules: BenchmarkRules
     core: CoreTask | None = None
     """The task of CORE that this is, if it is asked by its rules."""
+    is_definitions: bool = False
+    """Whether these are the definitions of the instruct stage, which are asked closed book and have metrics of their
+    own."""
+
+    @property
+    def picks(self) -> dict[Metric, Pick]:
+        """What is measured, and how a choice is picked for it."""
+        if self.is_definitions:
+            return {FOUR_CHOICE: "pmi", FOUR_CHOICE_BY_SUM: "sum", FOUR_CHOICE_PER_BYTE: "per byte"}
+        return {ACCURACY: "greedy" if self.form == "language modelling" else self.rules.pick}
+
+    def choices(self, index: int) -> list[str]:
+        """Returns the texts to choose from; of a language-modelling item the continuation alone."""
+        values = self.rows[index].values
+        return values.get("choices") or values.get("context_options") or [values["continuation"]]
+
+    def id_of(self, row: BenchmarkRow) -> str:
+        """Returns the name of an item in items.parquet."""
+        return row.values["id"] if self.is_definitions else str(row.number)
 
     @property
     def zero(self) -> float:
@@ -59,8 +83,9 @@ class Benchmark:
         """The score of guessing."""
         if self.rules.chance is not None:
             return self.rules.chance
-        options = {"multiple choice": "choices", "schema": "context_options"}.get(self.form)
-        return sum(1 / len(row.values[options]) for row in self.rows) / len(self.rows) if options else 0.0
+        if self.form == "language modelling":
+            return 0.0
+        return sum(1 / len(self.choices(index)) for index in range(len(self.rows))) / len(self.rows)
 
 
 def external_files(config: EvaluateConfig) -> list[Path]:
@@ -72,7 +97,7 @@ def external_files(config: EvaluateConfig) -> list[Path]:
 
 
 def check_benchmarks(config: EvaluateConfig) -> list[Benchmark]:
-    """The benchmarks of a config, read and checked: what is wrong with them is known before any model is trained.
+    """Reads and checks the benchmarks of a config, so that what is wrong is known before any model is trained.
 
     So are the tasks of lm-eval. Raises ValueError naming the file, the line and the field of an item, the key of a
     rule, the file that is missing, or the task.
@@ -82,7 +107,7 @@ def check_benchmarks(config: EvaluateConfig) -> list[Benchmark]:
 
 
 def read_benchmarks(path: Path, n_shots: int | None = None) -> list[Benchmark]:
-    """The benchmarks of a file: one, or for a file of CORE one for each of its tasks; see `check_benchmarks`."""
+    """Returns the benchmarks of a file: one, or for a file of CORE one for each task; see `check_benchmarks`."""
     rows = read_rows(path)
     form = _form(path, rows)
     given = _given_rules(path)
@@ -96,7 +121,26 @@ def read_benchmarks(path: Path, n_shots: int | None = None) -> list[Benchmark]:
         core = task if rules == BenchmarkRules(**own) else None
         made.append(Benchmark(task.name if task else path.stem, path, form, rows, rules, core))
     # Asked alike, two tasks of a file are one.
-    return [one for place, one in enumerate(made) if one.rules not in [other.rules for other in made[:place]]]
+    return [one for index, one in enumerate(made) if one.rules not in [other.rules for other in made[:index]]]
+
+
+def read_definitions(path: Path) -> Benchmark:
+    """Returns the four-choice definitions that the instruct stage has held out."""
+    return Benchmark(DEFINITIONS, path, "multiple choice", read_rows(path), BenchmarkRules(), is_definitions=True)
+
+
+def contaminated_items(documents_dir: Path) -> dict[str, set[int]]:
+    """Returns, by the stem of a benchmark's file, the lines (from 0) of its items that are in training documents.
+
+    They are what decontamination has found and left where it is; a benchmark of which nothing was found is not named.
+    What was found in documents that were dropped, or are held out, does not count: no model is trained on these.
+    """
+    path = documents_dir / HITS_FILE
+    found: dict[str, set[int]] = defaultdict(set)
+    rows = read_table(path, columns=["benchmark", "item", "held_out", "dropped"]).to_pylist() if path.exists() else []
+    for row in rows:
+        found[row["benchmark"]] |= set() if row["dropped"] or row["held_out"] else {row["item"]}
+    return dict(found)
 
 
 def _form(path: Path, rows: Sequence[BenchmarkRow]) -> ItemForm:
@@ -112,7 +156,7 @@ def _form(path: Path, rows: Sequence[BenchmarkRow]) -> ItemForm:
 
 
 def _given_rules(path: Path) -> dict[str, Any]:
-    """What `benchmarks.yaml` beside a file says of it."""
+    """Returns what `benchmarks.yaml` beside a file says of it."""
     rules_path = path.parent / RULES_FILE
     if not rules_path.exists():
         return {}
@@ -128,15 +172,15 @@ def _given_rules(path: Path) -> dict[str, Any]:
 
 def _rules(path: Path, values: Mapping[str, Any]) -> BenchmarkRules:
     known = {field.name: field for field in dataclasses.fields(BenchmarkRules)}
-    place = f"{path.parent / RULES_FILE}: {path.stem}"
+    where = f"{path.parent / RULES_FILE}: {path.stem}"
     types: dict[str, Any] = {"n_shots": int, "delimiter": str, "chance": (int, float, type(None)), "pick": str}
     for name, value in values.items():
         if name not in known:
             near = "".join(f"; did you mean {match}?" for match in difflib.get_close_matches(str(name), known, n=1))
-            raise ValueError(f"{place}.{name}: unknown key; known are {', '.join(known)}{near}")
+            raise ValueError(f"{where}.{name}: unknown key; known are {', '.join(known)}{near}")
         if not isinstance(value, types[name]) or isinstance(value, bool):
-            raise ValueError(f"{place}.{name} is {value!r}; it is of the wrong kind")
+            raise ValueError(f"{where}.{name} is {value!r}; it is of the wrong kind")
     try:
         return BenchmarkRules(**values)
     except ValueError as error:
-        raise ValueError(f"{place}.{error}") from error
+        raise ValueError(f"{where}.{error}") from error

@@ -17,12 +17,12 @@ Classes = npt.NDArray[np.int64]
 
 
 def confusion(truth: Classes, predicted: Classes, n_classes: int) -> Classes:
-    """How many items of each class (rows) were taken for which (columns), (K, K)."""
+    """Returns how many items of each class (rows) were taken for which (columns), (K, K)."""
     return np.bincount(truth * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
 def macro_f1(matrix: npt.NDArray[np.int64]) -> Values:
-    """The mean over classes of F1 = 2 tp / (2 tp + fp + fn), of one or more confusion matrices (..., K, K) to (...,).
+    """Returns the mean over classes of F1 = 2 tp / (2 tp + fp + fn), of confusion matrices (..., K, K) to (...,).
 
     A class that neither is there nor was predicted does not count.
     """
@@ -34,19 +34,19 @@ def macro_f1(matrix: npt.NDArray[np.int64]) -> Values:
 
 
 def expected_calibration_error(confidence: Values, is_right: Values, n_bins: int) -> float:
-    """The mean over items of |share of right ones - mean confidence| in their bin (Guo et al. 2017, equation 3)."""
+    """Returns the mean over items of |accuracy - mean confidence| in their bin (Guo et al. 2017, equation 3)."""
     number = bins(confidence, n_bins)
     gaps = np.bincount(number, is_right - confidence, minlength=n_bins)
     return float(np.abs(gaps).sum() / len(confidence))
 
 
 def bins(confidence: Values, n_bins: int) -> Classes:
-    """In which of `n_bins` equal intervals from 0 to 1 each confidence lies."""
+    """Returns in which of `n_bins` equal intervals from 0 to 1 each confidence lies."""
     return np.minimum((confidence * n_bins).astype(np.int64), n_bins - 1)
 
 
 def scores_table(name: str, truth: Classes, probabilities: Values, n_bins: int) -> pa.Table:
-    """A row for each score of a classifier: `model`, `score`, `value`, `low`, `high`, `n`.
+    """Returns a row for each score of a classifier: `model`, `score`, `value`, `low`, `high`, `n`.
 
     `probabilities` is (N, K). Macro F1 and calibration have bootstrap intervals over items.
     """
@@ -93,7 +93,7 @@ def _estimate(score: float, resampled: Values, n: int) -> Estimate:
 
 
 def calibration_table(truth: Classes, probabilities: Values, n_bins: int) -> pa.Table:
-    """The calibration curve: for each bin that has items its ends, mean confidence, and the share that is right."""
+    """Returns the calibration curve: of each bin that has items its ends, mean confidence and accuracy."""
     confidence, is_right = probabilities.max(1), probabilities.argmax(1) == truth
     number, rows = bins(confidence, n_bins), []
     for index in np.unique(number):
@@ -114,6 +114,6 @@ def calibration_table(truth: Classes, probabilities: Values, n_bins: int) -> pa.
 
 
 def confusion_table(matrix: Classes, labels: tuple[str, ...]) -> pa.Table:
-    """The confusion matrix as rows `label`, `predicted`, `n`."""
+    """Returns the confusion matrix as rows `label`, `predicted`, `n`."""
     cells = [(label, other, int(matrix[i, j])) for i, label in enumerate(labels) for j, other in enumerate(labels)]
     return pa.table(dict(zip(("label", "predicted", "n"), map(list, zip(*cells, strict=True)), strict=True)))

@@ -32,9 +32,9 @@ class EvaluateConfig(Config):
     max_new_tokens: int = setting(96, at_least=1)
     """Length limit of what a model writes, in tokens."""
     temperature: float = setting(0.0, at_least=0)
-    """Randomness of what a model writes; 0 always takes the likeliest token."""
+    """Randomness of what a model writes; 0 is greedy decoding."""
     neutral_question: str = "What does this do?"
-    """The question that names nothing: how likely a choice is by itself is measured under it."""
+    """The question that names nothing: under it the log-likelihood of a choice by itself is measured."""
     batch_tokens: int = setting(2048, at_least=1)
     """Tokens scored at once, padding included; bounds the memory. More than 2048 is slower on a CPU."""
     seed: int = setting(0, at_least=0)

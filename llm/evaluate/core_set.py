@@ -58,7 +58,7 @@ CORE_TASKS = (
 
 
 def core_tasks(file: str) -> list[CoreTask]:
-    """The tasks of a file, named by its stem; none when it is not of the set."""
+    """Returns the tasks of a file, named by its stem; none when it is not of the set."""
     return [task for task in CORE_TASKS if task.file == file]
 
 
@@ -66,5 +66,5 @@ Accuracy = TypeVar("Accuracy", float, npt.NDArray[np.float64])
 
 
 def centred(accuracy: Accuracy, chance: float) -> Accuracy:
-    """The accuracy on a scale where `chance` is 0 and everything right is 1."""
+    """Returns the accuracy on a scale where `chance` is 0 and everything right is 1."""
     return (accuracy - chance) / (1 - chance)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,87 +14,88 @@ import numpy as np
 import torch
 
 from ..counts import Counts
-from ..data.documents import read_documents
+from ..data.documents import Document, read_documents
 from ..files import write_table, write_text
 from ..model.files import load_model
 from ..model.generate import Sampling
 from ..model.gpt import GPT
 from ..tokenizer import Tokenizer
-from .answers import SampledAnswer, Written, answer_loss, read_examples, sample_answers, write_on
-from .benchmark_scores import ACCURACY, CORE, benchmark_units, centred_rows, outcome
-from .benchmarks import Benchmark, check_benchmarks
-from .bits_per_byte import document_tokens, text_bits
-from .config import EvaluateConfig
-from .contamination import contaminated_items
-from .likelihood import Advance, n_targets
-from .lm_eval_tasks import lm_eval_scores
-from .multiple_choice import HEADLINE, ChoicePrompts, choice_prompts, read_benchmark, score_choices
-from .scores import OVER_BASE as OVER_BASE
-from .scores import SCORE_DECIMALS, Score, Units, item_table, score_rows, score_table
-from .scores import SCORE_SCHEMA as SCORE_SCHEMA
-from .units import (
-    ANSWER_LOSS,
-    BITS_PER_BYTE,
-    DOCUMENTS,
-    ENDED,
-    EXACT_MATCH,
-    EXAMPLES,
-    TOKEN_F1,
-    WORD_OVERLAP,
-    HeldOut,
+from .answers import (
+    Example,
+    Sample,
+    answer_loss,
     answer_units,
-    definition_units,
-    document_units,
-    example_units,
-    word_overlap_units,
-    xz_row,
+    continue_prompts,
+    read_examples,
+    sample_answers,
 )
-from .units import BASE as BASE
-from .units import CHAT as CHAT
-from .units import DEFINITIONS as DEFINITIONS
+from .benchmarks import Benchmark, check_benchmarks, contaminated_items, read_definitions
+from .bits_per_byte import bits_per_byte, document_tokens, xz_score
+from .choices import centred_rows, choice_units, choose, word_overlap
+from .config import EvaluateConfig
+from .likelihood import Advance, n_targets
+from .lm_eval_tasks import quiet_hub
+from .metrics import BASE, CHAT, DEFINITIONS, DOCUMENTS, EXAMPLES, FOUR_CHOICE, WORD_OVERLAP
+from .scores import (
+    ANSWERS_FILE,
+    ITEMS_FILE,
+    SAMPLES_FILE,
+    SCORE_DECIMALS,
+    SCORES_FILE,
+    Score,
+    Units,
+    item_table,
+    score_rows,
+    score_table,
+)
 
 logger = logging.getLogger(__name__)
 
 ITEM_TOKENS = 50
 """What an item of a benchmark counts in the progress, beside the tokens of all else."""
 
-_FIGURES = {
-    (DOCUMENTS, BITS_PER_BYTE): "bits_per_byte",
-    (EXAMPLES, ANSWER_LOSS): "answer_loss",
-    (EXAMPLES, ENDED): "ended_share",
-    (EXAMPLES, EXACT_MATCH): "exact_match",
-    (EXAMPLES, TOKEN_F1): "token_f1",
-    (DEFINITIONS, HEADLINE): "four_choice_accuracy",
-}
-
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A benchmark, the items of it that are asked, and the lines of items that are contaminated, by file."""
+    """A benchmark, the items of it that are asked, and the lines of those that are contaminated."""
 
     benchmark: Benchmark
     indices: list[int]
-    contaminated: Mapping[str, set[int]]
+    contaminated: set[int] | None = None
+    """None: nobody has looked."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the models are measured on: what is held out of training, and benchmarks."""
+
+    documents: list[Document]
+    examples: list[Example]
+    questions: list[Example]
+    asked: list[Asked]
+
+    @property
+    def n_benchmark_items(self) -> int:
+        """Items of all benchmarks."""
+        return sum(len(each.indices) for each in self.asked)
+
+    @property
+    def n_items(self) -> int:
+        """Documents, examples and items together."""
+        return len(self.documents) + len(self.examples) + self.n_benchmark_items
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model with everything it will be asked, in its own tokens."""
+    """A model with what it will be asked, in its own tokens."""
 
     name: str
     model: GPT
     tokenizer: Tokenizer
     documents: list[list[int]]
     examples: list[tuple[list[int], list[bool]]]
-    choices: ChoicePrompts
-
-    @property
-    def n_targets(self) -> int:
-        """How many tokens scoring will predict, without those of benchmarks."""
-        n_choices = self.choices.n_targets(self.model.config.context_length)
-        return n_targets(self.documents) + n_targets([tokens for tokens, _ in self.examples]) + n_choices
 
 
 def evaluate_models(
@@ -112,74 +113,79 @@ def evaluate_models(
     `examples_dir`, which must be given with a chat model. A part for which there is no held-out material is left out
     with a warning; ValueError when there is none at all.
     """
-    held_out = read_held_out(documents_dir, examples_dir, config)
-    asked = _asked(documents_dir, config)
-    n_items = held_out.n_items + sum(len(each.indices) for each in asked)
-    if n_items == 0:
+    material = read_material(documents_dir, examples_dir, config)
+    if material.n_items == 0:
         raise ValueError("nothing is held out, so nothing can be scored: raise clean.held_out_fraction")
+    scores: list[Score] = []
     with _threads(config.n_threads):
-        candidates = [_candidate(name, path, held_out, config) for name, path in model_dirs.items()]
-        n_answer_tokens = len(held_out.questions) * config.max_new_tokens
-        n_benchmark_tokens = len(candidates) * ITEM_TOKENS * (n_items - held_out.n_items)
-        total = sum(candidate.n_targets for candidate in candidates) + n_answer_tokens + n_benchmark_tokens
-        advance = _advance(progress, total)
-        measured = {made.name: _by_name(_measure(made, held_out, asked, config, advance)) for made in candidates}
-        answers = _answers(candidates[-1], held_out, config, advance)
-        written = [text for candidate in candidates for text in _written(candidate, config)]
-        scores = []
-        for candidate in candidates:
+        candidates = [_candidate(name, path, material, config) for name, path in model_dirs.items()]
+        advance = _advance(progress, candidates, material, config)
+        measured = {made.name: _by_name(_measure(made, material, config, advance)) for made in candidates}
+        answers = sample_answers(
+            candidates[-1].model,
+            candidates[-1].tokenizer,
+            material.questions,
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            seed=config.seed,
+            advance=advance,
+        )
+        samples = [sample for candidate in candidates for sample in _samples(candidate, config)]
+        for candidate in candidates if config.lm_eval_tasks else []:
             units, bare = _lm_eval(candidate, config)
             measured[candidate.name] |= _by_name(units)
             scores += bare
     if answers:
-        measured[CHAT] |= _by_name(answer_units(held_out.questions, answers))
-    if held_out.items:
-        measured[WORD_OVERLAP] = _by_name([word_overlap_units(held_out.items)])
-    scores += [xz_row(held_out.texts)] if held_out.documents else []
+        measured[CHAT] |= _by_name(answer_units(material.questions, answers))
+    for each in material.asked:
+        if each.benchmark.is_definitions:
+            chosen = {FOUR_CHOICE: word_overlap(each.benchmark, each.indices)}
+            measured[WORD_OVERLAP] = _by_name(choice_units(each.benchmark, each.indices, chosen))
+    scores += [xz_score([document.text for document in material.documents])] if material.documents else []
     scores += score_rows(measured, CHAT, BASE)
-    scores += centred_rows(measured, [each.benchmark for each in asked], CHAT, BASE)
-    write_table(out_dir / "scores.parquet", score_table(scores))
-    write_table(out_dir / "items.parquet", item_table(measured))
-    _write_lines(out_dir / "answers.jsonl", answers)
-    _write_lines(out_dir / "samples.jsonl", written)
-    return Counts("items", n_items, n_items, figures=figures(scores))
+    of_files = [each.benchmark for each in material.asked if not each.benchmark.is_definitions]
+    scores += centred_rows(measured, of_files, CHAT, BASE)
+    write_table(out_dir / SCORES_FILE, score_table(scores))
+    write_table(out_dir / ITEMS_FILE, item_table(measured))
+    _write_lines(out_dir / ANSWERS_FILE, answers)
+    _write_lines(out_dir / SAMPLES_FILE, samples)
+    return Counts("items", material.n_items, material.n_items, figures=headline_scores(scores))
 
 
-def read_held_out(documents_dir: Path, examples_dir: Path | None, config: EvaluateConfig) -> HeldOut:
-    """The material, within the limits of `config`; a part that is empty is left out with a warning."""
+def read_material(documents_dir: Path, examples_dir: Path | None, config: EvaluateConfig) -> Material:
+    """Returns the material, within the limits of `config`; a part that is empty is left out with a warning."""
     documents = [document for document in read_documents(documents_dir) if document.held_out and document.text]
     examples = read_examples(examples_dir / "val.parquet") if examples_dir else []
-    benchmark = examples_dir / "benchmark.jsonl" if examples_dir else None
-    items = read_benchmark(benchmark) if benchmark and benchmark.exists() else []
-    held_out = HeldOut(
-        documents=_sample(documents, config.max_documents, config.seed),
-        examples=_sample(examples, config.max_examples, config.seed),
-        items=_sample(items, config.max_items, config.seed),
-        questions=_sample(examples, config.n_answers, config.seed + 1),
-    )
-    for name, part in ((DOCUMENTS, held_out.documents), (EXAMPLES, held_out.examples), (DEFINITIONS, held_out.items)):
+    path = examples_dir / "benchmark.jsonl" if examples_dir else None
+    definitions = read_definitions(path) if path and path.exists() else None
+    contaminated = contaminated_items(documents_dir)
+    asked = [Asked(definitions, _indices(definitions, config))] if definitions and definitions.rows else []
+    for name, part in ((DOCUMENTS, documents), (EXAMPLES, examples), (DEFINITIONS, asked)):
         if not part:
             logger.warning("there are no %s: this part of the evaluation is left out", name)
-    return held_out
+    for benchmark in check_benchmarks(config):
+        asked.append(Asked(benchmark, _indices(benchmark, config), contaminated.get(benchmark.path.stem)))
+    return Material(
+        documents=_sample(documents, config.max_documents, config.seed),
+        examples=_sample(examples, config.max_examples, config.seed),
+        questions=_sample(examples, config.n_answers, config.seed + 1),
+        asked=asked,
+    )
 
 
-def _asked(documents_dir: Path, config: EvaluateConfig) -> list[Asked]:
-    contaminated = contaminated_items(documents_dir)
-    return [
-        Asked(benchmark, _sample(list(range(len(benchmark.rows))), config.max_items, config.seed), contaminated)
-        for benchmark in check_benchmarks(config)
-    ]
+def _indices(benchmark: Benchmark, config: EvaluateConfig) -> list[int]:
+    return _sample(list(range(len(benchmark.rows))), config.max_items, config.seed)
 
 
 def _sample(values: list[T], limit: int | None, seed: int) -> list[T]:
-    """`limit` of the values at random, in their own order; all when there are no more."""
+    """Returns `limit` of the values at random, in their own order; all when there are no more."""
     if limit is None or len(values) <= limit:
         return values
     chosen = np.random.default_rng(seed).choice(len(values), size=limit, replace=False)
     return [values[index] for index in sorted(chosen)]
 
 
-def _candidate(name: str, model_dir: Path, held_out: HeldOut, config: EvaluateConfig) -> Candidate:
+def _candidate(name: str, model_dir: Path, material: Material, config: EvaluateConfig) -> Candidate:
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -188,52 +194,37 @@ def _candidate(name: str, model_dir: Path, held_out: HeldOut, config: EvaluateCo
         name,
         load_model(model_dir, device),
         tokenizer,
-        document_tokens(tokenizer, held_out.texts),
-        [tokenizer.render_chat(example.messages) for example in held_out.examples],
-        choice_prompts(tokenizer, held_out.items, as_chat=name == CHAT, neutral_question=config.neutral_question),
+        document_tokens(tokenizer, [document.text for document in material.documents]),
+        [tokenizer.render_chat(example.messages) for example in material.examples],
     )
 
 
-def _measure(
-    candidate: Candidate, held_out: HeldOut, asked: Sequence[Asked], config: EvaluateConfig, advance: Advance
-) -> Iterator[Units]:
-    model, tokenizer, size = candidate.model, candidate.tokenizer, config.batch_tokens
-    if held_out.documents:
-        bits = text_bits(model, candidate.documents, batch_tokens=size, advance=advance)
-        yield document_units(held_out.documents, bits)
-    if held_out.examples:
-        loss = answer_loss(model, candidate.examples, batch_tokens=size, advance=advance)
-        yield example_units(held_out.examples, loss)
-    if held_out.items:
-        scores = score_choices(model, candidate.choices, batch_tokens=size, advance=advance)
-        yield from definition_units(held_out.items, scores)
-    for each in asked:
-
-        def advance_items(n: int) -> None:
-            advance(ITEM_TOKENS * n)
-
-        found = outcome(model, tokenizer, each.benchmark, each.indices, batch_tokens=size, advance=advance_items)
-        yield benchmark_units(each.benchmark, each.indices, found, each.contaminated)
+def _measure(candidate: Candidate, material: Material, config: EvaluateConfig, advance: Advance) -> Iterator[Units]:
+    model, size = candidate.model, config.batch_tokens
+    if material.documents:
+        yield bits_per_byte(model, material.documents, candidate.documents, batch_tokens=size, advance=advance)
+    if material.examples:
+        yield answer_loss(model, material.examples, candidate.examples, batch_tokens=size, advance=advance)
+    for each in material.asked:
+        chosen = choose(
+            model,
+            candidate.tokenizer,
+            each.benchmark,
+            each.indices,
+            as_chat=candidate.name == CHAT,
+            neutral_question=config.neutral_question,
+            batch_tokens=size,
+            advance=lambda n: advance(ITEM_TOKENS * n),
+        )
+        yield from choice_units(each.benchmark, each.indices, chosen, each.contaminated)
 
 
-def _by_name(units: Iterator[Units] | Sequence[Units]) -> dict[tuple[str, str], Units]:
-    return {(each.benchmark, each.metric): each for each in units}
+def _by_name(units: Iterable[Units]) -> dict[tuple[str, str], Units]:
+    return {(each.benchmark, each.metric.name): each for each in units}
 
 
-def _answers(chat: Candidate, held_out: HeldOut, config: EvaluateConfig, advance: Advance) -> list[SampledAnswer]:
-    return sample_answers(
-        chat.model,
-        chat.tokenizer,
-        held_out.questions,
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        seed=config.seed,
-        advance=advance,
-    )
-
-
-def _written(candidate: Candidate, config: EvaluateConfig) -> list[Written]:
-    return write_on(
+def _samples(candidate: Candidate, config: EvaluateConfig) -> list[Sample]:
+    return continue_prompts(
         candidate.name,
         candidate.model,
         candidate.tokenizer,
@@ -245,35 +236,42 @@ def _written(candidate: Candidate, config: EvaluateConfig) -> list[Written]:
 
 
 def _lm_eval(candidate: Candidate, config: EvaluateConfig) -> tuple[list[Units], list[Score]]:
-    return lm_eval_scores(
-        candidate.name,
+    """Returns what a model scores in tasks of lm-eval."""
+    quiet_hub(config.lm_eval_tasks)
+    from .harness import measured_by, run_tasks  # five seconds of imports, which must see the environment
+
+    results = run_tasks(
         candidate.model,
         candidate.tokenizer,
         config.lm_eval_tasks,
         batch_tokens=config.batch_tokens,
         limit=config.max_items,
     )
+    return measured_by(results, candidate.name)
 
 
 def _write_lines(path: Path, rows: Sequence[Any]) -> None:
     write_text(path, "".join(json.dumps(asdict(row)) + "\n" for row in rows))
 
 
-def figures(scores: Sequence[Score]) -> dict[str, float]:
-    """The headline scores under flat names: `chat_four_choice_accuracy`, `xz_bits_per_byte`, `base_core`."""
+def headline_scores(scores: Sequence[Score]) -> dict[str, float]:
+    """Returns the headline scores under flat names: `chat_four_choice_accuracy`, `xz_bits_per_byte`, `base_core`."""
     named = {}
     for score in scores:
-        name = _FIGURES.get((score.benchmark, score.metric))
-        if score.benchmark == CORE and not score.metric.endswith(OVER_BASE):
-            name = "core"
-        elif name is None and score.metric == ACCURACY and ", " not in score.benchmark:
-            name = f"{score.benchmark}_accuracy"
-        if name:
-            named[f"{score.model.split()[0]}_{name}"] = round(score.estimate.score, SCORE_DECIMALS)
+        if score.metric.key and not score.is_difference and ", " not in score.benchmark:
+            key = score.metric.key.format(benchmark=score.benchmark)
+            named[f"{score.model.split()[0]}_{key}"] = round(score.estimate.score, SCORE_DECIMALS)
     return named
 
 
-def _advance(progress: Callable[[int, int], None], total: int) -> Advance:
+def _advance(
+    progress: Callable[[int, int], None], candidates: Sequence[Candidate], material: Material, config: EvaluateConfig
+) -> Advance:
+    """Returns what adds tokens to the progress."""
+    total = len(material.questions) * config.max_new_tokens
+    for candidate in candidates:
+        total += n_targets(candidate.documents) + n_targets([tokens for tokens, _ in candidate.examples])
+        total += ITEM_TOKENS * material.n_benchmark_items
     done = 0
 
     def advance(n_tokens: int) -> None:

@@ -24,6 +24,7 @@ from ..tokenizer import Tokenizer
 from .answers import special_tokens
 from .likelihood import fitted, score
 from .lm_eval_tasks import is_local, task_name
+from .metrics import LM_EVAL, Metric
 from .scores import Score, Units
 from .statistics import Estimate
 from .trees import Continuation
@@ -32,7 +33,7 @@ MAX_NEW_TOKENS = 256
 """Tokens of an answer where a task does not say how many, as in lm-eval's own models."""
 
 
-class Candidate(TemplateLM):  # type: ignore[misc] # lm-eval has no types
+class HarnessModel(TemplateLM):  # type: ignore[misc] # lm-eval has no types
     """A model as lm-eval asks it. Each text begins with `<|document|>`, as in training."""
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, batch_tokens: int) -> None:
@@ -45,7 +46,7 @@ class Candidate(TemplateLM):  # type: ignore[misc] # lm-eval has no types
         return self._tokenizer.document_token
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """The ids of a text, after `<|document|>` unless `add_special_tokens` is False."""
+        """Returns the ids of a text, after `<|document|>` unless `add_special_tokens` is False."""
         tokens = self._tokenizer.encode(string)
         return tokens if add_special_tokens is False else [self.eot_token_id, *tokens]
 
@@ -59,7 +60,7 @@ class Candidate(TemplateLM):  # type: ignore[misc] # lm-eval has no types
         return [(float(scores.log_p.sum()), bool(scores.is_greedy.all())) for scores in scored]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-        """ln p of each text; of a long one, of windows that lm-eval cuts."""
+        """Returns ln p of each text; of a long one, of windows that lm-eval cuts."""
         length, totals = self._model.config.context_length, []
         for request in requests:
             tokens = self._tokenizer.encode(request.args[0])
@@ -69,7 +70,7 @@ class Candidate(TemplateLM):  # type: ignore[misc] # lm-eval has no types
         return totals
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """What the model writes after each prompt, up to the first of the texts that end it."""
+        """Generates what follows each prompt, up to the first of the texts that end it."""
         groups: dict[str, list[int]] = {}
         for index, request in enumerate(requests):
             groups.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(index)
@@ -100,13 +101,13 @@ class Candidate(TemplateLM):  # type: ignore[misc] # lm-eval has no types
 def run_tasks(
     model: GPT, tokenizer: Tokenizer, tasks: Sequence[str], *, batch_tokens: int, limit: int | None = None
 ) -> dict[str, Any]:
-    """lm-eval's results with its samples: tasks by name, or by the paths of YAML files."""
+    """Returns lm-eval's results with its samples: tasks by name, or by the paths of YAML files."""
     local = [Path(task) for task in tasks if is_local(task)]
     names = [task_name(path) for path in local] + [task for task in tasks if not is_local(task)]
     folders: list[str | Path] = [str(path.parent) for path in local]
     manager = TaskManager(include_path=folders or None, include_defaults=len(local) < len(tasks))
     results = simple_evaluate(
-        model=Candidate(model, tokenizer, batch_tokens),
+        model=HarnessModel(model, tokenizer, batch_tokens),
         tasks=names,
         task_manager=manager,
         limit=limit,
@@ -116,7 +117,7 @@ def run_tasks(
 
 
 def measured_by(results: dict[str, Any], model: str) -> tuple[list[Units], list[Score]]:
-    """The results as units, one for each item; as bare scores, those that are no mean over items (perplexity)."""
+    """Returns the results as units, one an item; as bare scores, those that are no mean over items (perplexity)."""
     units, scores = [], []
     for task, samples in results["samples"].items():
         version = results["versions"].get(task)
@@ -127,22 +128,21 @@ def measured_by(results: dict[str, Any], model: str) -> tuple[list[Units], list[
                 continue
             rows = [row for row in samples if row.get("filter", filtered) == filtered]
             values = [row.get(metric) for row in rows]
-            name = metric if filtered == "none" else f"{metric}, {filtered}"
+            made = Metric(metric if filtered == "none" else f"{metric}, {filtered}", "", version=number)
             if values and all(isinstance(one, Real) for one in values) and np.isclose(np.mean(values), float(value)):
-                units.append(_units(f"lm-eval {task}", name, number, rows, np.array(values, dtype=np.float64)))
+                units.append(_units(f"{LM_EVAL}{task}", made, rows, np.array(values, dtype=np.float64)))
             else:
                 estimate = Estimate(float(value), float(value), float(value), len(rows))
-                scores.append(Score(model, f"lm-eval {task}", name, number, estimate, has_interval=False))
+                scores.append(Score(model, f"{LM_EVAL}{task}", made, estimate, has_interval=False))
     return units, scores
 
 
-def _units(benchmark: str, metric: str, version: int, rows: Sequence[dict[str, Any]], values: Any) -> Units:
+def _units(benchmark: str, metric: Metric, rows: Sequence[dict[str, Any]], values: Any) -> Units:
     n_choices = [len(row["arguments"]) for row in rows]
-    is_choice = metric.startswith("acc") and min(n_choices) > 1
+    is_choice = metric.name.startswith("acc") and min(n_choices) > 1
     return Units(
         benchmark=benchmark,
         metric=metric,
-        version=version,
         ids=[str(row["doc_id"]) for row in rows],
         values=values,
         is_share=bool(np.isin(values, (0, 1)).all()),

@@ -12,11 +12,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
-from ..files import atomic_path, write_text
-from .gate import GONE, NOT_NUMBERS, Compared
+from ..files import atomic_path, read_table, write_table, write_text
+from .comparison import GONE, NOT_NUMBERS, Compared, compare_items
+from .scores import Items
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,18 +37,30 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+def against_reference(path: Path, now: Items, *, accept: bool) -> list[Compared]:
+    """Compares the items of a model with those of its first evaluation, which are kept in a Parquet file.
+
+    The items of an evaluation that is accepted become the first ones.
+    """
+    reference = now if accept or not path.exists() else read_table(path)
+    compared = compare_items(reference, now, shared_only=True)
+    following = next_reference(reference, now, compared)
+    if accept or not path.exists() or following != reference:
+        write_table(path, following)
+    return compared
+
+
 def alarms(compared: Sequence[Compared]) -> list[Compared]:
-    """What has fallen beyond its interval and more than negligibly, is no longer measured, or is not a number."""
-    return [each for each in compared if each.problem in (GONE, NOT_NUMBERS) or has_fallen(each)]
+    """Returns what has fallen beyond its interval and not negligibly, is no longer measured, or is not a number."""
+    return [
+        each
+        for each in compared
+        if each.problem in (GONE, NOT_NUMBERS) or (each.gain and each.gain.high < -NEGLIGIBLE * abs(each.before or 0.0))
+    ]
 
 
-def has_fallen(compared: Compared) -> bool:
-    """Whether a score is worse with its whole interval, and by more than another machine would make it."""
-    return compared.gain is not None and compared.gain.high < -NEGLIGIBLE * abs(compared.before or 0.0)
-
-
-def next_reference(reference: pa.Table, now: pa.Table, compared: Sequence[Compared]) -> pa.Table:
-    """The reference for later evaluations: as it is, with the items of `now` for metrics that could not be compared.
+def next_reference(reference: Items, now: Items, compared: Sequence[Compared]) -> Items:
+    """Returns the reference for later evaluations: the same, with `now`'s items of metrics that cannot be compared.
 
     These are new, have another version, or other items; they begin anew.
     """
@@ -58,7 +70,7 @@ def next_reference(reference: pa.Table, now: pa.Table, compared: Sequence[Compar
     return pa.concat_tables(parts)
 
 
-def _rows(table: pa.Table, keys: set[tuple[str, str]], *, inside: bool) -> pa.Table:
+def _rows(table: Items, keys: set[tuple[str, str]], *, inside: bool) -> Items:
     names = zip(table["benchmark"].to_pylist(), table["metric"].to_pylist(), strict=True)
     return table.filter(pa.array([(name in keys) == inside for name in names], pa.bool_()))
 
@@ -70,7 +82,7 @@ def append(path: Path, line: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a history, the oldest first."""
+    """Returns the lines of a history, the oldest first."""
     return [json.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
 
@@ -95,29 +107,24 @@ def draw(path: Path, history: Sequence[dict[str, Any]]) -> None:
             figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
 
 
-def _interval(row: dict[str, Any]) -> tuple[float, float]:
-    """The ends of a score's interval; the score itself where there is none."""
-    score = row["score"]
-    return (score if row["low"] is None else row["low"], score if row["high"] is None else row["high"])
-
-
 def _draw_score(axes: Axes, name: tuple[str, str], history: Sequence[dict[str, Any]]) -> None:
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 
     points = [
-        (date2num(datetime.fromisoformat(line["time"])), row["score"], *_interval(row), line)
+        (date2num(datetime.fromisoformat(line["time"])), row["score"], row["low"], row["high"], line)
         for line in history
         for row in line["scores"]
         if (row["benchmark"], row["metric"]) == name
     ]
     times, scores, low, high, lines = zip(*points, strict=True)
-    errors = [np.subtract(scores, low), np.subtract(high, scores)]
+    errors = [
+        [0.0 if end is None else max(0.0, score - end) for score, end in zip(scores, low, strict=True)],
+        [0.0 if end is None else max(0.0, end - score) for score, end in zip(scores, high, strict=True)],
+    ]
     style: dict[str, Any] = {"color": ORANGE, "markersize": 3, "linewidth": 1.2, "elinewidth": 0.8}
-    axes.errorbar(times, scores, np.clip(errors, 0, None), fmt="o-", **style)
-    falls = [place for place, line in enumerate(lines) if f"{name[0]}: {name[1]}" in line["fell"]]
-    axes.plot(
-        [times[place] for place in falls], [scores[place] for place in falls], "v", color=RED, markersize=7, zorder=5
-    )
+    axes.errorbar(times, scores, errors, fmt="o-", **style)
+    falls = [i for i, line in enumerate(lines) if f"{name[0]}: {name[1]}" in line["fell"]]
+    axes.plot([times[i] for i in falls], [scores[i] for i in falls], "v", color=RED, markersize=7, zorder=5)
     margin = max(0.05 * (times[-1] - times[0]), MARGIN_DAYS)
     axes.set_xlim(times[0] - margin, times[-1] + margin)
     for before, line, when in zip((None, *lines), lines, times, strict=False):

@@ -25,7 +25,7 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Scored:
-    """Of a continuation's tokens that count, in order: ln p given all before, and whether each was the likeliest."""
+    """Of a continuation's tokens that count, in order: ln p given all before, and whether each was the argmax."""
 
     log_p: npt.NDArray[np.float64]
     is_greedy: npt.NDArray[np.bool_]
@@ -35,7 +35,7 @@ class Scored:
 class _Window:
     sequence: int
     start: int
-    """Place of its first score among those of the sequence."""
+    """Index of its first score among those of the sequence."""
     tokens: Sequence[int]
     n_known: int
     """Scores at its beginning that an earlier window has given."""
@@ -44,7 +44,7 @@ class _Window:
 def token_log_likelihoods(
     model: GPT, sequences: Sequence[Sequence[int]], *, batch_tokens: int, advance: Advance
 ) -> list[npt.NDArray[np.float64]]:
-    """For each sequence, ln p of every token after its first, given those before it: len(sequence) - 1 numbers.
+    """Returns ln p of every token of each sequence after its first, given those before it: len(sequence) - 1 numbers.
 
     Every token is predicted exactly once. A sequence longer than context_length + 1 tokens is read in windows, so what
     follows a window's edge has less context. Each window begins with the sequence's first token, `<|document|>`, as
@@ -60,7 +60,7 @@ def token_log_likelihoods(
 
 
 def n_targets(sequences: Sequence[Sequence[int]]) -> int:
-    """How many tokens `token_log_likelihoods` will predict, the unit of its progress."""
+    """Returns how many tokens `token_log_likelihoods` will predict, the unit of its progress."""
     return sum(max(len(tokens) - 1, 0) for tokens in sequences)
 
 
@@ -75,7 +75,7 @@ def _windows(sequences: Sequence[Sequence[int]], context_length: int) -> list[_W
 
 
 def fitted(continuation: Continuation, context_length: int) -> Continuation:
-    """The continuation without its first tokens, if it has more than context_length + 1; the last ones count still."""
+    """Cuts the first tokens of a continuation that has more than context_length + 1; the last ones count still."""
     n_cut = max(0, len(continuation.tokens) - context_length - 1)
     return Continuation(continuation.tokens[n_cut:], max(1, continuation.start - n_cut)) if n_cut else continuation
 
@@ -83,7 +83,7 @@ def fitted(continuation: Continuation, context_length: int) -> Continuation:
 def score(
     model: GPT, continuations: Sequence[Continuation], *, batch_tokens: int, advance: Advance = lambda _: None
 ) -> list[Scored]:
-    """The scores of continuations of up to context_length + 1 tokens, in their order.
+    """Returns the scores of continuations of up to context_length + 1 tokens, in their order.
 
     What several begin with is read once (trees.py). Batches hold trees of like size, at most `batch_tokens` tokens with
     their padding; one that the device has no memory for is halved. Arithmetic is the model's own float32, without
@@ -115,7 +115,7 @@ def _batches(trees: Sequence[Tree], batch_tokens: int) -> Iterator[list[Tree]]:
 
 @contextlib.contextmanager
 def _evaluating(model: GPT) -> Iterator[None]:
-    """Dropout off, no gradients, no autocast; leaves the model in the mode it was in."""
+    """Turns dropout, gradients and autocast off; leaves the model in the mode it was in."""
     was_training = model.training
     model.eval()
     device_type = next(model.parameters()).device.type
@@ -127,7 +127,7 @@ def _evaluating(model: GPT) -> Iterator[None]:
 
 
 def _score_in_memory(model: GPT, batch: list[Tree], continuations: Sequence[Continuation]) -> list[Scored]:
-    """`_score`, in halves if there is no memory for the whole; raises torch.OutOfMemoryError for a single tree."""
+    """Calls `_score`, in halves if there is no memory for the whole; raises torch.OutOfMemoryError for one tree."""
     try:
         return _score(model, batch, continuations)
     except torch.OutOfMemoryError:
@@ -142,13 +142,14 @@ def _score_in_memory(model: GPT, batch: list[Tree], continuations: Sequence[Cont
 
 
 def _score(model: GPT, batch: Sequence[Tree], continuations: Sequence[Continuation]) -> list[Scored]:
-    """The scores of a batch of trees; `continuations` are those that they hold, in order."""
+    """Returns the scores of a batch of trees; `continuations` are those that they hold, in order."""
     device = next(model.parameters()).device
     tokens = token_rows(batch, device)  # (B, T)
     features = model.features(tokens, layout=layout(batch, device)).flatten(0, 1)  # (B T, C)
-    places = [row * tokens.shape[1] + place for row, tree in enumerate(batch) for _, ps in tree.asked for place in ps]
+    width = tokens.shape[1]
+    rows = [row * width + i for row, tree in enumerate(batch) for _, indices in tree.asked for i in indices]
     targets = [token for continuation in continuations for token in continuation.tokens[continuation.start :]]
-    at_targets = features[torch.tensor(places, device=device)]  # (N, C)
+    at_targets = features[torch.tensor(rows, device=device)]  # (N, C)
     wanted = torch.tensor(targets, device=device)  # (N,)
     scores = score_targets(at_targets, model.head_weight, wanted, model.config.logit_softcap)
     log_p, is_greedy = scores[0].double().cpu().numpy(), scores[1].cpu().numpy()

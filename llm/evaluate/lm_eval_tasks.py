@@ -1,4 +1,4 @@
-"""The way to lm-eval, which is optional: what is wrong with its tasks is said before any model is trained.
+"""Tasks of lm-eval, which is optional: what is wrong with them is said before any model is trained.
 
 Reads neither PyTorch nor lm-eval until it has to.
 """
@@ -12,21 +12,15 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ..model.gpt import GPT
-    from ..tokenizer import Tokenizer
-    from .scores import Score, Units
 
 
 def is_local(task: str) -> bool:
-    """Whether a task is given by a YAML file; else it is a name that lm-eval knows."""
+    """Returns whether a task is given by a YAML file; else it is a name that lm-eval knows."""
     return task.endswith((".yaml", ".yml"))
 
 
 def task_name(path: Path) -> str:
-    """The name that a task's YAML file gives it; ValueError when there is no such file or no name in it."""
+    """Returns the name that a task's YAML file gives it; ValueError when there is no such file or no name in it."""
     if not path.is_file():
         raise ValueError(
             f"lm_eval_tasks has {str(path)!r}, but there is no such file; give a YAML file or a task's name"
@@ -38,7 +32,7 @@ def task_name(path: Path) -> str:
 
 
 def task_files(tasks: Sequence[str]) -> list[Path]:
-    """The files of tasks that are files, and what lies beside them: their data, if it is theirs."""
+    """Returns the files of tasks that are files, and what lies beside them: their data, if it is theirs."""
     folders = dict.fromkeys(Path(task).parent for task in tasks if is_local(task))
     return [path for folder in folders for path in sorted(folder.glob("*")) if path.is_file()]
 
@@ -69,18 +63,6 @@ def _known_names() -> frozenset[str]:
     from lm_eval.tasks import TaskManager
 
     return frozenset(TaskManager().all_tasks)
-
-
-def lm_eval_scores(
-    name: str, model: GPT, tokenizer: Tokenizer, tasks: Sequence[str], *, batch_tokens: int, limit: int | None
-) -> tuple[list[Units], list[Score]]:
-    """What the model called `name` scores in tasks of lm-eval; see harness.py. Nothing without tasks."""
-    if not tasks:
-        return [], []
-    quiet_hub(tasks)
-    from .harness import measured_by, run_tasks  # five seconds of imports, which must see the environment
-
-    return measured_by(run_tasks(model, tokenizer, tasks, batch_tokens=batch_tokens, limit=limit), name)
 
 
 def quiet_hub(tasks: Sequence[str]) -> None:

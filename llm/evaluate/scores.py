@@ -1,17 +1,24 @@
-"""Scores out of what was measured of single documents, examples and items: rows with intervals, and tables of them."""
+"""Scores out of what was measured of single documents, examples and items: rows with intervals, and their files."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from ..files import read_table
+from .metrics import OVER_BASE, Metric, find
 from .statistics import Estimate, bootstrap_ratio, paired_difference, wilson
 
-OVER_BASE = " minus base"
+SCORES_FILE, ITEMS_FILE = "scores.parquet", "items.parquet"
+ANSWERS_FILE, SAMPLES_FILE = "answers.jsonl", "samples.jsonl"
 
 SCORE_SCHEMA = pa.schema(
     [
@@ -46,6 +53,8 @@ ITEM_DECIMALS = 3
 
 Values = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+Items: TypeAlias = pa.Table
+"""Rows of items.parquet, those of one model."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +63,30 @@ class Score:
 
     model: str
     benchmark: str
-    metric: str
-    version: int
+    metric: Metric
     estimate: Estimate
     chance: float | None = None
     has_interval: bool = True
+    is_difference: bool = False
+    """Whether it is the model's score minus that of the base model, in pairs."""
+
+    def __post_init__(self) -> None:
+        find(self.benchmark, self.metric.name)
+
+    def row(self) -> dict[str, Any]:
+        """Returns the columns of `SCORE_SCHEMA`."""
+        found = self.estimate
+        return {
+            "model": self.model,
+            "benchmark": self.benchmark,
+            "metric": self.metric.name + (OVER_BASE if self.is_difference else ""),
+            "metric_version": self.metric.version,
+            "score": round(found.score, SCORE_DECIMALS),
+            "low": round(found.low, SCORE_DECIMALS) if self.has_interval else None,
+            "high": round(found.high, SCORE_DECIMALS) if self.has_interval else None,
+            "n": found.n,
+            "chance": self.chance,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +97,7 @@ class Units:
     """
 
     benchmark: str
-    metric: str
-    version: int
+    metric: Metric
     ids: Sequence[str]
     values: Values
     weights: Values | None = None
@@ -85,15 +112,18 @@ class Units:
     parts: Mapping[str, Mask] = field(default_factory=dict)
     """Some of the units, which are scored by themselves too, by what they are called after the benchmark's name."""
 
+    def __post_init__(self) -> None:
+        find(self.benchmark, self.metric.name)
+
     def estimate(self, chosen: Mask | slice = slice(None)) -> Estimate:
-        """The score of some units with its interval: Wilson's of a share, else by the bootstrap."""
+        """Returns the score of some units with its interval: Wilson's of a share, else by the bootstrap."""
         values = self.values[chosen]
         if self.is_share:
             return wilson(values.astype(bool))
         return bootstrap_ratio(values, None if self.weights is None else self.weights[chosen])
 
     def selections(self) -> Iterator[tuple[str, Mask | slice]]:
-        """The benchmark's name with all units, then that of each part with its own."""
+        """Yields the benchmark's name with all units, then that of each part with its own."""
         yield self.benchmark, slice(None)
         if self.contaminated is not None and self.contaminated.any():
             parts = {"clean items": ~self.contaminated, "contaminated items": self.contaminated}
@@ -109,48 +139,34 @@ Measured = Mapping[str, Mapping[tuple[str, str], Units]]
 
 
 def score_rows(measured: Measured, first: str, second: str) -> list[Score]:
-    """The scores of all models, metric by metric, each followed by the difference `first` minus `second` in pairs."""
+    """Returns the scores of all models, metric by metric, each followed by the paired difference `first` - `second`."""
     keys = list(dict.fromkeys(key for of_model in measured.values() for key in of_model))
     rows = []
     for key in keys:
         of_key = {model: units[key] for model, units in measured.items() if key in units}
         for model, units in of_key.items():
             for name, mask in units.selections():
-                rows.append(Score(model, name, units.metric, units.version, units.estimate(mask), units.chance))
+                rows.append(Score(model, name, units.metric, units.estimate(mask), units.chance))
         if first in of_key and second in of_key:
             rows += _differences(first, of_key[first], of_key[second])
     return rows
 
 
 def _differences(model: str, first: Units, second: Units) -> Iterator[Score]:
-    """The paired bootstrap over all units, and over those of each part."""
+    """Yields the paired bootstrap over all units, and over those of each part."""
     for name, mask in first.selections():
         weights = None if first.weights is None else first.weights[mask]
         difference = paired_difference(first.values[mask], second.values[mask], weights)
-        yield Score(model, name, first.metric + OVER_BASE, first.version, difference)
+        yield Score(model, name, first.metric, difference, is_difference=True)
 
 
 def score_table(scores: Sequence[Score]) -> pa.Table:
-    """The rows of scores.parquet."""
-    rows = [
-        {
-            "model": score.model,
-            "benchmark": score.benchmark,
-            "metric": score.metric,
-            "metric_version": score.version,
-            "score": round(score.estimate.score, SCORE_DECIMALS),
-            "low": round(score.estimate.low, SCORE_DECIMALS) if score.has_interval else None,
-            "high": round(score.estimate.high, SCORE_DECIMALS) if score.has_interval else None,
-            "n": score.estimate.n,
-            "chance": score.chance,
-        }
-        for score in scores
-    ]
-    return pa.Table.from_pylist(rows, schema=SCORE_SCHEMA)
+    """Returns the rows of scores.parquet."""
+    return pa.Table.from_pylist([score.row() for score in scores], schema=SCORE_SCHEMA)
 
 
 def item_table(measured: Measured) -> pa.Table:
-    """The rows of items.parquet: what each unit adds to each score."""
+    """Returns the rows of items.parquet: what each unit adds to each score."""
     tables = [_item_rows(model, units) for model, of_model in measured.items() for units in of_model.values()]
     return pa.concat_tables([ITEM_SCHEMA.empty_table(), *tables])
 
@@ -160,8 +176,8 @@ def _item_rows(model: str, units: Units) -> pa.Table:
     columns = {
         "model": [model] * n,
         "benchmark": [units.benchmark] * n,
-        "metric": [units.metric] * n,
-        "metric_version": [units.version] * n,
+        "metric": [units.metric.name] * n,
+        "metric_version": [units.metric.version] * n,
         "id": units.ids,
         "value": np.round(units.values, ITEM_DECIMALS),
         "weight": np.ones(n) if units.weights is None else units.weights,
@@ -170,3 +186,23 @@ def _item_rows(model: str, units: Units) -> pa.Table:
         "contaminated": [None] * n if units.contaminated is None else units.contaminated,
     }
     return pa.table({name: pa.array(column, ITEM_SCHEMA.field(name).type) for name, column in columns.items()})
+
+
+def read_scores(evaluation: Path, model: str | None = None) -> list[dict[str, Any]]:
+    """Returns the rows of an evaluation's scores, of one model those that are no difference; none without the file."""
+    path = evaluation / SCORES_FILE
+    rows = read_table(path).to_pylist() if path.exists() else []
+    if model is None:
+        return rows
+    return [row for row in rows if row["model"] == model and not row["metric"].endswith(OVER_BASE)]
+
+
+def read_items(evaluation: Path, model: str) -> Items:
+    """Returns what each item adds to the scores of a model."""
+    return read_table(evaluation / ITEMS_FILE).filter(pc.field("model") == model)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Returns the objects of an evaluation's JSONL file, answers or samples; none where there is no file."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.split("\n") if line]

@@ -28,7 +28,7 @@ class Estimate:
 def bootstrap_ratio(
     numerators: npt.ArrayLike, denominators: npt.ArrayLike | None = None, *, n_resamples: int = 10_000, seed: int = 0
 ) -> Estimate:
-    """Sum of `numerators` over sum of `denominators`, with its percentile bootstrap interval.
+    """Returns the sum of `numerators` over that of `denominators`, with its percentile bootstrap interval.
 
     Both are one number per independent unit (a document's bits and its bytes, an example's loss and its tokens), so
     units are resampled, never the tokens inside one. Without denominators it is the mean. Efron (1979). Raises
@@ -49,7 +49,7 @@ def bootstrap_ratio(
 def paired_difference(
     first: npt.ArrayLike, second: npt.ArrayLike, denominators: npt.ArrayLike | None = None, *, seed: int = 0
 ) -> Estimate:
-    """`first` minus `second` as a mean (or ratio) over the same units, each unit kept with its partner.
+    """Returns `first` minus `second` as a mean (or ratio) over the same units, each unit kept with its partner.
 
     Much narrower than two separate intervals suggest, for what makes a unit hard is hard for both.
     """
@@ -58,7 +58,7 @@ def paired_difference(
 
 
 def mean_of_means(groups: Sequence[npt.ArrayLike], *, n_resamples: int = 10_000, seed: int = 0) -> Estimate:
-    """The mean over groups of the mean of each; units are resampled inside their group, for the groups are given.
+    """Returns the mean over groups of the mean of each; units are resampled inside their group: groups are fixed.
 
     Meant for groups of few different values (right or wrong), of which the bootstrap draws numbers. `n` is all units.
     Raises ValueError when there is no group, or an empty one.
@@ -78,7 +78,7 @@ def mean_of_means(groups: Sequence[npt.ArrayLike], *, n_resamples: int = 10_000,
 
 
 def wilson(successes: Sequence[bool] | npt.NDArray[np.bool_]) -> Estimate:
-    """The share of successes with its Wilson score interval (Wilson 1927), which stays inside 0 to 1.
+    """Returns the share of successes with its Wilson score interval (Wilson 1927), which stays inside 0 to 1.
 
     Raises ValueError for an empty sequence.
     """

@@ -40,9 +40,9 @@ class Tree:
     depths: list[int] = field(default_factory=list)
     """How many tokens are before each token on its way from the root."""
     ends: list[int] = field(default_factory=list)
-    """For each token, the place after the last one that sees it."""
+    """For each token, the index after the last one that sees it."""
     asked: list[tuple[int, list[int]]] = field(default_factory=list)
-    """Index of each continuation, and the places whose logits predict its tokens that count."""
+    """Number of each continuation, and the indices whose logits predict its tokens that count."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -56,7 +56,7 @@ class Tree:
 def plant(continuations: Sequence[Continuation], max_tokens: int) -> list[Tree]:
     """Trees that together hold each continuation once; only one of a single sequence is larger than `max_tokens`."""
     trees: list[Tree] = []
-    path: list[int] = []  # places of the last sequence's tokens in the last tree
+    path: list[int] = []  # indices of the last sequence's tokens in the last tree
     last: list[int] = []
     for index in sorted(range(len(continuations)), key=lambda index: list(continuations[index].tokens)):
         tokens = list(continuations[index].tokens[:-1])
@@ -74,31 +74,31 @@ def plant(continuations: Sequence[Continuation], max_tokens: int) -> list[Tree]:
 
 
 def _grow(tree: Tree, path: list[int], tokens: list[int], n_shared: int) -> list[int]:
-    """Adds the tokens after the first `n_shared` as a branch; returns the places of all of them."""
-    place = len(tree)
+    """Adds the tokens after the first `n_shared` as a branch; returns the indices of all of them."""
+    start = len(tree)
     for left in path[n_shared:]:  # no later token sees these
-        tree.ends[left] = place
+        tree.ends[left] = start
     new = tokens[n_shared:]
     tree.tokens += new
     tree.depths += range(n_shared, len(tokens))
     tree.ends += [0] * len(new)
-    return [*path[:n_shared], *range(place, place + len(new))]
+    return [*path[:n_shared], *range(start, start + len(new))]
 
 
 def _close(trees: Sequence[Tree], path: Sequence[int]) -> None:
-    for place in path:
-        trees[-1].ends[place] = len(trees[-1])
+    for index in path:
+        trees[-1].ends[index] = len(trees[-1])
 
 
 def _n_shared(first: Sequence[int], second: Sequence[int]) -> int:
-    for place, (one, other) in enumerate(zip(first, second, strict=False)):
+    for index, (one, other) in enumerate(zip(first, second, strict=False)):
         if one != other:
-            return place
+            return index
     return min(len(first), len(second))
 
 
 def token_rows(trees: Sequence[Tree], device: torch.device) -> torch.Tensor:
-    """The trees' tokens, (B, T) int64, filled up with 0 at the right."""
+    """Returns the trees' tokens, (B, T) int64, padded with 0 at the right."""
     return _rows([tree.tokens for tree in trees]).to(device)
 
 
@@ -107,10 +107,10 @@ def layout(trees: Sequence[Tree], device: torch.device) -> Layout | None:
     if all(tree.is_chain for tree in trees):
         return None
     ends = _rows([tree.ends for tree in trees]).to(device)  # (B, T)
-    place = torch.arange(ends.shape[1], device=device)
-    ends = torch.maximum(ends, place + 1)  # padding sees itself: a token that sees nothing has no attention weights
-    is_before = place <= place[:, None]  # (T, T)
-    visible = is_before & (place[:, None] < ends[:, None, :])  # (B, T, T)
+    index = torch.arange(ends.shape[1], device=device)
+    ends = torch.maximum(ends, index + 1)  # padding sees itself: a token that sees nothing has no attention weights
+    is_before = index <= index[:, None]  # (T, T)
+    visible = is_before & (index[:, None] < ends[:, None, :])  # (B, T, T)
     return Layout(_rows([tree.depths for tree in trees]).to(device), visible[:, None])
 
 

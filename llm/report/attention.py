@@ -26,7 +26,7 @@ class AttentionMap:
 
 
 def chat_attention(model_dir: Path, messages: Sequence[dict[str, str]], max_tokens: int) -> AttentionMap:
-    """The map of a chat model reading a conversation in its chat form, of which it gets `max_tokens` at most."""
+    """Returns the map of a chat model that reads the first `max_tokens` of a conversation in its chat form."""
     from ..tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(model_dir)
@@ -35,7 +35,7 @@ def chat_attention(model_dir: Path, messages: Sequence[dict[str, str]], max_toke
 
 
 def text_attention(model_dir: Path, text: str, max_tokens: int) -> AttentionMap:
-    """The map of a base model reading a document that begins with `text`, of which it gets `max_tokens` at most."""
+    """Returns the map of a base model that reads the first `max_tokens` of a document that begins with `text`."""
     from ..tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(model_dir)
@@ -58,7 +58,7 @@ def _attention(model_dir: Path, tokenizer: Tokenizer, tokens: list[int]) -> Atte
 
 
 def reach(weights: torch.Tensor) -> torch.Tensor:
-    """How much of its attention each head spends on more than the obvious: (L, H, T, T) to (L, H), 0 to 1.
+    """Returns how much of its attention each head spends on more than the obvious: (L, H, T, T) to (L, H), 0 to 1.
 
     The obvious: the first token (where heads park attention they do not use), the token itself, the one before.
     """
@@ -71,6 +71,6 @@ def reach(weights: torch.Tensor) -> torch.Tensor:
 
 
 def _label(text: str) -> str:
-    """A token as a label: spaces and line ends made visible."""
+    """Returns a token as a label: spaces and line ends made visible."""
     visible = text.replace(" ", "·").replace("\n", "⏎")
     return visible if len(visible) <= _MAX_LABEL_CHARS else visible[: _MAX_LABEL_CHARS - 1] + "…"

@@ -37,7 +37,7 @@ class ClassifierReport:
 
 
 def classifier(artifact: Path) -> ClassifierReport | None:
-    """What a classify stage has left; None when it is not there."""
+    """Returns what a classify stage has left; None when it is not there."""
     if not (artifact / "confusion.parquet").exists():
         return None
     rows = read_table(artifact / "scores.parquet").to_pylist()

@@ -45,7 +45,7 @@ class Drawing:
 
 
 @dataclass(frozen=True, order=True)
-class _Place:
+class _Vertex:
     """A box (`name` alone) or a waypoint of the arrows that leave `name`, in a layer counted from 0."""
 
     layer: int
@@ -58,7 +58,7 @@ class _Place:
 
 
 def draw(nodes: Sequence[Node]) -> Drawing:
-    """The drawing of `nodes`. Inputs that are not among the nodes get no arrow; ValueError for a cycle."""
+    """Returns the drawing of `nodes`. Inputs that are not among the nodes get no arrow; ValueError for a cycle."""
     known = {node.name: node for node in nodes}
     layers = _layers(known)
     routes = {
@@ -67,13 +67,13 @@ def draw(nodes: Sequence[Node]) -> Drawing:
         for source in node.inputs
         if source in known
     }
-    places = sorted({_Place(layer, name, True) for name, layer in layers.items()}.union(*routes.values()))
-    middles = _middles(places, list(routes.values()))
-    top = min((middles[place] - place.height / 2 for place in places), default=0.0) - _MARGIN
-    bottom = max((middles[place] + place.height / 2 for place in places), default=0.0) + _MARGIN
-    shifted = {place: middle - top for place, middle in middles.items()}
+    vertices = sorted({_Vertex(layer, name, True) for name, layer in layers.items()}.union(*routes.values()))
+    middles = _middles(vertices, list(routes.values()))
+    top = min((middles[vertex] - vertex.height / 2 for vertex in vertices), default=0.0) - _MARGIN
+    bottom = max((middles[vertex] + vertex.height / 2 for vertex in vertices), default=0.0) + _MARGIN
+    shifted = {vertex: middle - top for vertex, middle in middles.items()}
     boxes = [
-        Box(node, _left(layers[name]), shifted[_Place(layers[name], name, True)] - BOX_HEIGHT / 2)
+        Box(node, _left(layers[name]), shifted[_Vertex(layers[name], name, True)] - BOX_HEIGHT / 2)
         for name, node in known.items()
     ]
     width = _left(max(layers.values(), default=0)) + BOX_WIDTH + _MARGIN
@@ -85,7 +85,7 @@ def _left(layer: int) -> float:
 
 
 def _layers(known: dict[str, Node]) -> dict[str, int]:
-    """The length of the longest way to each node."""
+    """Returns the length of the longest way to each node."""
     layers: dict[str, int] = {}
     waiting = list(known.values())
     while waiting:
@@ -98,57 +98,57 @@ def _layers(known: dict[str, Node]) -> dict[str, int]:
     return {name: layers[name] for name in known}
 
 
-def _route(source: str, target: str, layers: dict[str, int]) -> list[_Place]:
-    """The places an arrow touches. Arrows from one source share their waypoints."""
+def _route(source: str, target: str, layers: dict[str, int]) -> list[_Vertex]:
+    """Returns the vertices an arrow touches. Arrows from one source share their waypoints."""
     between = range(layers[source] + 1, layers[target])
-    waypoints = [_Place(layer, source, False) for layer in between]
-    return [_Place(layers[source], source, True), *waypoints, _Place(layers[target], target, True)]
+    waypoints = [_Vertex(layer, source, False) for layer in between]
+    return [_Vertex(layers[source], source, True), *waypoints, _Vertex(layers[target], target, True)]
 
 
-def _middles(places: list[_Place], routes: list[list[_Place]]) -> dict[_Place, float]:
-    """The vertical middle of every place: near its neighbours' mean, no two of a layer overlapping."""
-    neighbours: dict[_Place, set[_Place]] = {place: set() for place in places}
+def _middles(vertices: list[_Vertex], routes: list[list[_Vertex]]) -> dict[_Vertex, float]:
+    """Returns the vertical middle of every vertex: near its neighbours' mean, no two of a layer overlapping."""
+    neighbours: dict[_Vertex, set[_Vertex]] = {vertex: set() for vertex in vertices}
     for route in routes:
         for left, right in itertools.pairwise(route):
             neighbours[left].add(right)
             neighbours[right].add(left)
-    middles = dict.fromkeys(places, 0.0)
-    layers = sorted({place.layer for place in places})
+    middles = dict.fromkeys(vertices, 0.0)
+    layers = sorted({vertex.layer for vertex in vertices})
     for sweep in range(_N_SWEEPS):
         for layer in layers if sweep % 2 == 0 else reversed(layers):
-            members = [place for place in places if place.layer == layer]
-            wanted = {place: _mean([middles[other] for other in sorted(neighbours[place])]) for place in members}
+            members = [vertex for vertex in vertices if vertex.layer == layer]
+            wanted = {vertex: _mean([middles[other] for other in sorted(neighbours[vertex])]) for vertex in members}
             middles.update(_spread(members, wanted))
-    return {place: _GRID * round(middle / _GRID) for place, middle in middles.items()}
+    return {vertex: _GRID * round(middle / _GRID) for vertex, middle in middles.items()}
 
 
-def _spread(members: list[_Place], wanted: dict[_Place, float]) -> dict[_Place, float]:
+def _spread(members: list[_Vertex], wanted: dict[_Vertex, float]) -> dict[_Vertex, float]:
     """Middles in the order of `wanted`, far enough apart, as a whole as near to it as they can be."""
-    order = sorted(members, key=lambda place: (round(wanted[place], 3), not place.is_box, place.name))
-    middles: dict[_Place, float] = {}
+    order = sorted(members, key=lambda vertex: (round(wanted[vertex], 3), not vertex.is_box, vertex.name))
+    middles: dict[_Vertex, float] = {}
     edge = -float("inf")
-    for place in order:
-        middles[place] = max(wanted[place], edge + place.height / 2)
-        edge = middles[place] + place.height / 2 + _BOX_GAP
-    drift = _mean([middles[place] - wanted[place] for place in order])
-    return {place: middle - drift for place, middle in middles.items()}
+    for vertex in order:
+        middles[vertex] = max(wanted[vertex], edge + vertex.height / 2)
+        edge = middles[vertex] + vertex.height / 2 + _BOX_GAP
+    drift = _mean([middles[vertex] - wanted[vertex] for vertex in order])
+    return {vertex: middle - drift for vertex, middle in middles.items()}
 
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def _path(route: list[_Place], middles: dict[_Place, float]) -> str:
-    """A curve from the right edge of the first box, through the waypoints, to the left edge of the last box."""
+def _path(route: list[_Vertex], middles: dict[_Vertex, float]) -> str:
+    """Returns a curve from the right edge of the first box, through the waypoints, to the left edge of the last box."""
     first, *waypoints, last = route
     x, y = _left(first.layer) + BOX_WIDTH, middles[first]
     parts = [f"M{x:g} {y:g}"]
-    for place in (*waypoints, last):
-        end_x, end_y = _left(place.layer), middles[place]
-        bend = (x + end_x) / 2
-        parts.append(f"C{bend:g} {y:g} {bend:g} {end_y:g} {end_x:g} {end_y:g}")
+    for vertex in (*waypoints, last):
+        end_x, end_y = _left(vertex.layer), middles[vertex]
+        half_way = (x + end_x) / 2
+        parts.append(f"C{half_way:g} {y:g} {half_way:g} {end_y:g} {end_x:g} {end_y:g}")
         x, y = end_x, end_y
-        if place is not last:
+        if vertex is not last:
             x += BOX_WIDTH
             parts.append(f"H{x:g}")
     return "".join(parts)

@@ -51,7 +51,7 @@ class Curve:
 
 
 def training_figure(name: str, label: str, train: Curve, held_out: Curve) -> str:
-    """What `label` says over steps: in training as a line, held-out as points joined by a line; either may be empty.
+    """Draws what `label` says over steps: in training as a line, held-out as joined points; either may be empty.
 
     `name` must be another for each figure of a page: it keeps their element ids apart.
     """
@@ -71,7 +71,7 @@ def training_figure(name: str, label: str, train: Curve, held_out: Curve) -> str
 
 
 def length_figure(name: str, n_chars: npt.ArrayLike) -> str:
-    """How many documents have which length, in characters, on a logarithmic axis."""
+    """Draws how many documents have which length, in characters, on a logarithmic axis."""
     from matplotlib.ticker import MaxNLocator
 
     lengths = np.maximum(np.asarray(n_chars), 1)
@@ -88,7 +88,7 @@ def length_figure(name: str, n_chars: npt.ArrayLike) -> str:
 
 
 def calibration_figure(name: str, bins: Sequence[Mapping[str, float]]) -> str:
-    """How often predictions of a like confidence are right: a point with its 95 % interval for each bin.
+    """Draws how often predictions of a like confidence are right: a point with its 95 % interval for each bin.
 
     A bin has `confidence` (mean), `accuracy`, `low` and `high`. On the grey diagonal confidence is what it should be.
     """
@@ -109,7 +109,7 @@ def calibration_figure(name: str, bins: Sequence[Mapping[str, float]]) -> str:
 
 
 def binned(curve: Curve) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """At most `MAX_POINTS` points: the means of equal runs of neighbours."""
+    """Returns at most `MAX_POINTS` points: the means of equal runs of neighbours."""
     steps, values = np.asarray(curve.steps, dtype=np.float64), np.asarray(curve.values, dtype=np.float64)
     n_bins = min(MAX_POINTS, len(steps))
     if n_bins == len(steps):
@@ -146,7 +146,7 @@ def _svg(figure: Figure, label: str) -> str:
 
 
 def inline_svg(document: str, label: str) -> str:
-    """A Matplotlib SVG document as an element for an HTML page with a strict content security policy.
+    """Returns a Matplotlib SVG document as an element for an HTML page with a strict content security policy.
 
     `label` says what it shows to those who cannot see it.
 

@@ -1,24 +1,17 @@
 """What the report shows of the evaluate stage: its scores as tables, and what the models wrote.
 
-Every function gives an empty list when the files are not there.
+Every function returns something empty when the files are not there.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from ..files import read_table
-
-BASE, CHAT, XZ = "base", "chat", "xz -9"
-DOCUMENTS, EXAMPLES, DEFINITIONS, CORE = "held-out documents", "held-out examples", "four-choice definitions", "CORE"
-BITS_PER_BYTE, ACCURACY, CENTRED = "bits per byte", "accuracy", "centred accuracy"
-SHARES = ("well-formed ends of turn", "exact match", "token F1")
-"""Metrics from 0 to 1, besides those that have a chance level."""
-OVER_BASE = " minus base"
+from ..evaluate.metrics import ACCURACY, CENTRED, CORE, OVER_BASE, SHARE, Section, find
+from ..evaluate.scores import SAMPLES_FILE, read_lines, read_scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +34,23 @@ class ScoreRow:
     chance: float | None
     is_difference: bool
     is_share: bool
+    section: Section
     centred: float | None = None
+
+    def in_words(self) -> str:
+        """Returns the score: shares in per cent, their differences in points, others with three decimals."""
+        if self.is_share:
+            return f"{100 * self.score:+.1f} points" if self.is_difference else f"{100 * self.score:.1f} %"
+        return f"{self.score:+.3f}" if self.is_difference else f"{self.score:.3f}"
+
+    def interval(self) -> str:
+        """Returns the ends of the 95 % interval, "" if there is none."""
+        if self.low is None or self.high is None:
+            return ""
+        sign = "+" if self.is_difference else ""
+        if self.is_share:
+            return f"{100 * self.low:{sign}.1f} to {100 * self.high:{sign}.1f}{'' if self.is_difference else ' %'}"
+        return f"{self.low:{sign}.3f} to {self.high:{sign}.3f}"
 
 
 @dataclass(frozen=True)
@@ -83,41 +92,36 @@ class ScoreTable:
 
 
 def scores(artifact: Path) -> list[ScoreRow]:
-    """The rows of scores.parquet, in their order; a centred accuracy stands in the row of the accuracy."""
-    path = artifact / "scores.parquet"
-    read = [_row(row) for row in (read_table(path).to_pylist() if path.exists() else [])]
-    centred = {(row.model, row.benchmark): row.score for row in read if row.metric == CENTRED}
-    rows = [row for row in read if row.metric != CENTRED]
+    """Returns the rows of scores.parquet, in their order; a centred accuracy stands in the row of the accuracy."""
+    read = [_row(row) for row in read_scores(artifact)]
+    centred = {(row.model, row.benchmark): row.score for row in read if row.metric == CENTRED.name}
     return [
         replace(row, centred=centred.get((row.model, row.benchmark)))
-        if row.metric == ACCURACY and not row.part
+        if row.metric == ACCURACY.name and not row.part
         else row
-        for row in rows
+        for row in read
+        if row.metric != CENTRED.name
     ]
 
 
 def _row(values: dict[str, Any]) -> ScoreRow:
     benchmark, _, part = values["benchmark"].partition(", ")
-    metric, is_difference = values["metric"].removesuffix(OVER_BASE), values["metric"].endswith(OVER_BASE)
-    is_share = metric in SHARES or metric.startswith(ACCURACY) or values["chance"] is not None
+    name, is_difference = values["metric"].removesuffix(OVER_BASE), values["metric"].endswith(OVER_BASE)
+    metric = find(benchmark, name)
     model = f"{values['model']}{OVER_BASE}" if is_difference else values["model"]
-    changes = {"benchmark": benchmark, "part": part, "metric": metric, "model": model}
+    changes = {"benchmark": benchmark, "part": part, "metric": name, "model": model, "section": metric.section}
+    is_share = metric.unit == SHARE or values["chance"] is not None
     return ScoreRow(**values | changes, is_difference=is_difference, is_share=is_share)
 
 
 def score_tables(rows: Sequence[ScoreRow]) -> list[ScoreTable]:
-    """All scores, by what they are about; a kind of which there is none is left out."""
-    benchmarks = {row.benchmark for row in rows if row.centred is not None} | {CORE}
-    kinds: dict[str, list[ScoreRow]] = {"Text": [], "Answers": [], "Choices and other tasks": [], "Benchmarks": []}
-    for row in rows:
-        if row.benchmark in benchmarks:
-            kinds["Benchmarks"].append(row)
-        elif row.benchmark == EXAMPLES:
-            kinds["Answers"].append(row)
-        else:
-            kinds["Text" if row.metric == BITS_PER_BYTE else "Choices and other tasks"].append(row)
-    tables = [ScoreTable(title, _blocks(found)) for title, found in kinds.items() if found]
-    return [replace(table, blocks=sorted(table.blocks, key=lambda block: block.benchmark != CORE)) for table in tables]
+    """Returns all scores by the section of their metric, CORE first; a section without scores is left out."""
+    tables = []
+    for section in get_args(Section):
+        blocks = _blocks([row for row in rows if row.section == section])
+        if blocks:
+            tables.append(ScoreTable(section, sorted(blocks, key=lambda block: block.benchmark != CORE)))
+    return tables
 
 
 def _blocks(rows: Sequence[ScoreRow]) -> list[Block]:
@@ -132,19 +136,9 @@ def _by_part(rows: Sequence[ScoreRow]) -> list[ScoreRow]:
     return sorted(rows, key=lambda row: (parts.index(row.part), row.is_difference))
 
 
-def answers(artifact: Path) -> list[dict[str, Any]]:
-    """The sampled answers: question, reference, answer, ended, exact, f1."""
-    return _lines(artifact / "answers.jsonl")
-
-
-def written(artifact: Path) -> dict[str, dict[str, str]]:
-    """What each model made of each fixed prompt: by prompt, then by model."""
+def samples(artifact: Path) -> dict[str, dict[str, str]]:
+    """Returns what each model made of each fixed prompt: by prompt, then by model."""
     texts: dict[str, dict[str, str]] = {}
-    for line in _lines(artifact / "samples.jsonl"):
+    for line in read_lines(artifact / SAMPLES_FILE):
         texts.setdefault(line["prompt"], {})[line["model"]] = line["text"]
     return texts
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return [json.loads(line) for line in text.split("\n") if line]

@@ -6,7 +6,7 @@ Every function gives None (or an empty list) when the files are not there.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ class Lengths:
 
 
 def funnel(stage: str, counts: Counts) -> Funnel | None:
-    """The books of a stage that drops something; None when it dropped nothing."""
+    """Returns the counts of a stage that drops something; None when it dropped nothing."""
     if not counts.dropped:
         return None
     rows = sorted(counts.dropped.items(), key=lambda item: (-item[1], item[0]))
@@ -72,30 +72,24 @@ def funnel(stage: str, counts: Counts) -> Funnel | None:
 
 
 def dropped(artifact: Path, counts: Counts, n_samples: int) -> list[DroppedSample]:
-    """Up to `n_samples` for each reason of what a stage refused, skipped or dropped, the most frequent reason first."""
-    found = sampled(itertools.chain(_refused(artifact), _skipped(artifact), read_dropped(artifact)), n_samples)
+    """Returns up to `n_samples` for each reason of what a stage skipped or dropped, the most frequent reason first."""
+    refused = _recorded(artifact / "refused.parquet", ["url"])
+    skipped = _recorded(artifact / "skipped.parquet", ["file", "place"])
+    found = sampled(itertools.chain(refused, skipped, read_dropped(artifact)), n_samples)
     ranked = sorted(found, key=lambda reason: (-counts.dropped.get(reason, 0), reason))
     return [DroppedSample(reason, counts.dropped.get(reason, 0), found[reason]) for reason in ranked[:MAX_REASONS]]
 
 
-def _refused(artifact: Path) -> Iterator[Dropped]:
-    """The addresses that a crawl refused; a reason is a class and, after a colon, the story."""
-    path = artifact / "refused.parquet"
+def _recorded(path: Path, columns: Sequence[str]) -> Iterator[Dropped]:
+    """Yields what a crawl or an ingest could not use, named by some columns; a reason is a class and, after a colon,
+    the detail."""
     for row in read_table(path).to_pylist() if path.exists() else []:
         reason, _, detail = row["reason"].partition(": ")
-        yield Dropped("", row["url"], reason, detail)
-
-
-def _skipped(artifact: Path) -> Iterator[Dropped]:
-    """The records that an ingest could not use."""
-    path = artifact / "skipped.parquet"
-    for row in read_table(path).to_pylist() if path.exists() else []:
-        reason, _, detail = row["reason"].partition(": ")
-        yield Dropped("", f"{row['file']} {row['place']}", reason, detail)
+        yield Dropped("", " ".join(str(row[column]) for column in columns), reason, detail)
 
 
 def document_lengths(artifact: Path) -> Lengths | None:
-    """How long the documents are."""
+    """Returns how long the documents are."""
     columns = [
         read_table(path, columns=["n_chars"])["n_chars"] for path in sorted(artifact.glob("documents-*.parquet"))
     ]
@@ -106,13 +100,13 @@ def document_lengths(artifact: Path) -> Lengths | None:
 
 
 def tokenizer_report(artifact: Path) -> dict[str, Any] | None:
-    """The tokenizer's report.json."""
+    """Returns the tokenizer's report.json."""
     path = artifact / "report.json"
     return read_json(path) if path.exists() else None
 
 
 def first_held_out_text(artifact: Path) -> str | None:
-    """The text of the first held-out document."""
+    """Returns the text of the first held-out document."""
     for path in sorted(artifact.glob("documents-*.parquet")):
         for row in read_table(path, columns=["text", "held_out"]).to_pylist():
             if row["held_out"]:

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from ..counts import Counts
+from ..evaluate.metrics import HELD_OUT
 from ..files import read_json, read_table
 from ..process import read_metrics
 from .figures import Curve, training_figure
 
-_NAMES = {"val_loss": "loss", "val_bpb": "bits per byte"}
 _ENDS = ("_low", "_high")
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A step that was not learned from, and why."""
+    """A step that was skipped, and why."""
 
     step: int
     batch: int
@@ -30,8 +30,8 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """A held-out figure before training, at the best step, and at the step whose weights were kept."""
+class HeldOutMetric:
+    """A held-out metric before training, at the best step, and at the step whose weights were kept."""
 
     name: str
     first: str
@@ -41,15 +41,15 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Training:
-    """A run of training: `figures` are inline SVG, `loss` is that of the last step, `samples` Markdown."""
+    """A run of training: `charts` are inline SVG, `loss` is that of the last step, `samples` Markdown."""
 
-    figures: list[str]
+    charts: list[str]
     n_steps: int
     loss: float
     first_step: int | None
     best_step: int | None
     kept_step: int
-    held_out: list[HeldOut]
+    held_out: list[HeldOutMetric]
     skipped: list[Skipped]
     n_rollbacks: int
     samples: str | None
@@ -57,14 +57,14 @@ class Training:
 
 @dataclass(frozen=True)
 class Piece:
-    """A token's text in an example, and whether it is learned."""
+    """A token's text in an example, and whether the loss is taken on it."""
 
     text: str
-    is_learned: bool
+    is_trained: bool
 
 
 def training(stage: str, artifact: Path, counts: Counts) -> Training | None:
-    """The run of a stage that trains; None for another stage."""
+    """Returns the run of a stage that trains; None for another stage."""
     lines = read_metrics(artifact / "metrics.jsonl")
     losses = curve(lines, "loss")
     if not losses.steps:
@@ -72,9 +72,11 @@ def training(stage: str, artifact: Path, counts: Counts) -> Training | None:
     n_steps = int(max(losses.steps))
     measured = [line for line in lines if "val_loss" in line]
     best_step = min(measured, key=lambda line: (line["val_loss"], line["step"]))["step"] if measured else None
-    kept_step = best_step if best_step is not None and _keeps_best(artifact) else n_steps
+    path = artifact / "config.json"
+    keeps_best = path.exists() and read_json(path).get("training", {}).get("loop.keep") == "best"
+    kept_step = best_step if best_step is not None and keeps_best else n_steps
     return Training(
-        figures=_figures(stage, lines, measured),
+        charts=_charts(stage, lines, measured),
         n_steps=n_steps,
         loss=losses.values[-1],
         first_step=measured[0]["step"] if measured else None,
@@ -88,15 +90,15 @@ def training(stage: str, artifact: Path, counts: Counts) -> Training | None:
 
 
 def curve(lines: Sequence[Mapping[str, Any]], key: str) -> Curve:
-    """A field of metric lines over their steps, where it is a number."""
+    """Returns a field of metric lines over their steps, where it is a number."""
     points = [(line["step"], line[key]) for line in lines if isinstance(line.get(key), int | float)]
     return Curve([step for step, _ in points], [value for _, value in points])
 
 
 def example(instruct: Path, finetuned: Path, max_tokens: int) -> list[Piece]:
-    """The first chat that was learned from, token by token; `max_tokens` of it at most.
+    """Returns the first chat that was trained on, token by token; `max_tokens` of it at most.
 
-    As in fine-tuning itself, a chat that does not fit into the context, or without an answer, is passed over.
+    As in fine-tuning itself, a chat that does not fit into the context, or without an answer, is skipped.
     """
     path, config = instruct / "train.parquet", finetuned / "config.json"
     if not path.exists() or not config.exists():
@@ -105,42 +107,39 @@ def example(instruct: Path, finetuned: Path, max_tokens: int) -> list[Piece]:
 
     tokenizer, context_length = Tokenizer.load(finetuned), read_json(config)["model"]["context_length"]
     for messages in read_table(path, ["messages"])["messages"]:
-        tokens, is_learned = tokenizer.render_chat(messages.as_py())
-        if len(tokens) <= context_length + 1 and any(is_learned[1:]):
-            pieces = itertools.islice(zip(tokens, is_learned, strict=True), max_tokens)
-            return [Piece(tokenizer.decode([token]), learned) for token, learned in pieces]
+        tokens, loss_mask = tokenizer.render_chat(messages.as_py())
+        if len(tokens) <= context_length + 1 and any(loss_mask[1:]):
+            pieces = itertools.islice(zip(tokens, loss_mask, strict=True), max_tokens)
+            return [Piece(tokenizer.decode([token]), is_trained) for token, is_trained in pieces]
     return []
 
 
-def _keeps_best(artifact: Path) -> bool:
-    path = artifact / "config.json"
-    return path.exists() and read_json(path).get("training", {}).get("loop.keep") == "best"
-
-
 def _names(measured: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The held-out figures without the ends of their intervals."""
+    """Returns the keys of held-out metrics without the ends of their intervals."""
     names = dict.fromkeys(name for line in measured for name in line if name.startswith("val_"))
     return [name for name in names if not name.endswith(_ENDS)]
 
 
-def _figures(stage: str, lines: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The losses, then each other figure that is measured, beside its values in training where these are noted."""
+def _charts(stage: str, lines: Sequence[Mapping[str, Any]], measured: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Draws the losses, then each other metric, beside its values in training where there are any.
+
+    Bits per byte say what the loss says.
+    """
     names = _names(measured)
     unit = "loss, nats per token" if "val_bpb" in names else "loss"
-    figures = [training_figure(f"{stage}-loss", unit, curve(lines, "loss"), curve(measured, "val_loss"))]
+    charts = [training_figure(f"{stage}-loss", unit, curve(lines, "loss"), curve(measured, "val_loss"))]
     for name in names:
-        if name not in _NAMES:
+        if name not in ("val_loss", "val_bpb"):
             key = name.removeprefix("val_")
-            label = key.replace("_", " ")
-            figures.append(training_figure(f"{stage}-{key}", label, curve(lines, key), curve(measured, name)))
-    return figures
+            charts.append(training_figure(f"{stage}-{key}", HELD_OUT[name], curve(lines, key), curve(measured, name)))
+    return charts
 
 
-def _held_out(measured: Sequence[Mapping[str, Any]], best_step: int | None, kept_step: int) -> list[HeldOut]:
+def _held_out(measured: Sequence[Mapping[str, Any]], best_step: int | None, kept_step: int) -> list[HeldOutMetric]:
     at = {line["step"]: line for line in measured}
     return [
-        HeldOut(
-            _NAMES.get(name, name.removeprefix("val_").replace("_", " ")),
+        HeldOutMetric(
+            HELD_OUT[name],
             *(_value(at.get(step, {}), name) for step in (measured[0]["step"], best_step, kept_step)),
         )
         for name in _names(measured)

@@ -7,15 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from ..files import read_json
 from ..model.classifier import is_classifier
 from ..model.files import CONFIG_FILE, WEIGHTS_FILE, load_model
 from ..model.generate import Sampling, generate
 from ..model.gpt import GPT
+from ..model.size import n_params
 from ..tokenizer import SPECIAL_TOKENS, Tokenizer
 
 CHAT_SAMPLING = Sampling(temperature=0.7)
 """How answers are sampled by default."""
+
+
+MAX_PARAMS_OF_ONE_THREAD = 10_000_000
+"""A step of a smaller model is so short that threads cost more than they bring, above all on a busy machine."""
 
 
 class ContextOverflow(ValueError):
@@ -71,6 +78,12 @@ def load(directory: Path, name: str) -> LoadedModel:
         is_chat=training.get("kind", "pretrain") != "pretrain",
         created=int((directory / WEIGHTS_FILE).stat().st_mtime),
     )
+
+
+def use_few_threads(model: GPT) -> None:
+    """Sets PyTorch's threads, of this process, to one if the model is small."""
+    if n_params(model.config) <= MAX_PARAMS_OF_ONE_THREAD:
+        torch.set_num_threads(1)
 
 
 class Answer:

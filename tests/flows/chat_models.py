@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from flows.pipeline import PIPELINE
 from llm.counts import Counts
-from llm.evaluate.scores import SCORE_SCHEMA
+from llm.evaluate.scores import ITEM_SCHEMA, SCORE_SCHEMA
 from llm.files import write_table, write_text
 from llm.model.files import save_model
 from llm.serve.answer import LoadedModel
@@ -49,12 +49,12 @@ def add_evaluation(
         for model, hits in right.items()
     ]
     items = [
-        {"model": model, "id": f"item {i}", "gold": 0, "chosen": 0 if hit else 1}
+        {"model": model, **names, "id": f"item {i}", "value": float(hit), "weight": 1.0}
         for model, hits in right.items()
         for i, hit in enumerate(hits)
     ]
     write_table(out_dir / "scores.parquet", pa.Table.from_pylist(scores, schema=SCORE_SCHEMA))
-    write_table(out_dir / "items.parquet", pa.Table.from_pylist(items))
+    write_table(out_dir / "items.parquet", pa.Table.from_pylist(items, schema=ITEM_SCHEMA))
     write_text(out_dir / "answers.jsonl", '{"question": "What does the baker do?", "answer": "bakes"}\n')
     provenance = {"started": f"2026-01-{day:02}T09:00:00+00:00", "seconds": 1.0}
     return store.commit(out_dir, key, Counts("items", 1, 1), provenance=provenance)

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from flows.__main__ import compare as command
-from flows.compare import compare, counted, key_of, paired, show
+from flows.compare import compare, show
 from llm.evaluate.statistics import paired_difference
 from llm.model.generate import Sampling
 from llm.model.size import n_params
@@ -57,20 +57,6 @@ def test_scores_are_paired_item_by_item(models: dict[str, Artifact]) -> None:
     assert (pair.first.score, pair.first.low, pair.first.high, pair.second.score) == (3 / 8, 0.1, 0.9, 5 / 8)
     assert pair.difference == paired_difference(NEW, OLD)
     assert pair.difference.score == 2 / 8
-
-
-def test_items_of_old_evaluations_and_weights_are_understood() -> None:
-    old = {"model": "chat", "id": "a", "gold": 1, "chosen": 1}
-    assert (key_of(old), counted(old)) == (("four-choice definitions", "accuracy"), (1.0, 1.0))
-    document = {"benchmark": "documents", "metric": "bits per byte", "value": 80.5, "weight": 40.0, "gold": None}
-    assert (key_of(document), counted(document)) == (("documents", "bits per byte"), (80.5, 40.0))
-    assert counted({**document, "value": 1.0, "weight": None}) == (1.0, 1.0)
-
-
-def test_ratios_are_paired_by_their_weights() -> None:
-    first, second = {"a": (8.0, 4.0), "b": (6.0, 2.0), "c": (1.0, 1.0)}, {"b": (5.0, 2.0), "a": (7.0, 4.0)}
-    assert paired(first, second) == paired_difference([7.0, 5.0], [8.0, 6.0], [4.0, 2.0])
-    assert paired(first, {"d": (1.0, 1.0)}) is None
 
 
 def test_a_base_model_is_found_in_the_evaluation_of_the_chat_model(models: dict[str, Artifact]) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -222,14 +223,15 @@ def make_better(path: Path) -> None:
 def test_a_champion_that_is_gone_is_named(tmp_path: Path) -> None:
     session = Session(Store(tmp_path))
     with pytest.raises(ValueError, match=r"sourdough-tiny-chat version 1 is .* no longer in the store: make it again"):
-        artifact_of(session, Version(NAME, "1", "finetune", "f" * 32, "d", "2026"))
+        artifact_of(session, Version(NAME, "1", "finetune", "chat", "f" * 32, "d", "2026"))
 
 
 def test_the_chat_model_goes_through_the_gate_the_base_model_only_alone(tiny: Run) -> None:
     made = tiny.artifacts
     assert gated(made) == made["finetune"]
     assert gated({"pretrain": made["pretrain"]}) == made["pretrain"]
-    assert gated({**made, "prefer": made["finetune"], "classify": made["pretrain"]}) == made["finetune"]
+    classifier: Any = SimpleNamespace(makes="classifier")
+    assert gated({**made, "prefer": made["finetune"], "classify": classifier}) == made["finetune"]
 
 
 def test_only_a_candidate_without_a_decision_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,9 +239,9 @@ def test_only_a_candidate_without_a_decision_is_announced(monkeypatch: pytest.Mo
 
     emitted: list[str] = []
     monkeypatch.setattr(registration, "emit_event", lambda event, resource, payload: emitted.append(event))
-    version = Version(NAME, "1", "finetune", "f", "d", "2026")
-    for each in (None, version, Version(NAME, "1", "finetune", "f", "d", "2026", ("candidate",), "refused")):
+    version = Version(NAME, "1", "finetune", "chat", "f", "d", "2026")
+    for each in (None, version, Version(NAME, "1", "finetune", "chat", "f", "d", "2026", ("candidate",), "refused")):
         announce(each)
     assert emitted == []
-    announce(Version(NAME, "1", "finetune", "f", "d", "2026", ("candidate",)))
+    announce(Version(NAME, "1", "finetune", "chat", "f", "d", "2026", ("candidate",)))
     assert emitted == ["sourdough.model.candidate"]

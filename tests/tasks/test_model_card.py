@@ -9,7 +9,7 @@ import yaml
 
 from llm.counts import Counts
 from tasks.fingerprint import Code, Key
-from tasks.model_card import LICENCE, LIMITATIONS, MAX_SUMMARY_CHARS, ancestors, model_card, summary
+from tasks.model_card import LICENCE, LIMITATIONS, MAX_SUMMARY_CHARS, model_card, summary
 from tasks.store import Artifact, Store
 from tests.flows.chat_models import add_evaluation, add_model, input_of, new_store
 from tests.llm.serve.serving import tiny_model
@@ -36,7 +36,7 @@ def lineage(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, list[Artif
 
 def test_it_holds_data_recipe_training_scores_and_warnings(lineage: tuple[Store, list[Artifact]]) -> None:
     store, (crawl, clean, base, chat, scores) = lineage
-    assert ancestors(chat, store) == [crawl, clean, base, chat]
+    assert store.ancestors(chat) == [crawl, clean, base, chat]
     card = model_card("sourdough-x-chat", chat, store, scores)
     assert "| crawl | urls | 1,280 | 1,276 | http 404: 4 |" in card
     assert "| clean | pages | 1,276 | 1,200 | too short: 76 |" in card

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from llm.evaluate.answers import Example, Written, answer_loss, sample_answers, special_tokens, write_on
+from llm.evaluate.answers import (
+    Example,
+    Sample,
+    answer_loss,
+    continue_prompts,
+    normalised,
+    sample_answers,
+    special_tokens,
+    token_f1,
+)
 from llm.model.generate import Sampling, generate
 
 
@@ -17,14 +26,14 @@ EXAMPLES = [example("What?", "Joins."), example("os.path?", "A path of a file â˜
 
 def test_loss_is_that_of_each_example_alone(model, tokenizer):
     rendered = [tokenizer.render_chat(one.messages) for one in EXAMPLES]
-    loss = answer_loss(model, rendered, batch_tokens=60)
+    loss = answer_loss(model, EXAMPLES, rendered, batch_tokens=60)
     for index, (tokens, supervised) in enumerate(rendered):
         assert len(tokens) <= model.config.context_length
         with torch.no_grad():
             log_p = torch.log_softmax(model(torch.tensor([tokens]))[0].double(), dim=-1)
         expected = [-float(log_p[i - 1, tokens[i]]) for i in range(1, len(tokens)) if supervised[i]]
-        assert loss.nats[index] == pytest.approx(sum(expected), rel=1e-5)
-        assert loss.n_tokens[index] == len(expected) == len(tokenizer.encode(EXAMPLES[index].reference)) + 1
+        assert loss.values[index] == pytest.approx(sum(expected), rel=1e-5)
+        assert loss.weights[index] == len(expected) == len(tokenizer.encode(EXAMPLES[index].reference)) + 1
 
 
 def test_answers_end_well_only_with_the_end_token(model, tokenizer, monkeypatch):
@@ -68,9 +77,9 @@ def test_a_base_model_goes_on_and_a_chat_model_answers(model, tokenizer):
         (True, tokenizer.render_chat([{"role": "user", "content": "The "}], add_generation_prompt=True)[0]),
         (False, [tokenizer.document_token, *tokenizer.encode("The")]),
     ]:
-        (written,) = write_on("m", model, tokenizer, ["The "], as_chat=as_chat, **options)
+        (sample,) = continue_prompts("m", model, tokenizer, ["The "], as_chat=as_chat, **options)
         tokens = generate(model, prompt, max_new_tokens=5, sampling=options["sampling"], stop=special)
-        assert written == Written("m", "The ", tokenizer.decode([t for t in tokens if t not in special]))
+        assert sample == Sample("m", "The ", tokenizer.decode([t for t in tokens if t not in special]))
 
 
 def test_greedy_answers_are_the_argmax_of_full_forward_passes(model, tokenizer):
@@ -84,3 +93,24 @@ def test_greedy_answers_are_the_argmax_of_full_forward_passes(model, tokenizer):
             if tokens[-1] in special:
                 break
     assert answer.answer == tokenizer.decode([token for token in tokens[n_prompt:] if token not in special])
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "exact", "f1"),
+    [
+        ("The  Eiffel-Tower!", "eiffeltower", True, 1.0),
+        ("a cat, an owl and the dog", "Cat owl and dog.", True, 1.0),
+        ("Returns the size in bytes.", "Return the size of the file in bytes.", False, 6 / 10),
+        ("bytes bytes bytes", "bytes", False, 2 / 4),
+        ("no", "yes", False, 0.0),
+        ("", "yes", False, 0.0),
+        ("", "the", True, 1.0),
+    ],
+)
+def test_matches_as_squad_counts_them(answer: str, reference: str, exact: bool, f1: float) -> None:
+    assert (normalised(answer) == normalised(reference)) is exact
+    assert token_f1(answer, reference) == pytest.approx(f1) == token_f1(reference, answer)
+
+
+def test_articles_are_words_and_not_parts_of_them() -> None:
+    assert normalised("Another theme, a man's theatre") == ["another", "theme", "mans", "theatre"]

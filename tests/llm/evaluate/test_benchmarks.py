@@ -5,11 +5,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from llm.evaluate.benchmarks import RULES_FILE, BenchmarkRules, check_benchmarks, external_files, read_benchmarks
+from llm.data.decontaminate import HIT_SCHEMA
+from llm.evaluate.benchmarks import (
+    RULES_FILE,
+    BenchmarkRules,
+    check_benchmarks,
+    contaminated_items,
+    external_files,
+    read_benchmarks,
+    read_definitions,
+)
 from llm.evaluate.config import EvaluateConfig
 from llm.evaluate.core_set import CORE_TASKS, centred
+from llm.files import write_table
 
 CHOICE = {"query": "Which?", "choices": ["a", "b", "c", "d"], "gold": 1}
 SCHEMA = {"context_options": ["Sarah", "Maria"], "continuation": "won.", "gold": 0}
@@ -175,3 +186,34 @@ def test_checking_needs_no_pytorch():
 
     code = "import sys, llm.evaluate.benchmarks; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_only_items_in_training_documents_are_contaminated(tmp_path):
+    hits = [("quiz", 0, False, False), ("quiz", 3, False, True), ("quiz", 5, True, False), ("other", 1, False, True)]
+    rows = [
+        {
+            "id": "d",
+            "url": "u",
+            "benchmark": name,
+            "item": item,
+            "ngram": "x",
+            "n_ngrams": 1,
+            "held_out": h,
+            "dropped": d,
+        }
+        for name, item, h, d in hits
+    ]
+    assert contaminated_items(tmp_path) == {}
+    write_table(tmp_path / "hits.parquet", pa.Table.from_pylist(rows, schema=HIT_SCHEMA))
+    assert contaminated_items(tmp_path) == {"quiz": {0}, "other": set()}
+
+
+def test_definitions_have_ids_and_metrics_of_their_own(tmp_path):
+    write(tmp_path / "benchmark.jsonl", {**CHOICE, "id": "a", "document_id": "d"}, {**CHOICE, "id": "b"})
+    definitions = read_definitions(tmp_path / "benchmark.jsonl")
+    assert [definitions.id_of(row) for row in definitions.rows] == ["a", "b"]
+    assert (definitions.name, definitions.chance) == ("four-choice definitions", 0.25)
+    assert [metric.name for metric in definitions.picks] == ["accuracy", "accuracy by likelihood", "accuracy per byte"]
+    (own,) = read_benchmarks(tmp_path / "benchmark.jsonl")  # the same file as one that a recipe names
+    assert [own.id_of(row) for row in own.rows] == ["0", "1"]
+    assert {metric.name: rule for metric, rule in own.picks.items()} == {"accuracy": "mean"}

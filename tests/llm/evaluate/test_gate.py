@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
-from llm.evaluate.gate import DEFAULT_METRICS, LOWER_IS_BETTER, GateConfig, compare_items, decide, items_of, only_items
+from llm.evaluate.gate import GateConfig, decide
 from llm.evaluate.scores import ITEM_SCHEMA
 from llm.evaluate.statistics import paired_difference
-from llm.evaluate.units import ANSWER_LOSS, BITS_PER_BYTE
 
 N = 60
 NOISE = np.random.default_rng(0).normal(0, 1, (4, N))
@@ -36,10 +34,6 @@ def losses(shift: float, noise: int = 1) -> np.ndarray:
 
 RIGHT = (NOISE[3] > 0).astype(float)
 CHAMPION = table(rows(LOSS, losses(0)), rows(ACCURACY, RIGHT, weights=1))
-
-
-def test_names_are_those_of_the_evaluation() -> None:
-    assert set(DEFAULT_METRICS) == LOWER_IS_BETTER == {ANSWER_LOSS, BITS_PER_BYTE}
 
 
 def test_a_better_candidate_is_promoted_though_single_intervals_overlap() -> None:
@@ -115,22 +109,3 @@ def test_few_items_and_unknown_names_decide_nothing() -> None:
     assert "none of answer loss, bits per byte was measured" in decide(twice, twice, GateConfig()).reasons[0]
     with pytest.raises(ValueError, match=r"margin"):
         GateConfig(margin=-1)
-
-
-def test_shared_items_alone_can_be_compared() -> None:
-    (found,) = compare_items(table(rows(LOSS, losses(0))), table(rows(LOSS, losses(1), first=1)), shared_only=True)
-    assert found.gain
-    assert found.gain.n == N - 1
-
-
-def test_the_rows_of_one_model_are_taken() -> None:
-    both = table(rows(LOSS, losses(0)), [{**row, "model": "base"} for row in rows(ACCURACY, RIGHT)])
-    assert items_of(both, "chat")["metric"].unique().to_pylist() == ["answer loss"]
-
-
-def test_items_of_one_benchmark_can_be_left_out() -> None:
-    both = table(rows(LOSS, losses(0)), rows(ACCURACY, RIGHT))
-    kept = only_items(both, LOSS[0], {"3", "5", "unknown"})
-    assert [row["id"] for row in kept.to_pylist() if row["benchmark"] == LOSS[0]] == ["3", "5"]
-    assert kept.filter(pc.field("benchmark") == ACCURACY[0]).num_rows == N
-    assert only_items(both, LOSS[0], set()).num_rows == N

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from llm.evaluate.benchmark_scores import outcome
 from llm.evaluate.benchmarks import RULES_FILE, read_benchmarks
+from llm.evaluate.choices import choice_units, choose
 from llm.evaluate.lm_eval_tasks import check_tasks, quiet_hub
 from llm.model.generate import Sampling, generate
 from tests.llm.evaluate.conftest import random_model
@@ -146,11 +146,12 @@ def test_choices_are_those_of_our_evaluator_item_by_item(
 ):
     (folder / RULES_FILE).write_text(f"quiz: {{pick: {pick}}}\n")
     (benchmark,) = read_benchmarks(folder / "quiz.jsonl")
-    ours = outcome(roomy_model, tokenizer, benchmark, range(30), batch_tokens=256)
+    chosen = choose(roomy_model, tokenizer, benchmark, range(30), as_chat=False, neutral_question="", batch_tokens=256)
+    (ours,) = choice_units(benchmark, range(30), chosen)
     theirs = [row[metric] for row in samples(results, "quiz")]
-    assert ours.is_right.astype(float).tolist() == theirs
+    assert ours.values.tolist() == theirs
     assert 0 < sum(theirs) < 30
-    assert results["results"]["quiz"][f"{metric},none"] == pytest.approx(ours.is_right.mean())
+    assert results["results"]["quiz"][f"{metric},none"] == pytest.approx(ours.values.mean())
 
 
 def test_log_likelihoods_are_those_of_a_plain_forward_pass(results, roomy_model, tokenizer):
@@ -185,13 +186,13 @@ def test_results_become_scores_with_intervals_and_chance_levels(results):
     from llm.evaluate.harness import measured_by
 
     units, bare = measured_by(results, "base")
-    by_name = {(each.benchmark, each.metric): each for each in units}
+    by_name = {(each.benchmark, each.metric.name): each for each in units}
     quiz = by_name["lm-eval quiz", "acc"]
-    assert (quiz.version, quiz.chance, len(quiz.ids), quiz.is_share) == (2, 0.25, 30, True)
+    assert (quiz.metric.version, quiz.chance, len(quiz.ids), quiz.is_share) == (2, 0.25, 30, True)
     assert quiz.estimate().score == pytest.approx(results["results"]["quiz"]["acc,none"])
     assert by_name["lm-eval cloze", "acc"].chance is None
     assert by_name["lm-eval write", "exact_match"].estimate().score == 0.5
-    assert {(row.benchmark, row.metric) for row in bare} == {
+    assert {(row.benchmark, row.metric.name) for row in bare} == {
         ("lm-eval cloze", "perplexity"),
         ("lm-eval text", "bits_per_byte"),
     }

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from llm.evaluate.gate import Compared, compare_items
-from llm.evaluate.history import alarms, append, draw, next_reference, read
+from llm.evaluate.comparison import Compared, compare_items
+from llm.evaluate.history import against_reference, alarms, append, draw, next_reference, read
+from llm.files import read_table
 from tests.llm.evaluate.test_gate import ACCURACY, LOSS, RIGHT, N, losses, rows, table
 
 BEFORE = table(rows(LOSS, losses(0)), rows(ACCURACY, RIGHT, weights=1))
@@ -43,17 +44,26 @@ def test_a_benchmark_that_is_gone_or_no_number_is_an_alarm() -> None:
 
 
 def test_the_reference_stays_and_begins_anew_where_nothing_can_be_compared() -> None:
-    fallen = table(rows(LOSS, losses(1)), rows(ACCURACY, RIGHT, weights=1, version=2), rows(("new", "F1"), RIGHT))
+    fallen = table(rows(LOSS, losses(1)), rows(ACCURACY, RIGHT, weights=1, version=2), rows(("new", "accuracy"), RIGHT))
     reference = next_reference(BEFORE, fallen, compared(fallen))
     assert alarms(compare_items(reference, fallen, shared_only=True))[0].metric == "answer loss"
     assert {(row["metric"], row["metric_version"]) for row in reference.to_pylist()} == {
         ("answer loss", 1),
         ("accuracy", 2),
-        ("F1", 1),
+        ("accuracy", 1),
     }
     assert reference.num_rows == 3 * N
     without = table(rows(LOSS, losses(0)))
     assert next_reference(BEFORE, without, compared(without)).num_rows == 2 * N  # gone: it stays an alarm
+
+
+def test_the_first_evaluation_is_kept_until_another_is_accepted(tmp_path: Path) -> None:
+    path, fallen = tmp_path / "model.parquet", table(rows(LOSS, losses(1)), rows(ACCURACY, RIGHT, weights=1))
+    assert alarms(against_reference(path, BEFORE, accept=False)) == []
+    assert [each.metric for each in alarms(against_reference(path, fallen, accept=False))] == ["answer loss"]
+    assert read_table(path) == BEFORE
+    assert alarms(against_reference(path, fallen, accept=True)) == []
+    assert read_table(path) == fallen
 
 
 def test_few_shared_items_are_compared_by_these() -> None:

@@ -1,16 +1,29 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from llm.evaluate.benchmark_scores import centred_rows
 from llm.evaluate.benchmarks import Benchmark, BenchmarkRules
-from llm.evaluate.contamination import contaminated_items
+from llm.evaluate.choices import centred_rows
 from llm.evaluate.core_set import CORE_TASKS
-from llm.evaluate.scores import ITEM_SCHEMA, SCORE_SCHEMA, Units, item_table, score_rows, score_table
-from llm.evaluate.statistics import mean_of_means, paired_difference, wilson
+from llm.evaluate.metrics import ACCURACY, BITS_PER_BYTE, DOCUMENTS, Metric
+from llm.evaluate.scores import (
+    ITEM_SCHEMA,
+    SCORE_SCHEMA,
+    Score,
+    Units,
+    item_table,
+    read_items,
+    read_scores,
+    score_rows,
+    score_table,
+)
+from llm.evaluate.statistics import Estimate, mean_of_means, paired_difference, wilson
 from llm.files import write_table
 
+QUIZ = replace(ACCURACY, version=3)
 HITS = np.array([1, 0, 1, 1, 0, 1, 1, 1], dtype=np.float64)
 OTHERS = np.array([1, 0, 0, 1, 0, 0, 1, 0], dtype=np.float64)
 MARKED = np.array([1, 1, 0, 0, 0, 0, 0, 1], dtype=bool)
@@ -18,8 +31,13 @@ MARKED = np.array([1, 1, 0, 0, 0, 0, 0, 1], dtype=bool)
 
 def units(values: np.ndarray, **changes) -> Units:
     ids = [str(i) for i in range(len(values))]
-    given = {"benchmark": "quiz", "metric": "accuracy", "version": 3, "ids": ids, "is_share": True, "chance": 0.25}
+    given = {"benchmark": "quiz", "metric": QUIZ, "ids": ids, "is_share": True, "chance": 0.25}
     return Units(**{**given, "values": values, **changes})
+
+
+def named_rows(rows: list[Score]) -> dict[tuple[str, str, str], Score]:
+    """Rows by model, benchmark and the name of the metric in the file."""
+    return {(row.model, row.benchmark, row.row()["metric"]): row for row in rows}
 
 
 def test_marked_items_split_a_score_into_clean_and_contaminated():
@@ -28,12 +46,12 @@ def test_marked_items_split_a_score_into_clean_and_contaminated():
         for name, values in (("base", OTHERS), ("chat", HITS))
     }
     rows = score_rows(measured, "chat", "base")
-    named = {(row.model, row.benchmark, row.metric): row for row in rows}
+    named = named_rows(rows)
     assert len(named) == len(rows) == 9
     for name, mask in (("quiz", MARKED | True), ("quiz, clean items", ~MARKED), ("quiz, contaminated items", MARKED)):
         row = named["chat", name, "accuracy"]
         assert row.estimate == wilson(HITS[mask].astype(bool))
-        assert (row.chance, row.version) == (0.25, 3)
+        assert (row.chance, row.metric) == (0.25, QUIZ)
         assert named["chat", name, "accuracy minus base"].estimate == paired_difference(HITS[mask], OTHERS[mask])
     assert named["chat", "quiz, clean items", "accuracy"].estimate.n == 5
 
@@ -81,7 +99,7 @@ def test_core_is_the_mean_of_centred_scores_and_says_of_how_many():
         for model in ("base", "chat")
     }
     rows = centred_rows(measured, tasks, "chat", "base")
-    named = {(row.model, row.benchmark, row.metric): row.estimate for row in rows}
+    named = {key: row.estimate for key, row in named_rows(rows).items()}
     for model in ("base", "chat"):
         centred = []
         for task in tasks:
@@ -112,25 +130,22 @@ def test_the_interval_of_a_mean_of_means_is_that_of_its_variance():
             mean_of_means(nothing)
 
 
-def test_only_items_in_training_documents_are_contaminated(tmp_path):
-    import pyarrow as pa
+def test_a_metric_that_is_not_in_the_table_is_refused_where_it_is_made():
+    for made in (
+        lambda: units(HITS, metric=Metric("charm", "share")),
+        lambda: units(HITS, metric=BITS_PER_BYTE),  # which is of the held-out documents alone
+        lambda: Score("base", "quiz", Metric("charm", "share"), Estimate(0.5, 0.4, 0.6, 8)),
+    ):
+        with pytest.raises(ValueError, match=r"of 'quiz' is not in the table of llm/evaluate/metrics\.py"):
+            made()
+    assert Score("base", f"{DOCUMENTS}, source x", BITS_PER_BYTE, Estimate(0.5, 0.4, 0.6, 8)).metric == BITS_PER_BYTE
 
-    from llm.data.decontaminate import HIT_SCHEMA
 
-    hits = [("quiz", 0, False, False), ("quiz", 3, False, True), ("quiz", 5, True, False), ("other", 1, False, True)]
-    rows = [
-        {
-            "id": "d",
-            "url": "u",
-            "benchmark": name,
-            "item": item,
-            "ngram": "x",
-            "n_ngrams": 1,
-            "held_out": h,
-            "dropped": d,
-        }
-        for name, item, h, d in hits
-    ]
-    assert contaminated_items(tmp_path) == {}
-    write_table(tmp_path / "hits.parquet", pa.Table.from_pylist(rows, schema=HIT_SCHEMA))
-    assert contaminated_items(tmp_path) == {"quiz": {0}, "other": set()}
+def test_what_is_written_is_read_model_by_model(tmp_path):
+    measured = {name: {("quiz", "accuracy"): units(values)} for name, values in (("base", OTHERS), ("chat", HITS))}
+    write_table(tmp_path / "scores.parquet", score_table(score_rows(measured, "chat", "base")))
+    write_table(tmp_path / "items.parquet", item_table(measured))
+    assert [row["metric"] for row in read_scores(tmp_path)] == ["accuracy", "accuracy", "accuracy minus base"]
+    assert [(row["model"], row["metric"]) for row in read_scores(tmp_path, "chat")] == [("chat", "accuracy")]
+    assert read_items(tmp_path, "chat")["value"].to_pylist() == HITS.tolist()
+    assert read_scores(tmp_path / "nothing") == []

@@ -13,7 +13,7 @@ import torch
 from llm.counts import Counts
 from llm.data.documents import Document, document_id, documents_table
 from llm.data.drops import Dropped, write_dropped
-from llm.evaluate.evaluate import SCORE_SCHEMA
+from llm.evaluate.scores import SCORE_SCHEMA
 from llm.files import write_json, write_table
 from llm.model.files import save_model
 from llm.model.gpt import GPT, GPTConfig
@@ -31,6 +31,8 @@ INPUTS = {
     "finetune": ("pretrain", "instruct"),
     "evaluate": ("pretrain", "finetune", "dedup", "instruct"),
 }
+
+MAKES = {"pretrain": "base", "finetune": "chat"}
 
 MEASURED = {0: 6.0, 10: 0.125, 30: 0.25}
 """The held-out loss of either model by step."""
@@ -91,7 +93,7 @@ def make_run(tiny_tokenizer) -> MakeRun:
         _write_chats(path["instruct"], text)
         _write_evaluation(path["evaluate"], text)
         return [
-            StageSummary(stage, fingerprint, f"{index}" * 64, INPUTS[stage], counts, path[stage])
+            StageSummary(stage, fingerprint, f"{index}" * 64, INPUTS[stage], counts, path[stage], MAKES.get(stage))
             for index, (stage, counts) in enumerate(_counts(text).items())
         ]
 

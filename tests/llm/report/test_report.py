@@ -13,7 +13,7 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 import llm.report
 from llm.counts import Counts
 from llm.files import read_json, write_json
-from llm.report.report import TEMPLATES, ReportConfig, StageSummary, write_report
+from llm.report.report import TEMPLATES, ReportConfig, StageSummary, compact, cut, figure, spaced, write_report
 
 CONFIG = ReportConfig(attention_tokens=6)
 
@@ -188,11 +188,11 @@ def test_training_shows_the_best_and_the_kept_step_and_what_was_skipped(make_run
         "held out step 0 best, step 10 kept, step 30 loss 6.000 0.125 0.250 bits per byte 3.000 0.062 0.125" in pretrain
     )
     assert "kept, step 10 loss 6.000 0.125 0.125" in finetune
-    assert "Steps not learned from: 1 step batch why 7 6 plain words" in pretrain
+    assert "Skipped steps: 1 step batch why 7 6 plain words" in pretrain
     assert len(tree.css("#training svg.chart")) == 2
 
 
-def test_the_example_marks_what_is_learned(make_run, tmp_path):
+def test_the_example_marks_what_the_loss_is_taken_on(make_run, tmp_path):
     tree = LexborHTMLParser(page(make_run(tmp_path / "run"), tmp_path / "out"))
     (example,) = tree.css(".example")
     text = {tag: "".join(node.text() for node in example.css(tag)) for tag in ("span", "mark")}
@@ -249,6 +249,22 @@ def test_missing_stages_leave_their_sections_out(kept, make_run, tmp_path):
     assert [node.text() for node in tree.css(".dag .name")] == list(kept)
 
 
+def test_what_a_stage_makes_is_what_it_says_and_not_its_name(make_run, tmp_path):
+    """The attention is that of the last chat model, whatever its stage is called; without one, of the base model."""
+    stages = make_run(tmp_path / "run")
+    renamed = [replace(stage, stage=f"my {stage.stage}") if stage.makes else stage for stage in stages]
+    tiles = LexborHTMLParser(page(renamed, tmp_path / "renamed")).css(".tile dt")
+    assert [tile.text() for tile in tiles][1] == "Parameters"
+    asked: list[Path] = []
+    for makes in ("chat", None):
+        given = [replace(stage, makes=makes if stage.makes == "chat" else stage.makes) for stage in renamed]
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("chat_attention", "text_attention"):
+                patch.setattr(f"llm.report.report.{name}", lambda path, *_: asked.append(path))
+            page(given, tmp_path / f"out {makes}")
+    assert [path.name for path in asked] == ["finetune", "pretrain"]
+
+
 def test_stages_without_their_files_do_not_stop_the_report(make_run, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -290,3 +306,20 @@ def test_many_reasons_are_folded_and_still_add_up(make_run, tmp_path):
     assert len(numbers) == 13
     assert (numbers[0], sum(numbers[1:])) == (7, n_dropped)
     assert "19 other reasons" in table.text()
+
+
+@pytest.mark.parametrize(
+    ("number", "short", "full"),
+    [(0, "0", "0"), (999, "999", "999"), (123456, "123,456", "123,456"), (1_350_400, "1.35 M", "1,350,400"),
+     (2.5e9, "2.5 G", "2,500,000,000"), (1.98765, "2", "1.988")],
+)  # fmt: skip
+def test_numbers_read_well(number, short, full):
+    assert (compact(number), figure(number)) == (short, full)
+
+
+def test_cut_keeps_the_limit():
+    assert [cut("abcd", n) for n in (1, 3, 4, 9)] == ["…", "ab…", "abcd", "abcd"]
+
+
+def test_what_is_not_seen_in_a_token_is_made_visible():
+    assert spaced(" a\n b") == "·a⏎·b"

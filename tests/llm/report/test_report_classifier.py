@@ -70,7 +70,7 @@ def test_a_matrix_of_many_labels_is_left_out(tmp_path):
 @pytest.mark.parametrize("label", ["spam", "<script>alert(1)</script>"])
 def test_it_has_a_section_of_its_own(label, tmp_path):
     write_results(tmp_path / "classify", ("ham", label))
-    stage = StageSummary("classify", "f", "d" * 64, (), Counts("texts", 60, 60), tmp_path / "classify")
+    stage = StageSummary("classify", "f", "d" * 64, (), Counts("texts", 60, 60), tmp_path / "classify", "classifier")
     pages = []
     for name, path in (("with", stage.path), ("without", tmp_path)):
         (tmp_path / name).mkdir()

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
+import pytest
 
-from llm.evaluate import benchmark_scores, units
-from llm.evaluate.scores import OVER_BASE, SCORE_SCHEMA, Score, Units, score_rows, score_table
+from llm.evaluate.metrics import ACCURACY, CENTRED, CORE_SCORE
+from llm.evaluate.scores import SCORE_SCHEMA, Score, Units, score_rows, score_table
 from llm.evaluate.statistics import Estimate
 from llm.files import write_table
-from llm.report import scores as shown
-from llm.report.scores import answers, score_tables, scores, written
-
-
-def test_names_are_those_of_the_evaluation():
-    assert (shown.BASE, shown.CHAT, shown.XZ) == (units.BASE, units.CHAT, units.XZ)
-    assert (shown.DOCUMENTS, shown.EXAMPLES, shown.DEFINITIONS) == (units.DOCUMENTS, units.EXAMPLES, units.DEFINITIONS)
-    assert (units.ENDED, units.EXACT_MATCH, units.TOKEN_F1) == shown.SHARES
-    assert (shown.ACCURACY, shown.CENTRED, shown.CORE) == (
-        benchmark_scores.ACCURACY,
-        benchmark_scores.CENTRED,
-        benchmark_scores.CORE,
-    )
-    assert (shown.BITS_PER_BYTE, shown.OVER_BASE) == (units.BITS_PER_BYTE, OVER_BASE)
+from llm.report.scores import ScoreRow, samples, score_tables, scores
 
 
 def accuracies(n_right: int) -> Units:
     """Of a benchmark of 40 items, 10 of them contaminated."""
     return Units(
         benchmark="arc_easy",
-        metric="accuracy",
-        version=1,
+        metric=ACCURACY,
         ids=[str(i) for i in range(40)],
         values=(np.arange(40) < n_right).astype(float),
         is_share=True,
@@ -42,8 +31,9 @@ def accuracies(n_right: int) -> Units:
 def test_parts_stand_under_all_items_and_differences_under_the_models(tmp_path):
     measured = {name: {("arc_easy", "accuracy"): accuracies(n)} for name, n in (("base", 20), ("chat", 30))}
     rows = score_rows(measured, "chat", "base")
-    rows += [Score(name, "arc_easy", "centred accuracy", 1, Estimate(0.5, 0.4, 0.6, 40)) for name in ("base", "chat")]
-    rows += [Score("base", "CORE", "centred accuracy, 1 of 22 tasks", 1, Estimate(0.5, 0.4, 0.6, 40))]
+    rows += [Score(name, "arc_easy", CENTRED, Estimate(0.5, 0.4, 0.6, 40)) for name in ("base", "chat")]
+    metric = replace(CORE_SCORE, name="centred accuracy, 1 of 22 tasks")
+    rows += [Score("base", "CORE", metric, Estimate(0.5, 0.4, 0.6, 40))]
     write_table(tmp_path / "scores.parquet", score_table(rows))
     (table,) = score_tables(scores(tmp_path))
     core, block = table.blocks
@@ -66,8 +56,8 @@ def test_every_score_is_shown_once(tmp_path):
         ("chat", "held-out examples", "answer loss"),
         ("chat", "held-out examples", "token F1"),
         ("word overlap", "four-choice definitions", "accuracy"),
-        ("base", "some lm-eval task", "acc_norm"),
-        ("chat", "some lm-eval task", "acc_norm minus base"),
+        ("base", "lm-eval some task", "acc_norm"),
+        ("chat", "lm-eval some task", "acc_norm minus base"),
     ]
     empty = {"metric_version": 3, "score": 0.5, "low": None, "high": None, "n": 2, "chance": None}
     rows = [{"model": model, "benchmark": benchmark, "metric": metric, **empty} for model, benchmark, metric in names]
@@ -87,5 +77,26 @@ def test_every_score_is_shown_once(tmp_path):
 
 
 def test_nothing_is_found_where_nothing_is(tmp_path):
-    assert (scores(tmp_path), answers(tmp_path), written(tmp_path)) == ([], [], {})
+    assert (scores(tmp_path), samples(tmp_path)) == ([], {})
     assert score_tables([]) == []
+
+
+def row(*, is_share: bool, is_difference: bool, low: float | None = -0.0625) -> ScoreRow:
+    names = {"model": "", "benchmark": "", "part": "", "metric": "", "section": "Text"}
+    values = {"metric_version": 1, "score": 0.125, "low": low, "high": 0.3125, "n": 1, "chance": None}
+    return ScoreRow(**names, **values, is_share=is_share, is_difference=is_difference)
+
+
+@pytest.mark.parametrize(
+    ("is_share", "is_difference", "expected"),
+    [
+        (True, False, ("12.5 %", "-6.2 to 31.2 %")),
+        (True, True, ("+12.5 points", "-6.2 to +31.2")),
+        (False, False, ("0.125", "-0.062 to 0.312")),
+        (False, True, ("+0.125", "-0.062 to +0.312")),
+    ],
+)
+def test_scores_and_intervals(is_share, is_difference, expected):
+    found = row(is_share=is_share, is_difference=is_difference)
+    assert (found.in_words(), found.interval()) == expected
+    assert row(is_share=is_share, is_difference=is_difference, low=None).interval() == ""

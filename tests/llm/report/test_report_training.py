@@ -9,7 +9,7 @@ import pytest
 
 from llm.counts import Counts
 from llm.files import write_json
-from llm.report.training import HeldOut, Skipped, training
+from llm.report.training import HeldOutMetric, Skipped, training
 
 COUNTS = Counts("pairs", 5, 5, {}, {"n_rollbacks": 2})
 
@@ -33,11 +33,11 @@ def test_all_that_is_measured_is_shown_by_its_name(tmp_path):
     assert run is not None
     assert (run.n_steps, run.loss, run.first_step, run.best_step, run.kept_step) == (4, 0.25, 0, 2, 4)
     assert run.held_out == [
-        HeldOut("loss", "0.700", "0.300", "0.500"),
-        HeldOut("margin", "1.400", "0.600", "1.000"),
-        HeldOut("accuracy", "0.300 (0.200 to 0.400)", "0.700 (0.600 to 0.800)", "0.500 (0.400 to 0.600)"),
+        HeldOutMetric("loss", "0.700", "0.300", "0.500"),
+        HeldOutMetric("margin", "1.400", "0.600", "1.000"),
+        HeldOutMetric("accuracy", "0.300 (0.200 to 0.400)", "0.700 (0.600 to 0.800)", "0.500 (0.400 to 0.600)"),
     ]
-    labels = [ElementTree.fromstring(svg).get("aria-label") for svg in run.figures]
+    labels = [ElementTree.fromstring(svg).get("aria-label") for svg in run.charts]
     assert labels == ["loss, over steps", "margin, over steps", "accuracy, over steps"]
     assert (run.n_rollbacks, run.skipped, run.samples) == (2, [], None)
 
