@@ -30,7 +30,7 @@ from llm.model.shape import GPTConfig
 from llm.report.report import ReportConfig
 from llm.scaling.config import ScalingConfig
 from llm.tokenizer.imported_tokenizer import import_tokenizer
-from llm.tokenizer.tokenizer import TokenizerConfig
+from llm.tokenizer.training import TokenizerConfig
 from llm.train.config import PretrainConfig
 from llm.train.methods.config import (
     ClassifyConfig,

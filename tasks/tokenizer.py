@@ -6,7 +6,8 @@ from pathlib import Path
 
 from llm.counts import Counts
 from llm.tokenizer.imported_tokenizer import import_tokenizer
-from llm.tokenizer.tokenizer import TOKENIZER_FILE, TokenizerConfig, train_tokenizer
+from llm.tokenizer.tokenizer import TOKENIZER_FILE
+from llm.tokenizer.training import TokenizerConfig, train_tokenizer
 
 from .core.build import Build
 from .core.stage import stage

@@ -24,9 +24,8 @@ from llm.tokenizer.tokenizer import (
     SPECIAL_TOKENS,
     SPLIT_PATTERN,
     Tokenizer,
-    TokenizerConfig,
-    train_tokenizer,
 )
+from llm.tokenizer.training import TokenizerConfig, train_tokenizer
 
 TEXT = (
     "the starter rises while flour and water rest, don't hurry: bake it at 250 degrees for 45 minutes. "
