@@ -100,7 +100,7 @@ def plan(
     hours: Annotated[float | None, typer.Option(help="Propose size and tokens for so many hours instead.")] = None,
     device: Annotated[str, typer.Option(help="Where these hours are spent: cpu, or a GPU such as h200.")] = "cpu",
 ) -> None:
-    """Parameters, tokens, FLOPs, memory and estimated time per stage, before anything runs."""
+    """Print parameters, tokens, FLOPs, memory and estimated time per stage, before anything runs."""
     from .recipe import load_recipe
 
     asked, session = load_recipe(recipe, overrides or ()), explained(recipe, overrides)
@@ -134,7 +134,7 @@ def scaling(recipe: RecipePath, overrides: Overrides = None) -> None:
 
 @app.command()
 def fields(section: Annotated[str | None, typer.Argument(help="One section, such as pretrain.")] = None) -> None:
-    """Every key of a recipe with its default and its meaning."""
+    """Print every key of a recipe with its default and its meaning."""
     from .recipe import describe_fields
 
     for line in describe_fields(section):
@@ -221,7 +221,7 @@ def compare(
     seed: Annotated[int, typer.Option(help="The same seed gives the same answers.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object instead of tables.")] = False,
 ) -> None:
-    """Two models side by side: cost, scores with intervals, answers to the same prompts."""
+    """Compare two models: cost, scores with intervals, answers to the same prompts."""
     from llm.model.generate import Sampling
 
     from . import compare as side_by_side
@@ -294,7 +294,7 @@ def verify() -> None:
 
 @app.command(name="list")
 def list_artifacts() -> None:
-    """The artifacts in the store, the newest of each stage first."""
+    """List the artifacts in the store, the newest of each stage first."""
     from .show import artifacts_table
 
     console.print(artifacts_table(all_artifacts()))
@@ -367,7 +367,7 @@ def shown(call: Callable[[], object]) -> ConsoleDisplay:
 def explained(
     recipe: Path, overrides: list[str] | None, from_: str | None = None, force: list[str] | None = None
 ) -> Any:
-    """A session that has decided about every stage and built nothing."""
+    """Returns a session that has decided about every stage and built nothing."""
     from tasks.core.session import running
 
     from . import pipeline
@@ -381,7 +381,7 @@ def explained(
 
 
 def summary(shown: ConsoleDisplay) -> None:
-    """Where the time went, what each stage kept, the scores, three answers, and where to look."""
+    """Prints where the time went, what each stage kept, the scores, three answers, and where to look."""
     import os
 
     from .show import scores_table, stages_table
@@ -403,7 +403,7 @@ def summary(shown: ConsoleDisplay) -> None:
 
 
 def all_artifacts() -> list[Any]:
-    """Every artifact of the workspace."""
+    """Returns every artifact of the workspace."""
     from tasks.core.store import Store
 
     store = Store(workspace.workspace() / "store")

@@ -40,7 +40,7 @@ class Law:
 
 
 def budget_lines(recipe: Recipe, session: Session, hours: float, device: str) -> list[str]:
-    """A proposal in words: budget, law, size, tokens, what the corpus lacks, expected loss, the overrides for it.
+    """Returns a proposal in words: budget, law, size, tokens, what the corpus lacks, expected loss, overrides.
 
     On a CPU the speed is measured, here and now; of a GPU a share of its peak is reckoned with. Raises ValueError for
     an unknown device and for hours that are too few.
@@ -73,7 +73,7 @@ def budget_lines(recipe: Recipe, session: Session, hours: float, device: str) ->
 
 
 def speed_of(device: str, model: GPTConfig, recipe: Recipe) -> tuple[float, str]:
-    """FLOPs per second on a device, and where the number is from."""
+    """Returns FLOPs per second on a device, and where the number is from."""
     if device == "cpu":
         speed = flops_per_second(model, replace(recipe.pretrain.loop, device="cpu"))
         return speed, f"{speed / 1e9:.0f} GFLOP/s, measured here on a model of this shape"
@@ -82,12 +82,12 @@ def speed_of(device: str, model: GPTConfig, recipe: Recipe) -> tuple[float, str]
 
 
 def gpus() -> dict[str, float]:
-    """FLOPs per second that a GPU is sold for, by name as on the command line: `h200`, `rtx-4090`."""
+    """Returns FLOPs per second that a GPU is sold for, by name as on the command line: `h200`, `rtx-4090`."""
     return {name.lower().replace(" ", "-"): peak for name, peak in PEAK_FLOPS.items()}
 
 
 def law_for(session: Session, n_flops: float) -> Law:
-    """The parametric law of the newest scaling artifact in the store; published numbers if none serves."""
+    """Returns the parametric law of the newest scaling artifact in the store; published numbers if none serves."""
     made = session.store.artifacts("scaling")
     if not made:
         reason = "there is no scaling artifact in the store: `python -m flows scaling conf/scaling-cpu.yaml` makes one"
@@ -101,14 +101,14 @@ def law_for(session: Session, n_flops: float) -> Law:
 
 
 def n_corpus_tokens(session: Session) -> int | None:
-    """Training tokens of the recipe's shards as they are, or were built last; None: there are none yet."""
+    """Returns the training tokens of the recipe's shards as they are, or were built last; None: there are none yet."""
     shards = [outcome.artifact for outcome in session.outcomes if outcome.stage == "shard" and outcome.artifact]
     found = shards[0].counts.figures.get("n_train_tokens") if shards else None
     return None if found is None else int(found)
 
 
 def described(found: Proposal) -> str:
-    """A proposal in one line."""
+    """Returns a proposal in one line."""
     return (
         f"{found.n_params:,} parameters, {found.n_tokens:,} tokens ({found.n_tokens / found.n_matmul_params:.1f} for "
         f"each of {found.n_matmul_params:,} weights in matrix products)"
@@ -116,7 +116,7 @@ def described(found: Proposal) -> str:
 
 
 def corpus_lines(best: Proposal, found: Proposal, n_corpus: int | None, seconds: float) -> list[str]:
-    """How often the corpus would be read; if too often, what it lacks and what it is good for, `found` in `seconds`."""
+    """Returns how often the corpus would be read; if too often, what it lacks and what it suffices for."""
     if n_corpus is None:
         return [f"corpus: no shards in the store yet; {best.n_tokens / GOOD_EPOCHS:,.0f} training tokens are needed"]
     lines = [f"corpus: {n_corpus:,} training tokens, so {best.n_tokens / n_corpus:.1f} epochs"]
@@ -132,7 +132,7 @@ def corpus_lines(best: Proposal, found: Proposal, n_corpus: int | None, seconds:
 
 
 def loss_lines(law: Law, found: Proposal, recipe: Recipe) -> list[str]:
-    """The loss that the law expects; a published law says nothing about another corpus and vocabulary."""
+    """Returns the loss that the law expects; a published law says nothing about another corpus and vocabulary."""
     if law.vocab_size is None:
         return []
     other = (

@@ -56,7 +56,7 @@ def servers(prefect_port: int, mlflow_port: int) -> Iterator[dict[str, str]]:
 
 
 def health(name: str) -> str:
-    """The path at which a server says that it is ready."""
+    """Returns the path at which a server says that it is ready."""
     return {"prefect": "/api/health", "mlflow": "/health"}[name]
 
 
@@ -77,7 +77,7 @@ def process(command: list[str], environment: dict[str, str], log: Any) -> Iterat
 
 
 def end_with_parent() -> Callable[[], None] | None:
-    """What makes a server end with this process, however this process ends; only Linux has it."""
+    """Returns what makes a server end with this process, however this process ends; only Linux has it."""
     return die_with_parent if sys.platform == "linux" else None
 
 
@@ -91,7 +91,7 @@ def wait_for(url: str, name: str, log: str) -> None:
 
 
 def deployments(recipe_path: str, cron: str) -> list[Any]:
-    """The pipeline, one deployment per stage, and the evaluation, with a recipe's values in their forms.
+    """Returns the pipeline, one deployment per stage, and the evaluation, with a recipe's values in their forms.
 
     And the sweep, for a recipe that has one. The evaluation runs by schedule, and when there is a new candidate.
     """

@@ -59,7 +59,7 @@ else:
 
 
 def build_model(recipe: Recipe) -> Artifact:
-    """The whole DAG. Inside a session, each call takes its artifact from the store or builds it."""
+    """Runs the whole DAG. Inside a session, each call takes its artifact from the store or builds it."""
     pages = crawl(config=recipe.crawl) if recipe.crawl else ingest(config=recipe.ingest)
     cleaned = clean(pages, config=recipe.clean)
     distinct = dedup(cleaned, config=recipe.dedup)
@@ -111,7 +111,7 @@ def new_session(
     force: tuple[str, ...] = (),
     execute: bool = True,
 ) -> Session:
-    """A session for a recipe in this workspace; raises ValueError for stages that do not exist or do not fit."""
+    """Returns a session for a recipe here; raises ValueError for stages that do not exist or do not fit."""
     names = stages_of(recipe)
     for name in [*force, *filter(None, [from_stage, until_stage]), *recipe.on_code_change]:
         if name not in names:
@@ -153,7 +153,7 @@ def check_files(recipe: Recipe) -> None:
 
 @contextmanager
 def tracked(session: Session, name: str) -> Iterator[None]:
-    """An MLflow run for the flow run that executes the block."""
+    """Opens an MLflow run for the flow run that executes the block."""
     session.tracker.start_flow(name, str(flow_run.get_id() or name))
     try:
         yield

@@ -21,7 +21,7 @@ MEASURED_LAYERS = 4
 
 
 def plan_table(recipe: Recipe, session: Session) -> Table:
-    """One row per stage: whether it would run, how large it is, and how long it takes.
+    """Returns a table with a row per stage: whether it would run, how large it is, and how long it takes.
 
     Times of data stages are those of their last build in this store (for whatever config); training times are FLOPs
     over the speed of this machine, measured for a second on a model of the recipe's shape.
@@ -38,7 +38,7 @@ def plan_table(recipe: Recipe, session: Session) -> Table:
 
 
 def estimate(recipe: Recipe, outcome: Outcome, session: Session) -> tuple[str, float | None]:
-    """Size in words and seconds (None: unknown) of one stage."""
+    """Returns the size in words and seconds (None: unknown) of one stage."""
     if outcome.stage == "pretrain":
         return pretrain_estimate(resolved_pretrain(recipe, session))
     if outcome.artifact is None:
@@ -48,7 +48,7 @@ def estimate(recipe: Recipe, outcome: Outcome, session: Session) -> tuple[str, f
 
 
 def resolved_pretrain(recipe: Recipe, session: Session) -> Resolved:
-    """The recipe's pretraining with all that follows from the model's size.
+    """Returns the recipe's pretraining with all that follows from the model's size.
 
     Its length depends on the corpus, so it is final once the shards are in the store. The model's context is that of
     the shards, which is what training costs, also where published weights have a longer one.
@@ -62,14 +62,14 @@ def resolved_pretrain(recipe: Recipe, session: Session) -> Resolved:
 
 
 def preset_lines(recipe: Recipe, session: Session) -> list[str]:
-    """What follows from the size or the start of pretraining, and where each value comes from: a line for each."""
+    """Returns a line for each value that follows from the size or the start of pretraining: where it comes from."""
     config = recipe.pretrain
     given = f"start_from {config.start_from}" if config.start_from else f"model.size {config.model.size}"
     return ["", f"pretrain.{given}", *resolved_pretrain(recipe, session).lines()]
 
 
 def pretrain_estimate(resolved: Resolved) -> tuple[str, float | None]:
-    """Parameters, tokens, FLOPs, memory and seconds of pretraining; None when it does not fit into memory."""
+    """Returns parameters, tokens, FLOPs, memory and seconds of pretraining; None when it does not fit into memory."""
     config, model = resolved.config, resolved.model
     n_tokens = config.n_steps * config.batch_tokens
     n_flops = n_tokens * flops_per_token(model)

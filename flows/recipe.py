@@ -149,7 +149,7 @@ class Recipe(Config):
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of a YAML file with `key=value` overrides applied.
+    """Returns the recipe of a YAML file with `key=value` overrides applied.
 
     Raises ValueError that names file, field, value and what is allowed.
     """
@@ -167,7 +167,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def merged(path: Path, seen: tuple[Path, ...]) -> DictConfig:
-    """The values of a YAML file over those of the file that it `extends`."""
+    """Returns the values of a YAML file merged over those of the file that it `extends`."""
     path = path.resolve() if seen else path
     if path.resolve() in seen:
         raise ValueError(f"{path} extends itself through {' -> '.join(map(str, seen))}")
@@ -187,7 +187,7 @@ def merged(path: Path, seen: tuple[Path, ...]) -> DictConfig:
 
 
 def validated(values: Any, source: str) -> Recipe:
-    """Plain values as a Recipe; raises ValueError with one line for each thing that is wrong."""
+    """Returns plain values as a Recipe; raises ValueError with one line for each thing that is wrong."""
     try:
         return TypeAdapter(Recipe).validate_python(values)
     except ValidationError as error:
@@ -196,7 +196,7 @@ def validated(values: Any, source: str) -> Recipe:
 
 
 def describe(error: Any) -> str:
-    """One validation error in words: the field with its dots, what is wrong, what is allowed."""
+    """Returns one validation error in words: the field with its dots, what is wrong, what is allowed."""
     place = [str(part) for part in error["loc"]]
     name = ".".join(place)
     if error["type"] == "unexpected_keyword_argument":
@@ -213,7 +213,7 @@ def describe(error: Any) -> str:
 
 
 def section(place: Sequence[str]) -> Any:
-    """The config class at a dotted place of the recipe."""
+    """Returns the config class at a dotted place of the recipe."""
     found: Any = Recipe
     for name in place:
         if name.isdigit():  # the position in a list of configs
@@ -225,7 +225,7 @@ def section(place: Sequence[str]) -> Any:
 
 
 def describe_fields(name: str | None = None) -> list[str]:
-    """A line for every key of one section, or of the whole recipe: key, default, meaning."""
+    """Returns a line for every key of one section, or of the whole recipe: key, default, meaning."""
     schema = TypeAdapter(Recipe).json_schema()
     known = [field.name for field in dataclasses.fields(Recipe)]
     if name is not None and name not in known:
@@ -235,7 +235,7 @@ def describe_fields(name: str | None = None) -> list[str]:
 
 
 def field_lines(schema: dict[str, Any], node: dict[str, Any], key: str) -> list[str]:
-    """The lines of one key of a JSON schema, with those below it."""
+    """Returns the lines of one key of a JSON schema, with those below it."""
     references = [option.get("$ref") for option in [node, node.get("items", {}), *node.get("anyOf", [])]]
     reference = next(filter(None, references), None)
     below = schema["$defs"][reference.rpartition("/")[2]] if reference else {}

@@ -46,7 +46,7 @@ def register_models(session: Session, recipe: str) -> dict[str, Version]:
 
 
 def gated(built: Mapping[str, Artifact]) -> Artifact:
-    """The model that goes through the gate: the last chat model, or the base model where there is none."""
+    """Returns the model that goes through the gate: the last chat model, or the base model where there is none."""
     return next(model for model in reversed(list(built.values())) if model.makes in ("chat", "base"))
 
 
@@ -60,5 +60,5 @@ def announce(version: Version | None) -> None:
 
 
 def resource_id(name: str) -> str:
-    """What a registered model is called in events."""
+    """Returns what a registered model is called in events."""
     return f"sourdough.model.{name}"

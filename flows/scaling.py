@@ -38,14 +38,14 @@ def scaling(recipe: Recipe) -> dict[str, str]:
 
 
 def sweep_of(recipe: Recipe) -> ScalingConfig:
-    """The recipe's sweep; raises ValueError when it has none."""
+    """Returns the recipe's sweep; raises ValueError when it has none."""
     if recipe.scaling is None:
         raise ValueError(f"the recipe {recipe.name} has no scaling section; conf/scaling-cpu.yaml has one")
     return recipe.scaling
 
 
 def data_of(recipe: Recipe, session: Session) -> tuple[Artifact, Artifact]:
-    """Shards and vocabulary of a recipe, built or found; after it, the session has no last stage."""
+    """Returns shards and vocabulary of a recipe, built or found; after it, the session has no last stage."""
     with running(session):
         build_model(recipe)
     session.until_stage = None
@@ -53,7 +53,7 @@ def data_of(recipe: Recipe, session: Session) -> tuple[Artifact, Artifact]:
 
 
 def corpus_of(shards: Artifact) -> Corpus:
-    """What the runs' settings depend on: the shards' vocabulary, context length and number of training tokens."""
+    """Returns what the runs' settings depend on: vocabulary, context length and number of training tokens."""
     form = read_json(shards.path / "shards.json")
     return Corpus(int(form["vocab_size"]), int(form["context_length"]), int(form["n_train_tokens"]))
 

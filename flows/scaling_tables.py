@@ -13,7 +13,7 @@ from tasks.core.store import Artifact
 
 
 def result_tables(artifact: Artifact) -> Iterable[Table]:
-    """The points of a sweep, the lowest point of each parabola, the exponents, and the prediction's errors."""
+    """Yields the points of a sweep, the lowest point of each parabola, the exponents, and the prediction's errors."""
     fit = read_json(artifact.path / FIT_FILE)
     yield points_table(artifact)
     yield parabolas_table(fit["isoflop"])
@@ -21,7 +21,7 @@ def result_tables(artifact: Artifact) -> Iterable[Table]:
 
 
 def points_table(artifact: Artifact) -> Table:
-    """A row for each run."""
+    """Returns a table with a row for each run."""
     names = ("budget", "model", "parameters", "tokens", "tokens per parameter", "passes", "loss", "bits per byte")
     table = Table(*names, box=None, pad_edge=False)
     for row in read_table(artifact.path / POINTS_FILE).to_pylist():
@@ -39,7 +39,7 @@ def points_table(artifact: Artifact) -> Table:
 
 
 def parabolas_table(isoflop: dict[str, Any]) -> Table:
-    """What is best at each budget, or why that is not known."""
+    """Returns what is best at each budget, or why that is not known."""
     table = Table("budget", "best parameters", "best tokens", "loss there", box=None, pad_edge=False)
     for item in isoflop["budgets"]:
         found = [item["why_not"]]
@@ -50,7 +50,7 @@ def parabolas_table(isoflop: dict[str, Any]) -> Table:
 
 
 def laws_table(fit: dict[str, Any]) -> Table:
-    """Exponents and coefficients of both fits with their intervals, and how well the largest budget was foretold."""
+    """Returns both fits' exponents and coefficients with intervals, and how well the largest budget was predicted."""
     isoflop, parametric, prediction = fit["isoflop"], fit["parametric"], fit["prediction"]
     table = Table("", "value", f"{fit['confidence']:.0%} interval", box=None, pad_edge=False)
     drawn = isoflop.get("intervals", {})
@@ -75,7 +75,7 @@ def laws_table(fit: dict[str, Any]) -> Table:
 
 
 def add_prediction(table: Table, prediction: dict[str, Any]) -> None:
-    """Rows about the largest budget, as foretold from the smaller ones."""
+    """Adds rows about the largest budget, as foretold from the smaller ones."""
     losses, size = prediction["parametric"], prediction["isoflop"]
     name = f"{prediction['budget']:.3g} FLOPs foretold from the rest: "
     if losses["why_not"] is None:
@@ -90,5 +90,5 @@ def add_prediction(table: Table, prediction: dict[str, Any]) -> None:
 
 
 def shown_interval(drawn: dict[str, Any], name: str) -> str:
-    """From low to high, or why there is no interval."""
+    """Returns the interval from low to high, or why there is no interval."""
     return f"{drawn[name][0]:.4g} to {drawn[name][1]:.4g}" if name in drawn else str(drawn.get("why_not") or "")

@@ -17,7 +17,7 @@ from .registration import registered
 
 
 def stage_flow(name: str) -> prefect.Flow[..., dict[str, str]]:
-    """A flow that runs one stage; its inputs are the artifacts that the stages before it left for the recipe."""
+    """Returns a flow that runs one stage on the artifacts that the stages before it left for the recipe."""
 
     def run(
         config: Config, recipe: str = "conf/demo.yaml", overrides: tuple[str, ...] = (), force: bool = True
@@ -45,5 +45,5 @@ globals().update({name: stage_flow(name) for name in PIPELINE})  # Prefect finds
 
 
 def stage_flows(recipe: Recipe) -> dict[str, Any]:
-    """The flows above for the stages of a recipe, by name, in the pipeline's order."""
+    """Returns the flows for the stages of a recipe, by name, in the pipeline's order."""
     return {name: globals()[name] for name in stages_of(recipe)}

@@ -23,7 +23,7 @@ def setting(
     execution: bool = False,
     optional: bool = False,
 ) -> Any:
-    """A dataclass field with inclusive bounds, checked when the config is made.
+    """Returns a dataclass field with inclusive bounds, checked when the config is made.
 
     `execution=True` marks a field that cannot change the result (device, workers, log cadence), `optional=True` one
     that changes nothing while it has its default, and so is left out of `identity` then.
@@ -154,7 +154,7 @@ def _plain(value: Any) -> Any:
 
 
 def from_dict(config_class: type[C], values: dict[str, Any]) -> C:
-    """A config (with nested configs) out of plain values, as `dataclasses.asdict` gives them.
+    """Returns a config (with nested configs) out of plain values, as `dataclasses.asdict` gives them.
 
     For trusted values that have been through JSON; a user's values are validated where recipes are loaded.
     """

@@ -28,7 +28,7 @@ class Counts:
             raise AssertionError(f"{self.n_in} {self.unit} in, but {self.n_out} out and {n_dropped} dropped")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, drop reasons and figures in alphabetical order."""
+        """Returns plain values, drop reasons and figures in alphabetical order."""
         return {
             "unit": self.unit,
             "n_in": self.n_in,
@@ -39,12 +39,12 @@ class Counts:
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> Counts:
-        """The inverse of `to_dict`."""
+        """Returns the counts that `to_dict` gave as plain values."""
         return Counts(**values)
 
     @staticmethod
     def total(parts: Iterable[Counts]) -> Counts:
-        """The sum over partitions, which must share one unit; raises ValueError when there are none."""
+        """Returns the sum over partitions, which must share one unit; raises ValueError when there are none."""
         parts = list(parts)
         if not parts:
             raise ValueError("no partitions: the input of this stage is empty")

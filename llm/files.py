@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's content, as 64 hexadecimal digits."""
+    """Returns the SHA-256 of a file's content, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -65,7 +65,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file."""
+    """Returns the value of a JSON file."""
     return json.loads(path.read_bytes())
 
 
@@ -82,7 +82,7 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def read_rows(path: Path, start: int, stop: int) -> Iterator[dict[str, Any]]:
-    """Rows `start` to `stop` (exclusive) of a Parquet file in order, one row group in memory at a time.
+    """Yields rows `start` to `stop` (exclusive) of a Parquet file in order, one row group in memory at a time.
 
     Only the row groups that hold them are read; raises OSError for a damaged page.
     """

@@ -27,5 +27,5 @@ def check(config: ClassifyConfig) -> None:
     check=check,
 )
 def classify(build: Build, model: Artifact, config: ClassifyConfig) -> Counts:
-    """A classifier, trained on labelled texts and held against baselines; a retry goes on at the last checkpoint."""
+    """Trains a classifier on labelled texts and compares it with baselines; a retry goes on at the last checkpoint."""
     return build.train("llm.train.methods.classify", config, model_dir=model.path)

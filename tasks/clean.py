@@ -23,7 +23,7 @@ from .core.store import Artifact
     check=lambda config: load_block_list(config.blocked_urls, config.blocked_urls_file),
 )
 def clean(build: Build, pages: Artifact, config: CleanConfig) -> Counts:
-    """The main text of every page; every dropped page has a reason."""
+    """Extracts and filters the main text of every page; every dropped page has a reason."""
     parts = record_slices(pages.path, config.pages_per_partition)
     checks = self_check(parts, config)
     require_found(checks, config.canary_check)

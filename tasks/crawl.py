@@ -17,7 +17,7 @@ from .core.store import Artifact
 
 @stage(version=1, process="llm.data.web.crawl", undigested=("fetched.parquet",), on_code_change="reuse")
 def crawl(build: Build, config: CrawlConfig) -> Counts:
-    """Pages of the seeds' sites; every address that was not kept has a reason.
+    """Crawls the seeds' sites; every address that was not kept has a reason.
 
     Pages are dear to fetch, and a site's owner bears a part of it: when only code has changed they are taken as they
     are, unless the recipe says `on_code_change: {crawl: rebuild}`.
@@ -32,7 +32,7 @@ def crawl(build: Build, config: CrawlConfig) -> Counts:
 
 
 def newest_crawl(config: CrawlConfig) -> Artifact | None:
-    """The newest sound artifact of a crawl of the same seeds, under whatever snapshot and settings; None if none is."""
+    """Returns the newest sound artifact of a crawl of the same seeds, whatever its snapshot and settings, or None."""
     for artifact in session.current().store.artifacts("crawl"):
         seeds = artifact.manifest["config"].get("seeds", [])
         if sorted(seeds) == sorted(config.seeds) and not artifact.damage(full=False):

@@ -30,7 +30,7 @@ from .core.store import Artifact
 
 @stage(version=1, external_files=lambda config: benchmark_files(config.benchmarks), check=read_benchmarks)
 def decontaminate(build: Build, documents: Artifact, config: DecontaminateConfig) -> Counts:
-    """Documents that give no benchmark item away; every hit is written down."""
+    """Removes documents that contain benchmark items; every hit is written down."""
     parts = document_parts(document_files(documents.path))
     items = read_benchmarks(config)
     index = build_index(items, config)

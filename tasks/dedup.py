@@ -41,7 +41,7 @@ from .core.store import Artifact
 
 @stage(version=2)
 def dedup(build: Build, documents: Artifact, config: DedupConfig) -> Counts:
-    """One document of each cluster of exact and near duplicates, without paragraphs that stand in many documents."""
+    """Keeps one document of each cluster of exact and near duplicates; removes paragraphs that many documents have."""
     parts = document_parts(document_files(documents.path))
     scans, scanned = _step(build, scan_part, parts, config=config)
     ranges = key_ranges(scanned.figures["n_entries"])

@@ -21,7 +21,7 @@ def evaluate(
     examples: Artifact | None,
     config: EvaluateConfig,
 ) -> Counts:
-    """Bits per byte, answer loss, benchmark accuracy, each with its interval; answers and texts of the models' own."""
+    """Measures bits per byte, answer loss and benchmark accuracy with their intervals; samples answers and texts."""
     from llm.evaluate.evaluate import evaluate_models  # PyTorch: two seconds
 
     models = {BASE: base.path} | ({CHAT: chat.path} if chat else {})

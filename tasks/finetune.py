@@ -14,7 +14,7 @@ from .core.store import Artifact
 def finetune(
     build: Build, base: Artifact, examples: Artifact, shards: Artifact | None, config: FinetuneConfig
 ) -> Counts:
-    """A model that answers, trained on the answers of the examples, perhaps with some sequences of the shards among
+    """Trains a model that answers on the answers of the examples, perhaps with some sequences of the shards among
     them; a retry goes on at the last checkpoint."""
     return build.train(
         "llm.train.methods.finetune",

@@ -19,7 +19,7 @@ from .core.store import Artifact
 
 @stage(version=2, external_files=external_files, check=check_sources)
 def instruct(build: Build, pages: Artifact, documents: Artifact, config: InstructConfig) -> Counts:
-    """Instruction examples; of the definition lists of the pages that the corpus keeps also a closed-book benchmark."""
+    """Makes instruction examples, and a closed-book benchmark of the definition lists in pages that are kept."""
     given = read_sources(config, session.current().downloads)
     folders, extracted = list[Path](), None
     if config.definitions:

@@ -12,5 +12,5 @@ from .core.store import Artifact
 
 @training(version=1, makes="chat", label="Preference optimisation (DPO)")
 def prefer(build: Build, chat: Artifact, reference: Artifact, config: PreferConfig) -> Counts:
-    """The chat model, trained on preference pairs (DPO); a retry goes on at the last checkpoint."""
+    """Trains the chat model on preference pairs (DPO); a retry goes on at the last checkpoint."""
     return build.train("llm.train.methods.prefer", config, model_dir=chat.path, reference_dir=reference.path)

@@ -22,5 +22,5 @@ def external_files(config: PretrainConfig) -> list[Path]:
 
 @training(version=1, makes="base", label="Pretraining", external_files=external_files)
 def pretrain(build: Build, shards: Artifact, vocabulary: Artifact, config: PretrainConfig) -> Counts:
-    """A model that predicts the next token, trained in a process of its own; a retry goes on at the last checkpoint."""
+    """Trains a model that predicts the next token, in a process of its own; a retry goes on at the last checkpoint."""
     return build.train("llm.train.methods.pretrain", config, shards_dir=shards.path, tokenizer_dir=vocabulary.path)

@@ -19,5 +19,5 @@ from .core.store import Artifact
     check=lambda config: read_pairs(record_files("reference", config.files)),
 )
 def reference(build: Build, chat: Artifact, examples: Artifact, config: ReferenceConfig) -> Counts:
-    """Preference pairs with the chat model's log-probabilities of their answers: DPO's reference, computed once."""
+    """Computes the chat model's log-probabilities of preference pairs' answers: DPO's reference, computed once."""
     return build.train("llm.train.methods.reference", config, model_dir=chat.path, examples_dir=examples.path)

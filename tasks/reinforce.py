@@ -20,5 +20,5 @@ from .core.store import Artifact
     check=lambda config: read_questions(record_files("reinforce", config.files)),
 )
 def reinforce(build: Build, chat: Artifact, examples: Artifact, config: ReinforceConfig) -> Counts:
-    """The chat model, trained on the rewards of its own answers (GRPO); a retry goes on at the last checkpoint."""
+    """Trains the chat model on the rewards of its own answers (GRPO); a retry goes on at the last checkpoint."""
     return build.train("llm.train.methods.reinforce", config, model_dir=chat.path, examples_dir=examples.path)

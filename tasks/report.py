@@ -12,12 +12,12 @@ from .core.store import Artifact
 
 @stage(version=1, reads_counts=True)
 def report(build: Build, *artifacts: Artifact | None, config: ReportConfig) -> Counts:
-    """A self-contained `report.html`: the pipeline with its counts, curves, scores and sampled answers."""
+    """Writes a self-contained `report.html`: the pipeline with its counts, curves, scores and sampled answers."""
     return write_report([summary(artifact) for artifact in artifacts if artifact], build.out_dir, config)
 
 
 def summary(artifact: Artifact) -> StageSummary:
-    """What the report is told of an artifact."""
+    """Returns what the report is told of an artifact."""
     return StageSummary(
         stage=artifact.stage,
         fingerprint=artifact.fingerprint,

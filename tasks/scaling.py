@@ -12,7 +12,7 @@ from .core.store import Artifact
 
 @stage(version=1, reads_counts=True)
 def scaling(build: Build, *runs: Artifact, config: ScalingConfig) -> Counts:
-    """How the held-out loss falls with parameters, tokens and compute: a fit over the runs, with a plot."""
+    """Fits how the held-out loss falls with parameters, tokens and compute: a fit over the runs, with a plot."""
     from llm.scaling.fit import fit_runs
 
     return fit_runs([(run.path, run.counts) for run in runs], build.out_dir, config)

@@ -13,7 +13,7 @@ from .core.store import Artifact
 
 @stage(version=1)
 def shard(build: Build, documents: Artifact, vocabulary: Artifact, config: ShardConfig) -> Counts:
-    """Sequences of one length that begin with a document or a piece of one, every token in exactly one.
+    """Packs tokens into sequences of one length that begin with a document or a piece, each token in exactly one.
 
     Training and held-out documents are apart.
     """

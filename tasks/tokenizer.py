@@ -21,6 +21,6 @@ def external_files(config: TokenizerConfig) -> list[Path]:
 
 @stage(version=1, external_files=external_files)
 def tokenizer(build: Build, documents: Artifact, config: TokenizerConfig) -> Counts:
-    """Byte-level BPE, the chat template, and its bytes per token on held-out text."""
+    """Trains byte-level BPE; adds the chat template and the bytes per token on held-out text."""
     published = import_tokenizer(Path(config.start_from)).tokenizer if config.start_from else None
     return train_tokenizer(documents.path, build.out_dir, config, published)

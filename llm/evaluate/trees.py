@@ -54,7 +54,7 @@ class Tree:
 
 
 def plant(continuations: Sequence[Continuation], max_tokens: int) -> list[Tree]:
-    """Trees that together hold each continuation once; only one of a single sequence is larger than `max_tokens`."""
+    """Returns trees that together hold each continuation once; only a single sequence may exceed `max_tokens`."""
     trees: list[Tree] = []
     path: list[int] = []  # indices of the last sequence's tokens in the last tree
     last: list[int] = []
@@ -103,7 +103,7 @@ def token_rows(trees: Sequence[Tree], device: torch.device) -> torch.Tensor:
 
 
 def layout(trees: Sequence[Tree], device: torch.device) -> Layout | None:
-    """Positions and what each token sees; None where all trees are chains, of which rows are read as they are."""
+    """Returns positions and what each token sees; None where all trees are chains, whose rows are read as they are."""
     if all(tree.is_chain for tree in trees):
         return None
     ends = _rows([tree.ends for tree in trees]).to(device)  # (B, T)

@@ -49,7 +49,7 @@ class KeyValueCache:
     """Keys and values of tokens already read, so that the next token costs one token's work (see `GPT.forward`)."""
 
     def __init__(self, model: GPT, batch_size: int = 1) -> None:
-        """An empty cache with room for `context_length` tokens in each of `batch_size` rows."""
+        """Makes an empty cache with room for `context_length` tokens in each of `batch_size` rows."""
         config = model.config
         shape = (config.n_layers, batch_size, config.n_kv_heads, config.context_length, config.head_dim)
         self.keys = model.token_embedding.weight.new_zeros(shape)  # (L, B, G, S, D)
@@ -325,7 +325,7 @@ class GPT(nn.Module):
     """Tokens in, for each of them the logits of the next token out."""
 
     def __init__(self, config: GPTConfig) -> None:
-        """A fresh model; its weights come from torch's global random generator."""
+        """Makes a model; its initial weights come from torch's global random generator."""
         super().__init__()
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
@@ -341,7 +341,7 @@ class GPT(nn.Module):
         self.initialise()
 
     def initialise(self) -> None:
-        """Weights from N(0, std), biases 0; the 2L projections onto the residual stream from N(0, std / sqrt(2L)).
+        """Draws weights from N(0, std), the 2L residual projections from N(0, std / sqrt(2L)); sets biases to 0.
 
         Each block adds to the residual stream twice; the smaller scale keeps its variance the same for any depth
         (Radford et al. 2019, section 2.3). In speedrun a head of its own is 0: at first all tokens are alike.

@@ -123,7 +123,7 @@ def _middles(vertices: list[_Vertex], routes: list[list[_Vertex]]) -> dict[_Vert
 
 
 def _spread(members: list[_Vertex], wanted: dict[_Vertex, float]) -> dict[_Vertex, float]:
-    """Middles in the order of `wanted`, far enough apart, as a whole as near to it as they can be."""
+    """Returns middles in the order of `wanted`, far enough apart, as a whole as near to it as they can be."""
     order = sorted(members, key=lambda vertex: (round(wanted[vertex], 3), not vertex.is_box, vertex.name))
     middles: dict[_Vertex, float] = {}
     edge = -float("inf")

@@ -119,7 +119,7 @@ def binned(curve: Curve) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float6
 
 
 def _context(name: str) -> Any:
-    """Matplotlib's defaults with our settings, whatever the user's own settings say, while a figure is drawn."""
+    """Applies Matplotlib's defaults with our settings, whatever the user's are, while a figure is drawn."""
     import matplotlib
 
     defaults = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}

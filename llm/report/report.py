@@ -234,7 +234,7 @@ def _environment(config: ReportConfig) -> Environment:
 
 
 def _visible(value: object) -> object:
-    """Jinja's `finalize`: every value on its way to the page, before it is escaped."""
+    """Returns a value as the page shows it; Jinja calls this before it escapes."""
     return value if isinstance(value, Markup) else _UNSEEN.sub("\N{REPLACEMENT CHARACTER}", str(value))
 
 

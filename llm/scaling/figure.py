@@ -58,7 +58,7 @@ def colours(points: Points) -> dict[float, Any]:
 
 
 def draw_parabolas(axes: Axes, points: Points, isoflop: IsoFlop) -> None:
-    """Loss over parameters, a parabola for each budget, a star at its lowest point."""
+    """Draws the loss over parameters, a parabola for each budget, a star at its lowest point."""
     colour = colours(points)
     for parabola in isoflop.parabolas:
         rows = points.budget == parabola.budget
@@ -78,7 +78,7 @@ def draw_parabolas(axes: Axes, points: Points, isoflop: IsoFlop) -> None:
 
 
 def short_ticks(axes: Axes) -> None:
-    """Sizes as 50k, 200k, 1M: powers of ten are too few for sizes that span one or two of them."""
+    """Labels sizes as 50k, 200k, 1M: powers of ten are too few for sizes that span one or two of them."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -87,7 +87,7 @@ def short_ticks(axes: Axes) -> None:
 
 
 def draw_best(axes: Axes, points: Points, isoflop: IsoFlop, parametric: Parametric | None) -> None:
-    """The best number of parameters and of tokens over compute, by both fits."""
+    """Draws the best number of parameters and of tokens over compute, by both fits."""
     budgets = np.geomspace(points.budgets[0] / 2, points.budgets[-1] * 2, 50)
     for parabola in isoflop.parabolas:
         if parabola.best:
@@ -108,7 +108,7 @@ def draw_best(axes: Axes, points: Points, isoflop: IsoFlop, parametric: Parametr
 
 
 def draw_best_parametric(axes: Axes, points: Points, parametric: Parametric, budgets: Floats) -> None:
-    """What the parametric law holds best, as dashed lines."""
+    """Draws what the parametric law holds best, as dashed lines."""
     per_product = np.exp(np.log(points.n_flops / (points.n_params * points.n_tokens)).mean())
     sizes = parametric.n_opt(budgets, per_product)
     axes.plot(budgets, sizes, "--", color=ORANGE, label=f"by the parametric law: C^{parametric.n_exponent:.2f}")
@@ -117,7 +117,7 @@ def draw_best_parametric(axes: Axes, points: Points, parametric: Parametric, bud
 
 
 def draw_misses(axes: Axes, points: Points, parametric: Parametric | None) -> None:
-    """By how much the loss at each point is above or below the parametric law, in percent."""
+    """Draws by how much the loss at each point is above or below the parametric law, in percent."""
     axes.set(xscale="log", xlabel="tokens per parameter", ylabel="measured loss above the law, %")
     if parametric is None:
         axes.set_title("No parametric fit")

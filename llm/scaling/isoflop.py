@@ -46,7 +46,7 @@ class PowerLaw:
     coefficient: float
 
     def __call__(self, n_flops: float | Floats) -> float | Floats:
-        """y at a budget."""
+        """Returns y at a budget."""
         return self.coefficient * n_flops**self.exponent
 
 

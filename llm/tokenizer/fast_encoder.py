@@ -99,7 +99,7 @@ def has_new_characters(text: str) -> bool:
 
 
 def check_texts(backend: tokenizers.Tokenizer) -> list[str]:
-    """`HARD_TEXTS`, and the words of up to 4,096 tokens in seeded random order, 16 in a row."""
+    """Returns `HARD_TEXTS`, and the words of up to 4,096 tokens in seeded random order, 16 in a row."""
     rng = random.Random(0)
     ids = rng.sample(range(backend.get_vocab_size()), min(N_SAMPLED_TOKENS, backend.get_vocab_size()))
     words = [backend.decode([i], skip_special_tokens=False) for i in ids]

@@ -25,7 +25,7 @@ Pair = tuple[int, int]
 
 
 def _is_printable(byte: int) -> bool:
-    """Whether a byte, read as Latin-1, is a visible character (GPT-2's list, which leaves out the soft hyphen)."""
+    """Returns whether a byte, read as Latin-1, is a visible character (GPT-2's list, without the soft hyphen)."""
     return 33 <= byte <= 126 or (161 <= byte <= 255 and byte != 173)
 
 

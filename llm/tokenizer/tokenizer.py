@@ -149,7 +149,7 @@ class Tokenizer:
         return self._backend.decode(ids, skip_special_tokens=skip_special)
 
     def token_n_bytes(self) -> np.ndarray:
-        """UTF-8 bytes that each id stands for, int32 `(vocab_size,)`; 0 for special tokens."""
+        """Returns the UTF-8 bytes that each id stands for, int32 `(vocab_size,)`; 0 for special tokens."""
         return self._n_bytes.copy()
 
     @cached_property
@@ -163,7 +163,7 @@ class Tokenizer:
     def render_chat(
         self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = False
     ) -> tuple[list[int], list[bool]]:
-        """Ids of a chat and its mask: True where a model is trained, the assistant's words and the end of its turn.
+        """Returns the ids of a chat and its loss mask: True for the assistant's words and the end of its turn.
 
         `<|document|>`, then for each message `<|role|>`, content, `<|end|>`. With `add_generation_prompt` a final
         `<|assistant|>` asks for an answer. `CHAT_TEMPLATE` says the same in Jinja.

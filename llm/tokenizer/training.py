@@ -81,7 +81,7 @@ def _document_index(files: Sequence[Path]) -> list[_DocumentSize]:
 
 
 def _training_documents(index: Sequence[_DocumentSize], max_bytes: int | None) -> set[str]:
-    """Ids of the documents to train on. Ids are hashes, so the first ones in their order are an even sample."""
+    """Returns the ids of the documents to train on. Ids are hashes: the first ones in order are an even sample."""
     rows = sorted((row for row in index if not row.held_out), key=lambda row: row.id)
     totals = itertools.accumulate(row.n_bytes for row in rows)
     return {row.id for row, total in zip(rows, totals, strict=True) if max_bytes is None or total <= max_bytes}
@@ -96,7 +96,7 @@ def _texts(files: Sequence[Path], ids: set[str]) -> Iterator[str]:
 
 
 def _report(tokenizer: Tokenizer, train: Iterable[str], held_out: Iterable[str]) -> dict[str, Any]:
-    """Bytes per token on both parts of the corpus; the longest tokens, and those that the training text uses least."""
+    """Returns bytes per token on both parts of the corpus, the longest tokens and the least used in training."""
     counts, n_bytes = _count_tokens(tokenizer, train)
     held_out_counts, held_out_n_bytes = _count_tokens(tokenizer, held_out)
     merged = np.arange(MIN_VOCAB_SIZE, tokenizer.vocab_size)
@@ -125,7 +125,7 @@ def _bytes_per_token(counts: np.ndarray, n_bytes: int) -> dict[str, Any]:
 
 
 def _count_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> tuple[np.ndarray, int]:
-    """How often each token occurs in the texts, int64 `(vocab_size,)`, and the texts' UTF-8 bytes."""
+    """Returns how often each token occurs in the texts, int64 `(vocab_size,)`, and the texts' UTF-8 bytes."""
     counts, n_bytes = np.zeros(tokenizer.vocab_size, np.int64), 0
     for batch in batched(texts):
         counts += np.bincount(np.concatenate(tokenizer.encode_arrays(batch)), minlength=tokenizer.vocab_size)

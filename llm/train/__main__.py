@@ -49,7 +49,7 @@ def train(job: dict[str, Any]) -> Counts:
 
 @contextlib.contextmanager
 def sigterm_event() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, instead of ending the process."""
+    """Yields an event that SIGTERM sets, instead of ending the process."""
     event = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: event.set())
     try:

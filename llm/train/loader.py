@@ -134,7 +134,7 @@ class StepLoader:
         device: torch.device,
         share: Callable[[np.ndarray], np.ndarray] = lambda rows: rows,
     ) -> None:
-        """`share` picks this process's part of a step's rows. Raises ValueError when there is less than one batch."""
+        """Takes as `share` this process's part of a step's rows. Raises ValueError for less than one batch."""
         if len(sequences) < batch_size:
             raise ValueError(
                 f"a step learns from {batch_size} sequences, but there are only {len(sequences)}: add documents or "

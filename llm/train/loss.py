@@ -39,7 +39,7 @@ class Objective(nn.Module):
     """A model with its loss: what is differentiated, compiled and distributed. This one predicts the next token."""
 
     def __init__(self, model: GPT, dtype: torch.dtype) -> None:
-        """Matrix products are in `dtype`, float32 or bfloat16; weights and gradients stay float32."""
+        """Computes matrix products in `dtype`, float32 or bfloat16; weights and gradients stay float32."""
         super().__init__()
         self.model, self.dtype, self.metrics = model, dtype, MetricAccumulator()
 

@@ -22,7 +22,7 @@ class Optimizer:
     """One or two of torch's optimizers used as one, with their state under the names of the weights."""
 
     def __init__(self, model: nn.Module, parts: Iterable[torch.optim.Optimizer]) -> None:
-        """Each parameter group may say in `ratio` which multiple of the learning rate is its own.
+        """Accepts parameter groups that say in `ratio` which multiple of the learning rate is its own.
 
         All state exists from the start, as zeros, so that a checkpoint can be read into it.
         """

@@ -47,7 +47,7 @@ class PackedSequences(Sequences):
         order: Order,
         in_memory: bool,
     ) -> None:
-        """Rows of `width` tokens stored as `dtype`. `order` is the stream that training reads.
+        """Opens rows of `width` tokens stored as `dtype`. `order` is the stream that training reads.
 
         `in_memory` reads all of them at first use and keeps them; else the row groups in use are kept.
         """

@@ -98,7 +98,7 @@ class Throughput:
     """A stopwatch along a run: what its metrics say of speed, memory and the time left."""
 
     def __init__(self, device: torch.device, n_steps: int, flops_per_token: float) -> None:
-        """`flops_per_token` as llm/model/size.py counts them; the whole run has `n_steps`."""
+        """Takes `flops_per_token` as llm/model/size.py counts them, and the `n_steps` of the whole run."""
         self.device, self.n_steps, self.flops_per_token = device, n_steps, flops_per_token
         self.peak_flops = peak_flops(device)
         self.first: tuple[float, int] | None = None

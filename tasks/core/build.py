@@ -51,7 +51,7 @@ class Build:
 
     @contextlib.contextmanager
     def keeping_workers(self) -> Iterator[None]:
-        """For the length of the block workers stay for the next call: each start costs them a second of imports."""
+        """Keeps workers for the length of the block, for the next call: each start costs them a second of imports."""
         with contextlib.ExitStack() as self._kept:
             yield
         self._kept = self._pool = None
@@ -174,7 +174,7 @@ def place(path: Path, target: Path) -> None:
 
 
 def signal_name(status: int) -> str:
-    """The words for the end of a process: its signal, or a request to stop."""
+    """Returns the words for the end of a process: its signal, or a request to stop."""
     return signal.Signals(-status).name if status < 0 else "a request to stop"
 
 

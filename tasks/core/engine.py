@@ -38,7 +38,7 @@ class EngineConfig(Config):
 
 @contextlib.contextmanager
 def executor(config: EngineConfig, n_items: int | None = None) -> Iterator[Executor]:
-    """A `concurrent.futures` executor, with no more workers than there are partitions if `n_items` says how many.
+    """Yields a `concurrent.futures` executor, with no more workers than partitions if `n_items` says how many.
 
     When the block raises, calls that have not begun are cancelled.
     """
@@ -62,7 +62,7 @@ def executor(config: EngineConfig, n_items: int | None = None) -> Iterator[Execu
 
 @contextlib.contextmanager
 def dask_executor(address: str) -> Iterator[Executor]:
-    """The executor of a running Dask cluster; raises ConnectionError when its scheduler does not answer."""
+    """Yields the executor of a running Dask cluster; raises ConnectionError when its scheduler does not answer."""
     from distributed import Client
 
     try:

@@ -210,7 +210,7 @@ class SourceReader(ast.NodeTransformer):
     """Takes out of a syntax tree what does not count, and the names of our own modules, which it keeps."""
 
     def __init__(self, package: str) -> None:
-        """`package` is what relative imports start from."""
+        """Takes the package that relative imports start from."""
         self.package = package
         self.scope: tuple[str, ...] = ()
         self.imports: list[tuple[str, ...]] = []

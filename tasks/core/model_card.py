@@ -31,7 +31,7 @@ LICENCE = (
 
 
 def model_card(name: str, model: Artifact, store: Store, scores: Artifact | None) -> str:
-    """The card of a model in Markdown; `scores` is an evaluation of it, or None when there is none yet."""
+    """Returns the card of a model in Markdown; `scores` is an evaluation of it, or None when there is none yet."""
     made_of = store.ancestors(model)
     parts = [
         f"# {name}",
@@ -57,12 +57,12 @@ def model_card(name: str, model: Artifact, store: Store, scores: Artifact | None
 
 
 def summary(card: str) -> str:
-    """The card without the recipe, as long as MLflow keeps a description."""
+    """Returns the card without the recipe, as long as MLflow keeps a description."""
     return card.partition(RECIPE_HEADING)[0].strip()[:MAX_SUMMARY_CHARS]
 
 
 def shape(model: Artifact) -> str:
-    """The model's size in a sentence."""
+    """Returns the model's size in a sentence."""
     config = read_json(model.path / "config.json")["model"]
     return (
         f"{config['n_layers']} layers, width {config['d_model']}, {config['vocab_size']:,} tokens of vocabulary, "
@@ -71,7 +71,7 @@ def shape(model: Artifact) -> str:
 
 
 def figures_of(trained: Artifact) -> str:
-    """What training a model left as figures, as a table."""
+    """Returns what training a model left as figures, as a table."""
     counts = trained.counts
     rows = [
         (f"{counts.unit} in", counts.n_in),
@@ -81,7 +81,7 @@ def figures_of(trained: Artifact) -> str:
 
 
 def sources(made_of: list[Artifact]) -> Iterator[str]:
-    """Where the documents came from, as the recipe says it."""
+    """Yields where the documents came from, as the recipe says it."""
     for item in made_of:
         config = item.manifest["config"]
         if item.stage == "crawl":
@@ -91,7 +91,7 @@ def sources(made_of: list[Artifact]) -> Iterator[str]:
 
 
 def counts_table(stages: Iterable[Artifact]) -> str:
-    """What each stage took in, kept and dropped."""
+    """Returns what each stage took in, kept and dropped."""
     rows = [
         (
             item.stage,
@@ -106,7 +106,7 @@ def counts_table(stages: Iterable[Artifact]) -> str:
 
 
 def scores_table(model: Artifact, scores: Artifact | None) -> str:
-    """The model's scores with their 95 % intervals."""
+    """Returns the model's scores with their 95 % intervals."""
     if model.makes == "classifier":
         return "Measured on held-out texts with its training: see the figures below."
     if scores is None:
@@ -126,12 +126,12 @@ def scores_table(model: Artifact, scores: Artifact | None) -> str:
 
 
 def table(names: Iterable[str], rows: Iterable[tuple[str, ...]]) -> str:
-    """A Markdown table."""
+    """Returns a Markdown table."""
     heads = list(names)
     lines = [heads, ["---"] * len(heads), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def number(value: Any) -> str:
-    """A number with six digits at most."""
+    """Returns a number with six digits at most."""
     return f"{value:,}" if isinstance(value, int) else NUMBER_FORMAT.format(value)

@@ -80,7 +80,7 @@ def register(tracker: Tracker, name: str, model: Artifact, store: Store, scores:
 
 
 def add_version(tracker: Tracker, name: str, model: Artifact, card: str) -> Version:
-    """A new version, with the alias `candidate` unless that of a model built later."""
+    """Registers a new version, with the alias `candidate` unless that of a model built later."""
     client, run_id = tracker.client, known_run(tracker, model)
     for path in (model.path / file for file in MODEL_FILES):
         if path.is_file():
@@ -108,7 +108,7 @@ def log_card(tracker: Tracker, run_id: str, card: str) -> None:
 
 
 def known_run(tracker: Tracker, model: Artifact) -> str:
-    """The run that shows a model's training; it is sent now if this MLflow does not know it."""
+    """Returns the run that shows a model's training; it is sent now if this MLflow does not know it."""
     run_id = model.provenance.get("mlflow_run_id")
     if run_id and tracker.client.search_runs([tracker.experiment], f"attributes.run_id = '{run_id}'"):
         return str(run_id)
@@ -120,7 +120,7 @@ def known_run(tracker: Tracker, model: Artifact) -> str:
 
 @guarded
 def all_versions(tracker: Tracker) -> list[Version]:
-    """Every version of our registered models, the newest of each first; none before the first was registered."""
+    """Returns the versions of our registered models, the newest of each first; none before the first was registered."""
     if tracker.is_empty:
         return []
     names = [item.name for item in tracker.client.search_registered_models(f"name LIKE '{PREFIX}%'")]
@@ -128,7 +128,7 @@ def all_versions(tracker: Tracker) -> list[Version]:
 
 
 def versions_of(tracker: Tracker, name: str) -> list[Version]:
-    """The versions of a registered model, the newest first."""
+    """Returns the versions of a registered model, the newest first."""
     found = tracker.client.search_registered_models(f"name = '{name}'")
     aliases: dict[str, str] = found[0].aliases if found else {}
     listed = sorted(
@@ -138,7 +138,7 @@ def versions_of(tracker: Tracker, name: str) -> list[Version]:
 
 
 def as_version(item: Any, aliases: dict[str, str]) -> Version:
-    """A version as MLflow gives it; its aliases are kept with the registered model."""
+    """Returns a version as MLflow gives it; its aliases are kept with the registered model."""
     tags = {key: item.tags[key] for key in TAGS}
     own = tuple(alias for alias, number in aliases.items() if str(number) == str(item.version))
     return Version(item.name, str(item.version), **tags, aliases=own, decision=item.tags.get("gate"))
@@ -146,7 +146,7 @@ def as_version(item: Any, aliases: dict[str, str]) -> Version:
 
 @guarded
 def aliased(tracker: Tracker, name: str, alias: str) -> Version | None:
-    """The version of a registered model that has an alias."""
+    """Returns the version of a registered model that has an alias."""
     if tracker.is_empty:
         return None
     return next((version for version in versions_of(tracker, name) if alias in version.aliases), None)
@@ -190,7 +190,7 @@ def replay_registrations(store: Store, tracker: Tracker) -> int:
 
 
 def evaluation_of(model: Artifact, store: Store) -> Artifact | None:
-    """The newest evaluation in the store that measured a model."""
+    """Returns the newest evaluation in the store that measured a model."""
     return next((made for made in store.artifacts("evaluate") if model.digest in made.input_digests), None)
 
 

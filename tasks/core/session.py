@@ -48,14 +48,14 @@ class Display:
     """Shows a person how a run goes. This one shows nothing; the command line has its own."""
 
     def begin(self, stage: str, reasons: list[str]) -> None:
-        """A stage is about to be built."""
+        """Shows that a stage is about to be built."""
 
     def listener(self, stage: str) -> Listener:
-        """Called while the stage is built."""
+        """Returns what is called while the stage is built."""
         return lambda n_done, n_total, lines: None
 
     def end(self, outcome: Outcome, artifact: Artifact | None, seconds: float) -> None:
-        """A stage is there, or (`artifact` is None) has failed."""
+        """Shows that a stage is there, or (`artifact` is None) has failed."""
 
 
 display: contextvars.ContextVar[Display] = contextvars.ContextVar("display", default=Display())  # noqa: B039 - has no state
@@ -87,7 +87,7 @@ class Session:
     """The artifact of each stage that was called, built or found."""
 
     def decide(self, key: Key, policy: OnCodeChange) -> Outcome:
-        """Whether the artifact of `key` is taken from the store, and why not; raises ValueError when neither may be."""
+        """Decides whether the artifact of `key` is taken or built, and why; raises ValueError when neither may be."""
         earlier = self.store.artifacts(key.stage)
         same_but_code = [item for item in earlier if without_code(item) == key.without_code]
         exact = self.store.find(key.stage, key.fingerprint)
@@ -133,7 +133,7 @@ class Session:
             raise
 
     def _as_it_is(self, key: Key, exact: Artifact | None, usable: list[Artifact]) -> Outcome:
-        """The first sound artifact: the exact one, else the first usable one; raises ValueError when there is none."""
+        """Returns the first sound artifact: the exact one, else the first usable one; else raises ValueError."""
         for artifact in [*([exact] if exact else []), *usable]:
             if not artifact.damage(full=False):
                 return hit(
@@ -146,7 +146,7 @@ class Session:
 
 
 def hit(artifact: Artifact, reasons: list[str] | None = None) -> Outcome:
-    """The decision to take an artifact from the store."""
+    """Returns the decision to take an artifact from the store."""
     return Outcome(artifact.stage, "hit", reasons or [], artifact)
 
 
@@ -158,7 +158,7 @@ def without_code(artifact: Artifact) -> list[object]:
 
 
 def differences(key: Key, artifact: Artifact) -> list[str]:
-    """What differs between what is asked for and what an artifact was made from, one line each."""
+    """Returns what differs between what is asked for and what an artifact was made from, one line each."""
     manifest = artifact.manifest
     lines = []
     if key.version != manifest["version"]:
@@ -172,7 +172,7 @@ def differences(key: Key, artifact: Artifact) -> list[str]:
 
 
 def config_differences(new: dict[str, object], old: dict[str, object], prefix: str = "") -> list[str]:
-    """Fields that differ between two configs of plain values, one line each, nested fields with dots."""
+    """Returns the fields that differ between two configs of plain values, one line each, nested fields with dots."""
     lines = []
     for name in sorted(set(new) | set(old)):
         now, before = new.get(name), old.get(name)
@@ -184,7 +184,7 @@ def config_differences(new: dict[str, object], old: dict[str, object], prefix: s
 
 
 def file_differences(new: dict[str, str], old: dict[str, str]) -> list[str]:
-    """Files outside of the store that have come, gone or changed, one line each."""
+    """Returns the files outside of the store that have come, gone or changed, one line each."""
     words = {(True, False): "is new", (False, True): "is gone", (True, True): "has changed"}
     return [
         f"file {name} {words[name in new, name in old]}"
@@ -194,7 +194,7 @@ def file_differences(new: dict[str, str], old: dict[str, str]) -> list[str]:
 
 
 def current() -> Session:
-    """The session that a stage call belongs to; raises RuntimeError outside of one."""
+    """Returns the session that a stage call belongs to; raises RuntimeError outside of one."""
     try:
         return _current.get()
     except LookupError:

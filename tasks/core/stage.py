@@ -72,7 +72,7 @@ class stage:
     """What reports and model cards call the stage; empty: its name."""
 
     def __call__(self, function: Callable[..., Counts]) -> Stage:
-        """The stage, entered in `STAGES`."""
+        """Enters the stage in `STAGES` and returns it."""
         made = Stage(function, self)
         STAGES[made.name] = made
         return made
@@ -100,7 +100,7 @@ class Stage:
         )(self._build)
 
     def __call__(self, *inputs: Artifact | Pending | None, config: Any) -> Artifact:
-        """The stage's artifact for these inputs (None: the recipe has no such stage) and this config.
+        """Returns the artifact for these inputs (None: the recipe has no such stage), from the store or built.
 
         Raises StageError when it can neither be taken from the store nor be built.
         """
@@ -118,7 +118,7 @@ class Stage:
         return {"makes": self.options.makes, "label": self.options.label or self.name}
 
     def key(self, inputs: Iterable[Artifact], config: Any) -> Key:
-        """The identity of the artifact that this stage makes of these inputs and this config.
+        """Returns the identity of the artifact that this stage makes of these inputs and this config.
 
         The code is that of the session's start: it is what has been imported, whatever is edited since.
         """
@@ -245,17 +245,17 @@ class Stage:
 
 
 def process_modules(process: str | None) -> list[str]:
-    """The modules that `python -m process` runs: the module, and its `__main__` if it is a package."""
+    """Returns the modules that `python -m process` runs: the module, and its `__main__` if it is a package."""
     return [process, f"{process}.__main__"] if process else []
 
 
 def cache_key(context: Any, parameters: dict[str, Any]) -> str:
-    """Prefect's cache key of a stage run: its name and fingerprint."""
+    """Returns Prefect's cache key of a stage run: its name and fingerprint."""
     return f"{context.task.name}-{parameters['key'].fingerprint}"
 
 
 def is_transient(task: Any, task_run: Any, state: Any) -> bool:
-    """Whether a failed task run is worth another try."""
+    """Returns whether a failed task run is worth another try."""
     try:
         state.result()
     except TRANSIENT:
@@ -266,21 +266,21 @@ def is_transient(task: Any, task_run: Any, state: Any) -> bool:
 
 
 def remedy(error: Exception) -> str:
-    """What to do about an error that does not say so itself."""
+    """Returns what to do about an error that does not say so itself."""
     if "No space left" in str(error) and "free disk space" not in str(error):
         return "; free disk space and run again: finished stages and partitions are kept"
     return ""
 
 
 def empty_message(counts: Counts) -> str:
-    """The error for a stage that kept nothing."""
+    """Returns the error for a stage that kept nothing."""
     reasons = ", ".join(f"{reason}: {n}" for reason, n in counts.dropped.items()) or "nothing came in"
     return f"nothing is left of {counts.n_in} {counts.unit} ({reasons}); give it more input or loosen what drops it"
 
 
 @functools.cache
 def surroundings() -> dict[str, Any]:
-    """What surrounds a build and does not change it: command, commit, machine, versions."""
+    """Returns what surrounds a build and does not change it: command, commit, machine, versions."""
     versions = {name: version_of(name) for name in RECORDED_LIBRARIES}
     return {
         "command": sys.argv,
@@ -300,7 +300,7 @@ def version_of(distribution: str) -> str | None:
 
 
 def git_commit() -> str | None:
-    """The commit that is checked out; None outside of a repository or without git."""
+    """Returns the commit that is checked out; None outside of a repository or without git."""
     command = ["git", "rev-parse", "HEAD"]
     try:
         result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)

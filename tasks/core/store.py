@@ -86,11 +86,11 @@ class Artifact:
         return {item["digest"] for item in self.manifest["inputs"]}
 
     def files(self, pattern: str) -> list[Path]:
-        """The files whose name matches a glob pattern, sorted by name."""
+        """Returns the files whose name matches a glob pattern, sorted by name."""
         return sorted(self.path.glob(pattern))
 
     def damage(self, *, full: bool) -> list[str]:
-        """What is wrong with the files, one line each.
+        """Returns what is wrong with the files, one line each.
 
         Sizes are always checked, SHA-256 if `full` or if the time of a file has changed.
         """
@@ -121,11 +121,11 @@ class Store:
         self.root = root
 
     def path(self, stage: str, fingerprint: str) -> Path:
-        """Where the artifact of a fingerprint is or would be."""
+        """Returns where the artifact of a fingerprint is or would be."""
         return self.root / stage / fingerprint
 
     def find(self, stage: str, fingerprint: str) -> Artifact | None:
-        """The artifact of a fingerprint, sound or not; None when it was never built."""
+        """Returns the artifact of a fingerprint, sound or not; None when it was never built."""
         path = self.path(stage, fingerprint)
         if not (path / MANIFEST).is_file():
             return None
@@ -138,7 +138,7 @@ class Store:
         return Artifact(stage, fingerprint, manifest["digest"], path)
 
     def artifacts(self, stage: str) -> list[Artifact]:
-        """All artifacts of a stage, the newest first."""
+        """Returns all artifacts of a stage, the newest first."""
         folder = self.root / stage
         names = [path.name for path in folder.glob("*") if not path.name.startswith(".")] if folder.is_dir() else []
         found = [artifact for name in names if (artifact := self.find(stage, name))]
@@ -169,19 +169,19 @@ class Store:
         return list(found.values())
 
     def stages(self) -> list[str]:
-        """Names of the stages that have a directory here."""
+        """Returns the names of the stages that have a directory here."""
         return sorted(path.name for path in self.root.glob("*") if path.is_dir() and not path.name.startswith("."))
 
     def lock_path(self, stage: str, fingerprint: str) -> Path:
-        """The lock file that a builder of this fingerprint holds."""
+        """Returns the lock file that a builder of this fingerprint holds."""
         return self.root / stage / ".locks" / fingerprint
 
     def work_dir(self, stage: str, fingerprint: str) -> Path:
-        """Where a build keeps what lets it resume; removed when the artifact is there."""
+        """Returns where a build keeps what lets it resume; removed when the artifact is there."""
         return self.root / stage / f".partial-{fingerprint}"
 
     def new_out_dir(self, stage: str, fingerprint: str) -> Path:
-        """An empty directory to build into; what a killed build of this fingerprint left is removed."""
+        """Makes an empty directory to build into, in place of what a killed build of this fingerprint left."""
         for left in (self.root / stage).glob(f".tmp-{fingerprint}-*"):
             remove(left)
         path = self.root / stage / f".tmp-{fingerprint}-{os.getpid()}"
@@ -243,14 +243,14 @@ class Store:
 
 
 def file_entry(path: Path, root: Path) -> dict[str, Any]:
-    """Path, size, hash and number of records of a file, after making its content durable."""
+    """Returns path, size, hash and number of records of a file, after making its content durable."""
     fsync_file(path)
     entry = {"path": str(path.relative_to(root)), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
     return {**entry, "records": n_records(path)}
 
 
 def n_records(path: Path) -> int | None:
-    """Rows of a Parquet file, lines of a JSONL file, None for others."""
+    """Returns the number of rows of a Parquet file or of lines of a JSONL file; None for others."""
     if path.suffix == ".parquet":
         return int(pq.read_metadata(path).num_rows)
     if path.suffix == ".jsonl":
@@ -260,7 +260,7 @@ def n_records(path: Path) -> int | None:
 
 
 def content_digest(files: Iterable[dict[str, Any]]) -> str:
-    """32 hexadecimal digits over names and hashes of files."""
+    """Returns 32 hexadecimal digits over names and hashes of files."""
     hasher = hashlib.sha256()
     for entry in files:
         hasher.update(f"{entry['path']} {entry['sha256']}\n".encode())

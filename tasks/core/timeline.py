@@ -29,7 +29,7 @@ UPDATE_SECONDS = 2.0
 
 
 def guarded(call: Callable[P, None]) -> Callable[P, None]:
-    """A function that only shows something: when the Prefect server is gone it warns, and the stage goes on."""
+    """Returns a function that only shows something: when the Prefect server is gone it warns, and the stage goes on."""
 
     @functools.wraps(call)
     def guard(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -72,7 +72,7 @@ class ProgressBar:
 
 @guarded
 def show_counts(artifact: Artifact) -> None:
-    """A table of what came in, was dropped for which reason, went out, and of the stage's figures."""
+    """Publishes a table of what came in, was dropped for which reason, went out, and of the stage's figures."""
     counts = artifact.counts
     rows: list[dict[str, Any]] = [{"what": f"{counts.unit} in", "number": counts.n_in}]
     rows += [{"what": f"dropped: {reason}", "number": n} for reason, n in counts.dropped.items()]
@@ -83,7 +83,7 @@ def show_counts(artifact: Artifact) -> None:
 
 @guarded
 def show_dropped(artifact: Artifact) -> None:
-    """A table of samples of what the stage dropped, by reason; none for a stage that drops nothing."""
+    """Publishes a table of samples of what the stage dropped, by reason; none for a stage that drops nothing."""
     rows = [dataclasses.asdict(item) for items in sample_dropped(artifact.path).values() for item in items]
     if rows:
         create_table_artifact(rows, key=f"{artifact.stage}-dropped", description=f"{artifact.stage}: samples of drops")
@@ -91,6 +91,6 @@ def show_dropped(artifact: Artifact) -> None:
 
 @guarded
 def show_link(stage: str, url: str | None) -> None:
-    """A link to the stage's MLflow run, if there is a server that shows it."""
+    """Publishes a link to the stage's MLflow run, if there is a server that shows it."""
     if url:
         create_link_artifact(url, link_text=f"{stage} in MLflow", key=f"{stage}-mlflow")

@@ -48,7 +48,7 @@ R = TypeVar("R")
 
 
 def guarded(call: Callable[P, R]) -> Callable[P, R | None]:
-    """A method of `Tracker` that gives None once MLflow has failed, and never raises."""
+    """Returns a method of `Tracker` that gives None once MLflow has failed, and never raises."""
 
     @functools.wraps(call)
     def guard(*args: P.args, **kwargs: P.kwargs) -> R | None:
@@ -104,7 +104,7 @@ class Tracker:
 
     @guarded
     def start_flow(self, name: str, flow_run_id: str) -> str:
-        """The parent run of a flow run; a retried flow run finds its own again."""
+        """Opens the parent run of a flow run and returns its id; a retried flow run finds its own again."""
         tag = f"tags.`prefect.flow_run_id` = '{flow_run_id}'"
         found = self.client.search_runs([self.experiment], f"{tag} and tags.kind = 'flow'", max_results=1)
         if found:
@@ -122,7 +122,7 @@ class Tracker:
 
     @guarded
     def start_stage(self, stage: str, fingerprint: str, config: Mapping[str, Any]) -> str:
-        """A child run for a stage that is about to be built; returns its id."""
+        """Opens a child run for a stage that is about to be built; returns its id."""
         from mlflow.entities import Param
 
         tags = {"kind": "stage", "stage": stage, "fingerprint": fingerprint}
@@ -186,13 +186,13 @@ class Tracker:
             self.client.log_artifact(self._parent, str(path))
 
     def file_link(self, name: str) -> str | None:
-        """Address of a file of the parent run, as it is; None without a server."""
+        """Returns the address of a file of the parent run, as it is; None without a server."""
         if not (self._parent and self.on and self.uri.startswith("http")):
             return None
         return f"{self.uri}/get-artifact?path={name}&run_uuid={self._parent}"
 
     def link(self, run_id: str | None) -> str | None:
-        """Address of a run in the MLflow UI; None without a server."""
+        """Returns the address of a run in the MLflow UI; None without a server."""
         if not (run_id and self.on and self.uri.startswith("http")):
             return None
         return f"{self.uri}/#/experiments/{self.experiment}/runs/{run_id}"
@@ -215,7 +215,7 @@ class Tracker:
         )
 
     def _log_dropped(self, run_id: str, artifact: Artifact) -> None:
-        """A table of samples of what the stage dropped, by reason."""
+        """Sends a table of samples of what the stage dropped, by reason."""
         dropped = [item for items in sample_dropped(artifact.path).values() for item in items]
         if dropped:
             names = [field.name for field in dataclasses.fields(Dropped)]
@@ -223,7 +223,7 @@ class Tracker:
             self.client.log_table(run_id, columns, "dropped.json")
 
     def _log_scores(self, run_id: str, artifact: Artifact) -> None:
-        """An evaluation's scores as a table."""
+        """Sends an evaluation's scores as a table."""
         path = artifact.path / "scores.parquet"
         if path.is_file():
             self.client.log_table(run_id, read_table(path).to_pydict(), "scores.json")
@@ -244,17 +244,17 @@ class Tracker:
 
 
 def artifact_root(uri: str) -> str:
-    """Where MLflow keeps its files when it writes to SQLite directly: beside the database."""
+    """Returns where MLflow keeps its files when it writes to SQLite directly: beside the database."""
     return Path(uri.removeprefix("sqlite:///")).with_name("artifacts").as_uri()
 
 
 def metric_name(name: str) -> str:
-    """A name that MLflow accepts: letters, digits, `_-./ ` only."""
+    """Returns the name with what MLflow accepts: letters, digits, `_-./ ` only."""
     return "".join(letter if letter.isalnum() or letter in "_-./ " else "_" for letter in name)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values with dotted names."""
+    """Returns nested values as flat ones with dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):

@@ -14,7 +14,7 @@ SERVERS_FILE = "servers.json"
 
 
 def workspace() -> Path:
-    """The workspace directory: the store, Prefect's home, MLflow's database, downloads."""
+    """Returns the workspace directory: the store, Prefect's home, MLflow's database, downloads."""
     return Path(os.environ.get(WORKSPACE_VARIABLE, REPOSITORY / "workspace")).resolve()
 
 
@@ -58,7 +58,7 @@ def configure() -> None:
 
 
 def running_servers() -> dict[str, Any] | None:
-    """The addresses that `flows ui` left in the workspace, if both servers answer there."""
+    """Returns the addresses that `flows ui` left in the workspace, if both servers answer there."""
     path = workspace() / SERVERS_FILE
     if not path.exists():
         return None
@@ -68,7 +68,7 @@ def running_servers() -> dict[str, Any] | None:
 
 
 def answers(url: str) -> bool:
-    """Whether `url` answers with a success within a second."""
+    """Returns whether `url` answers with a success within a second."""
     try:
         with urllib.request.urlopen(url, timeout=1) as response:
             return bool(response.status == 200)

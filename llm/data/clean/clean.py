@@ -149,7 +149,7 @@ def clean_record(record: WebPage | TextRecord, config: CleanConfig, blocked: Blo
 
 
 def _read_page(page: WebPage) -> tuple[Page, bool]:
-    """Title and main text of a page, and whether mojibake in it was repaired."""
+    """Returns the title and main text of a page, and whether mojibake in it was repaired."""
     if kind := binary_kind(page.body):
         return Page("", "", f"{NOT_TEXT}: {kind}"), False
     body, n_repaired = page.body, 0
@@ -161,14 +161,14 @@ def _read_page(page: WebPage) -> tuple[Page, bool]:
 
 
 def _read_text(record: TextRecord) -> tuple[Page, bool]:
-    """A text as it is, without control characters and white space around it."""
+    """Returns a text as it is, without control characters and white space around it."""
     text, n_control = CONTROL_IN_TEXT.subn("", record.text.replace("\r\n", "\n"))
     problem = NOT_TEXT if n_control > MAX_NOISE * len(record.text) else ""
     return Page(" ".join(record.title.split()), "" if problem else text.strip(), problem), False
 
 
 def _repaired(read: tuple[Page, bool]) -> tuple[Page, Counter[str]]:
-    """The page with mojibake repaired that only its text shows (it was written in entities, or there was no markup)."""
+    """Returns the page with mojibake repaired that only its text shows (written in entities, or without markup)."""
     page, is_repaired = read
     text, n_in_text = repair_mojibake(page.text)
     title, n_in_title = repair_mojibake(page.title)
@@ -181,7 +181,7 @@ def _repaired(read: tuple[Page, bool]) -> tuple[Page, Counter[str]]:
 
 
 def _page_failure(page: Page, config: CleanConfig) -> Failure | None:
-    """What speaks against a page before its language is known."""
+    """Returns what speaks against a page before its language is known."""
     if page.problem:
         return Failure(page.problem.partition(":")[0], page.problem)
     if not page.text:
@@ -202,7 +202,7 @@ def _too_short(text: str, config: CleanConfig) -> Failure | None:
 
 
 def _language(text: str, config: CleanConfig) -> tuple[str, Failure | None]:
-    """The language of a text, and why it is not kept."""
+    """Returns the language of a text, and why it is not kept."""
     language, score = detect_language(text)
     if not config.languages:
         return language, None
@@ -227,7 +227,7 @@ def _dropped(url: str, text: str, failure: Failure, config: CleanConfig) -> Drop
 def _document(
     record: WebPage | TextRecord, title: str, text: str, language: str, config: CleanConfig
 ) -> tuple[Document, Counter[str]]:
-    """The document, and how many personal data of each kind were masked in it."""
+    """Returns the document, and how many personal data of each kind were masked in it."""
     masked: Counter[str] = Counter()
     if config.mask_pii:
         (title, in_title), (text, in_text) = mask_pii(title), mask_pii(text)

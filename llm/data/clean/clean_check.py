@@ -55,7 +55,7 @@ def self_check(parts: Sequence[PageSlice | TextSlice], config: CleanConfig) -> l
 
 
 def _good_pages(parts: Sequence[PageSlice | TextSlice], config: CleanConfig) -> Iterator[tuple[Record, Document]]:
-    """The records that become a document of some length, in order, from the first `MAX_READ`."""
+    """Yields the records that become a document of some length, in order, from the first `MAX_READ`."""
     records: Iterator[Record] = itertools.chain.from_iterable(part.read() for part in parts)
     for record in itertools.islice(records, MAX_READ):
         document = clean_record(record, config, NO_BLOCKS).result
@@ -67,7 +67,7 @@ def _good_pages(parts: Sequence[PageSlice | TextSlice], config: CleanConfig) -> 
 
 
 def pii_cases(number: int) -> list[Case]:
-    """Personal data that nobody has, one of each kind, others for every `number` below 100."""
+    """Returns personal data that nobody has, one of each kind, others for every `number` below 100."""
     card = f"45391488034{1000 + number}"
     check = next(digit for digit in "0123456789" if luhn_holds(card + digit))
     wrong = str((int(check) + 1) % 10)
@@ -98,7 +98,7 @@ def _pii_check(kind: str, found: Sequence[tuple[Case, str]]) -> CanaryResult:
 
 
 def _text_with(record: Record, document: Document, cases: Sequence[Case], config: CleanConfig) -> str | None:
-    """The text of a copy of the record with the cases in it; None where they do not come into the text."""
+    """Returns the text of a copy of the record with the cases in it; None where they do not come into the text."""
     insertion = "; ".join([MARK, *(value for case in cases for value in (case.wanted, case.control))])
     for copy in _copies(record, document, f" {insertion}; "):
         result = clean_record(copy, config, NO_BLOCKS).result
@@ -123,7 +123,7 @@ def _copies(record: Record, document: Document, insertion: str) -> Iterator[Reco
 
 
 def _navigation_check(pages: Sequence[tuple[WebPage, Document]], config: CleanConfig) -> CanaryResult:
-    """Pages of nothing but links are dropped; the page itself with a few of these links at its end is not."""
+    """Checks that pages of nothing but links are dropped, and the page itself with a few of them at its end is not."""
     kept, dropped = [], []
     for page, document in pages:
         links = navigation(document.text, len(document.text))

@@ -70,7 +70,7 @@ REPLACEMENT = "\ufffd"  # what decoding puts for bytes that mean nothing
 
 
 def _without_control_characters(source: str) -> tuple[str, float]:
-    """`source` without control characters, and the share of those and of replacement characters."""
+    """Returns `source` without control characters, and the share of those and of replacement characters."""
     n_noise = len(CONTROL_IN_HTML.findall(source)) + source.count(REPLACEMENT)
     return (CONTROL_IN_HTML.sub("", source), n_noise / len(source)) if n_noise else (source, 0.0)
 
@@ -86,7 +86,7 @@ def _blocks_of_tree(source: str, tree: LexborHTMLParser) -> Blocks:
 
 
 def _main_text(page: Blocks, main: tuple[int, int] | None, tree: LexborHTMLParser, model: BlockModel) -> str:
-    """The text of the blocks that the model chooses; of a page that has little of it, all that may be main text."""
+    """Returns the text of the blocks that the model chooses; where that is little, all that may be main text."""
     text = text_of(page, chosen_blocks(page, main, *model.probabilities(page)))
     if _n_words(text) >= MIN_WORDS:
         return text
@@ -102,7 +102,7 @@ def _main_text(page: Blocks, main: tuple[int, int] | None, tree: LexborHTMLParse
 
 
 def _text_with_site(tree: LexborHTMLParser, model: BlockModel) -> str:
-    """The text chosen when navigation and footer count too; "" if that is little or mostly links."""
+    """Returns the text chosen when navigation and footer count too; "" if that is little or mostly links."""
     page = blocks_of(tree.body, with_site=True)
     chosen = chosen_blocks(page, main_range(page), *model.probabilities(page))
     text = text_of(page, chosen)
@@ -118,13 +118,13 @@ def _n_words(text: str) -> int:
 
 
 def _link_share(page: Blocks, main: tuple[int, int] | None) -> float:
-    """Share of the main element's visible characters that stand in links; one never closed does not count."""
+    """Returns the share of the main element's visible characters in links; one never closed does not count."""
     inside = slice(*(main or (0, len(page.texts))))
     n_visible = int((page.blocks.n_chars - page.blocks.n_words + 1)[inside].sum())
     return min(1.0, int(page.blocks.n_short_link_chars[inside].sum()) / n_visible) if n_visible else 0.0
 
 
 def _title(tree: LexborHTMLParser) -> str:
-    """The page's title, else its first heading."""
+    """Returns the page's title, else its first heading."""
     element = tree.css_first("head title") or tree.css_first("h1")
     return " ".join(element.text_lexbor().split()) if element else ""

@@ -43,7 +43,7 @@ def mask_pii(text: str) -> tuple[str, Counter[str]]:
 
 
 def _replace(text: str, kind: str, pattern: re.Pattern[str], accept: Accept, counts: Counter[str]) -> str:
-    """`text` with the accepted matches replaced."""
+    """Returns `text` with the accepted matches replaced."""
 
     def placeholder(match: re.Match[str]) -> str:
         if not accept(match):
@@ -91,7 +91,7 @@ _SOURCE_FILES = frozenset(["cc", "gz", "js", "md", "pl", "py", "rb", "rs", "sh",
 
 
 def _is_email(match: re.Match[str]) -> bool:
-    """Whether it is an address of somebody: not reserved for examples, not a place in a repository, not code."""
+    """Returns whether it is somebody's address: not reserved for examples, not a place in a repository, not code."""
     domain = match[1].lower()
     if len(domain) == 2 and domain in _SOURCE_FILES and match[0].count(".") == 1:
         return False
@@ -142,7 +142,7 @@ def _is_public_ipv4(match: re.Match[str]) -> bool:
 
 
 def _is_public_ipv6(match: re.Match[str]) -> bool:
-    """Whether it is an address: at least three groups are written, so that a slice `x[2000::2]` is none."""
+    """Returns whether it is an address: at least three groups are written, so that a slice `x[2000::2]` is none."""
     return sum(map(bool, match[0].split(":"))) >= 3 and _is_public(match[0])
 
 
@@ -171,7 +171,7 @@ def luhn_holds(digits: str) -> bool:
 
 
 def _is_iban(match: re.Match[str]) -> bool:
-    """Whether the check digits are right: with the first four moved to the end it is 1 modulo 97 (ISO 13616)."""
+    """Returns whether the check digits are right: with the first four moved last it is 1 modulo 97 (ISO 13616)."""
     code = match[0].replace(" ", "")
     if not (15 <= len(code) <= 34 and sum(map(str.isdigit, code)) >= 10):
         return False
@@ -211,7 +211,7 @@ _LABEL = re.compile(
 
 
 def _is_international(match: re.Match[str]) -> bool:
-    """Whether it is a number and not a sum or a decimal fraction: `+1.2345678` has one dot alone."""
+    """Returns whether it is a number and not a sum or a decimal fraction: `+1.2345678` has one dot alone."""
     gaps = re.sub(r"[\d+()]", "", match[0])
     return 8 <= len(_digits(match[0])) <= 15 and gaps != "." and (gaps != "" or len(_digits(match[0])) >= 10)
 
@@ -222,12 +222,12 @@ def _is_north_american(match: re.Match[str]) -> bool:
 
 
 def _has_many_digits(match: re.Match[str]) -> bool:
-    """Whether it looks like no binary number and no year range: more than two different digits."""
+    """Returns whether it looks like no binary number and no year range: more than two different digits."""
     return len(set(_digits(match[0]))) > 2
 
 
 def _is_labelled(match: re.Match[str]) -> bool:
-    """Whether "phone" or the like stands right before it."""
+    """Returns whether "phone" or the like stands right before it."""
     if match[0].startswith("555-01") or not _has_many_digits(match):
         return False
     return _LABEL.search(match.string[max(match.start() - 32, 0) : match.start()]) is not None

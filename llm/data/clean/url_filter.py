@@ -67,7 +67,7 @@ def load_block_list(entries: tuple[str, ...], file: str | None) -> BlockList:
 
 @functools.lru_cache(maxsize=1)
 def _read(entries: tuple[str, ...], path: Path, size: int, mtime_ns: int) -> BlockList:
-    """The list, read once for all partitions of a process; size and time are there to notice a change."""
+    """Returns the list, read once for all partitions of a process; size and time are there to notice a change."""
     try:
         return BlockList.of([*entries, *path.read_text(encoding="utf-8").splitlines()])
     except UnicodeDecodeError as error:
@@ -90,7 +90,7 @@ def _host(url: str) -> str:
 
 
 def _ascii_host(host: str) -> str:
-    """A host in the form that a browser sends: `münchen.de` as `xn--mnchen-3ya.de`."""
+    """Returns a host in the form that a browser sends: `münchen.de` as `xn--mnchen-3ya.de`."""
     try:
         return host if host.isascii() else host.encode("idna").decode("ascii")
     except UnicodeError:

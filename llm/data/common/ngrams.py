@@ -143,7 +143,7 @@ def mix(hashes: Hashes) -> Hashes:
 
 
 def _spaced(text: str, *, punctuation: bool) -> str:
-    """The text in lower case with ASCII spaces between its words."""
+    """Returns the text in lower case with ASCII spaces between its words."""
     text = text.lower()
     if text.isascii():
         return text
@@ -155,7 +155,7 @@ def _spaced(text: str, *, punctuation: bool) -> str:
 
 
 def _powers(n: int) -> tuple[Hashes, Hashes]:
-    """Powers 0 to at least `n - 1` of the multiplier and of its inverse."""
+    """Returns powers 0 to at least `n - 1` of the multiplier and of its inverse."""
     return _power_tables(max(16, (n - 1).bit_length()))
 
 

@@ -51,7 +51,7 @@ def page_slices(crawl_dir: Path, pages_per_partition: int) -> list[PageSlice]:
 
 
 def read_pages(crawl_dir: Path, start: int, stop: int) -> Iterator[WebPage]:
-    """Pages in rows `start` to `stop` (exclusive) of `pages.parquet`, in that order.
+    """Yields pages in rows `start` to `stop` (exclusive) of `pages.parquet`, in that order.
 
     Every body is compared with its SHA-256; a damaged or missing record raises OSError naming file and URL.
     """

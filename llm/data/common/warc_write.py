@@ -104,13 +104,13 @@ def encode_record(url: str, status: int, headers: Iterable[tuple[str, str]], bod
 
 
 def _header_block(first_line: str, headers: Iterable[tuple[str, str]]) -> bytes:
-    """The first line, the headers and an empty line; line breaks in a value would make further headers of it."""
+    """Returns the first line, the headers and an empty line; line breaks in a value would make further headers."""
     lines = [first_line, *(f"{name}: {' '.join(value.splitlines())}" for name, value in headers)]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
 def _sha1(*parts: bytes) -> str:
-    """SHA-1 in the form that WARC files use, over all parts together."""
+    """Returns the SHA-1 in the form that WARC files use, over all parts together."""
     hasher = hashlib.sha1(usedforsecurity=False)
     for part in parts:
         hasher.update(part)

@@ -249,7 +249,7 @@ def half_replaced(text: str) -> str:
 
 
 def _sample(parts: Sequence[DocumentPart]) -> list[str]:
-    """Texts from all over the corpus."""
+    """Returns texts from all over the corpus."""
     numbers = np.array(spread_numbers(parts, N_CANARIES))
     texts: list[str] = []
     for part in parts:
@@ -260,7 +260,7 @@ def _sample(parts: Sequence[DocumentPart]) -> list[str]:
 
 
 def _has_item(texts: Sequence[str], items: Sequence[int], index: NgramIndex) -> list[bool]:
-    """Whether each text has the item of the same position."""
+    """Returns whether each text has the item of the same position."""
     found = find_ngrams(texts, index)
     owner, item = index.items_of(found[1].view(np.uint64))
     hits = set(zip(found[0][owner].tolist(), item.tolist(), strict=True))

@@ -97,7 +97,7 @@ def find_ngrams(texts: Sequence[str], index: NgramIndex) -> Numbers:
 
 
 def _positions_to_index(words: Words, length: int, ngram: int) -> tuple[Numbers, Numbers]:
-    """First words of the n-grams of `length` words that stand for a text, and their texts, `(n,)` each.
+    """Returns the first words of the n-grams of `length` words that stand for a text, and their texts, `(n,)` each.
 
     Of `ngram` words, all; of fewer, only whole texts.
     """
@@ -111,7 +111,7 @@ def _positions_to_index(words: Words, length: int, ngram: int) -> tuple[Numbers,
 
 
 def _in_one_text(keys: Hashes, position: Numbers, length: int, words: Words, index: NgramIndex) -> Numbers:
-    """The n-grams that are in the index and do not run from one text into the next, as `find_ngrams` gives them."""
+    """Returns the n-grams that are in the index and do not cross texts, as `find_ngrams` gives them."""
     text = np.searchsorted(words.starts, position, side="right") - 1
     known = np.searchsorted(index.keys, keys, side="right") > np.searchsorted(index.keys, keys, side="left")
     real = known & (position + length <= words.starts[text + 1])
@@ -121,7 +121,7 @@ def _in_one_text(keys: Hashes, position: Numbers, length: int, words: Words, ind
 
 
 def _key_bits(keys: Hashes) -> npt.NDArray[np.uint8]:
-    """A table in which the bit is set that the first bits of each key name, eight to the byte."""
+    """Returns a table in which the bit is set that the first bits of each key name, eight to the byte."""
     n_bits = max(16, (len(keys) * FILTER_BITS_PER_KEY - 1).bit_length())
     bits = np.zeros(2 ** (n_bits - 3), dtype=np.uint8)
     np.bitwise_or.at(bits, *_byte_and_bit(keys, n_bits))
@@ -129,7 +129,7 @@ def _key_bits(keys: Hashes) -> npt.NDArray[np.uint8]:
 
 
 def _may_hold(bits: npt.NDArray[np.uint8], keys: Hashes) -> npt.NDArray[np.bool_]:
-    """Whether the bit of each key is set, `(n,)`."""
+    """Returns whether the bit of each key is set, `(n,)`."""
     byte, bit = _byte_and_bit(keys, len(bits).bit_length() + 2)
     return bits[byte] & bit != 0
 
@@ -140,12 +140,12 @@ def _byte_and_bit(keys: Hashes, n_bits: int) -> tuple[Hashes, npt.NDArray[np.uin
 
 
 def _with_length(hashes: Hashes, length: int) -> Hashes:
-    """Keys that differ for n-grams of different lengths."""
+    """Returns keys that differ for n-grams of different lengths."""
     return hashes ^ np.uint64(length)
 
 
 def _not_common(keys: Hashes, items: Numbers, max_items: int) -> tuple[Hashes, Numbers]:
-    """Each key and item once, sorted, without the keys of more than `max_items` items."""
+    """Returns each key and item once, sorted, without the keys of more than `max_items` items."""
     order = np.lexsort((items, keys))
     keys, items = keys[order], items[order]
     is_new = np.ones(len(keys), dtype=bool)

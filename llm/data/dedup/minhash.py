@@ -68,7 +68,7 @@ def signatures(shingles: Shingles, n_permutations: int, seed: int) -> Signatures
 
 
 def _smallest(numbers: ShingleHashes, starts: Offsets, factors: ShingleHashes, summands: ShingleHashes) -> Signatures:
-    """The smallest permuted number of each text, `(n_permutations, n_texts)`."""
+    """Returns the smallest permuted number of each text, `(n_permutations, n_texts)`."""
     smallest = np.empty((len(factors), len(starts)), dtype=np.uint32)
     permuted = np.empty_like(numbers)
     for row, factor, summand in zip(smallest, factors, summands, strict=True):
@@ -79,7 +79,7 @@ def _smallest(numbers: ShingleHashes, starts: Offsets, factors: ShingleHashes, s
 
 
 def _permutations(n: int, seed: int) -> tuple[ShingleHashes, ShingleHashes]:
-    """Odd factors and summands, `(n,)` each. RandomState: its numbers never change between versions of numpy."""
+    """Returns odd factors and summands, `(n,)` each. RandomState: the same in all versions of numpy."""
     random = np.random.RandomState(seed)
     factors = random.randint(0, 2**31, n, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
     return factors, random.randint(0, 2**32, n, dtype=np.uint32)

@@ -77,7 +77,7 @@ def find_clusters(
 
 
 def _preferred(documents: Numbers, first: Numbers, parts: list[DocumentPart], scans: Path) -> Numbers:
-    """For each document the one that stays of its cluster; `first` names the clusters, all `(n,)`."""
+    """Returns for each document the one that stays of its cluster; `first` names the clusters, all `(n,)`."""
     folders = finished_folders(scans)
 
     def read_preference(part: DocumentPart, rows: Numbers) -> Numbers:
@@ -95,7 +95,7 @@ def _preferred(documents: Numbers, first: Numbers, parts: list[DocumentPart], sc
 def _by_part(
     documents: Numbers, parts: list[DocumentPart], read: Callable[[DocumentPart, Numbers], Any]
 ) -> Iterator[Any]:
-    """What `read` gives for the rows of each partition in which some of the documents lie, in order."""
+    """Yields what `read` gives for the rows of each partition in which some of the documents lie, in order."""
     ends = np.searchsorted(documents, [part.stop for part in parts])
     for part, rows in zip(parts, np.split(documents, ends[:-1]), strict=True):
         if len(rows):
@@ -158,7 +158,7 @@ def check_similarities(signatures: Path, texts: StoredTexts) -> None:
 
 
 def _cluster_of(clusters: Clusters, documents: Numbers) -> Numbers:
-    """The kept document of each one's cluster; a document without duplicates is its own."""
+    """Returns the kept document of each one's cluster; a document without duplicates is its own."""
     if not len(clusters.documents):
         return documents
     position = np.minimum(np.searchsorted(clusters.documents, documents), len(clusters.documents) - 1)
@@ -215,7 +215,7 @@ def select_part(part: DocumentPart, decided: Path, recounted: Path, out_dir: Pat
 
 
 def _reasons(part: DocumentPart, decided: Path) -> dict[int, tuple[str, str]]:
-    """Reason and detail for each row of the partition that is dropped as a duplicate."""
+    """Returns the reason and detail for each row of the partition that is dropped as a duplicate."""
     rows = np.load(decided, mmap_mode="r")
     first, end = np.searchsorted(rows["document"], [part.start, part.stop])
     return {
@@ -234,7 +234,7 @@ Keys = dict[int, set[int]]
 def _repeated_in(
     part: DocumentPart, texts: dict[int, str], repeated: npt.NDArray[np.uint64], config: DedupConfig
 ) -> tuple[Keys, Keys]:
-    """The repeated paragraphs to remove from each text, and those of which it is the first and keeps them."""
+    """Returns the repeated paragraphs to remove from each text, and those of which it is the first and keeps them."""
     rows = list(texts)
     keys, owners = unique_paragraphs(list(texts.values()), config)
     found = is_in(keys, repeated[0])
@@ -247,7 +247,7 @@ def _repeated_in(
 
 
 def _without(row: dict[str, Any], unwanted: Set[int], config: DedupConfig) -> dict[str, Any] | Dropped:
-    """The document without some paragraphs, or why it is dropped."""
+    """Returns the document without some paragraphs, or why it is dropped."""
     if not unwanted:
         return row
     text = without_paragraphs(row["text"], unwanted, config.min_paragraph_chars)
@@ -258,7 +258,7 @@ def _without(row: dict[str, Any], unwanted: Set[int], config: DedupConfig) -> di
 
 
 def _paragraph_table(texts: dict[int, str], held: Keys, repeated: npt.NDArray[np.uint64]) -> pa.Table:
-    """The repeated paragraphs that stay in some texts, with the number of documents they stood in."""
+    """Returns the repeated paragraphs that stay in some texts, with the number of documents they stood in."""
     rows = []
     for row, wanted in held.items():
         keys = {paragraph_key(text): text for text in split_paragraphs(texts[row])[0]}

@@ -164,7 +164,7 @@ def sign_part(
 
 
 def views(chosen: Numbers, texts: list[str], counted: Path, config: DedupConfig) -> tuple[list[int], list[str]]:
-    """Numbers and texts to compare: each text, and after it the text without repeated paragraphs if it has some."""
+    """Returns numbers and texts to compare: each text, and if it has repeated paragraphs, the text without them."""
     repeated = np.concatenate([no_keys(), *load_all(counted, "repeated.npy")])
     keys, owners = unique_paragraphs(texts, config)
     is_repeated = is_in(keys, repeated)

@@ -98,7 +98,7 @@ SIDE_FLAGS = FLAGS["hidden"] | FLAGS["aside"] | FLAGS["form"] | FLAGS["dialog"]
 
 
 def _without_side(flags: Numbers, probabilities: Array, words: Array) -> Array:
-    """The probabilities, 0 in each kind of side element that holds little of the page, and aside of a main element."""
+    """Returns the probabilities, 0 in side elements that hold little of the page, and beside a main element."""
     has_main = np.any(flags & (FLAGS["main"] | FLAGS["article"]))
     for kind in ("hidden", "aside", "form", "dialog"):
         inside = flags & FLAGS[kind] != 0
@@ -114,7 +114,7 @@ def _judged_by_names(
     cut: float,
     allowed: NDArray[np.bool_],
 ) -> Array:
-    """The probabilities after what marks and names say plainly; the trees know too little of it on small pages.
+    """Returns the probabilities after what marks and names say plainly; the trees know too little of it on small pages.
 
     Where the page marks its main content, that is kept but for what has the name of something else or is made of links;
     where it marks none, what has no bad name and no bad word. `allowed` says what may be kept so.
@@ -139,7 +139,7 @@ def _blocks_in(page: Blocks, element: int) -> slice:
 
 
 def _bare_links(page: Blocks, link_share: Array, lists: list[slice]) -> Numbers:
-    """1 for blocks in lists of nothing but links, -1 if a sentence announces them, else 0."""
+    """Returns 1 for blocks in lists of nothing but links, -1 if a sentence announces them, else 0."""
     found = np.zeros(len(link_share), dtype=np.intp)
     for members in lists:
         if link_share[members].min() > LINK_LIST_SHARE:
@@ -149,7 +149,7 @@ def _bare_links(page: Blocks, link_share: Array, lists: list[slice]) -> Numbers:
 
 
 def _innermost_lists(page: Blocks) -> list[slice]:
-    """The blocks of each list with no list in it."""
+    """Returns the blocks of each list with no list in it."""
     lists = {index for index, tag in enumerate(page.tags) if tag in WHOLE_TAGS}
     parents = page.elements.parent.tolist() if lists else []
     outer = set()
@@ -162,7 +162,7 @@ def _innermost_lists(page: Blocks) -> list[slice]:
 
 
 def _decided_whole(probabilities: Array, words: Array, groups: list[slice]) -> Array:
-    """The probabilities; in a table of data, a list or a definition list their mean over the words for every block."""
+    """Returns the probabilities; in a table of data or a list their mean over the words for every block."""
     weights = np.maximum(words, MIN_WEIGHT)
     decided = probabilities.copy()
     for members in groups:
@@ -172,7 +172,7 @@ def _decided_whole(probabilities: Array, words: Array, groups: list[slice]) -> A
 
 
 def _with_company(page: Blocks, probabilities: Array, cut: float, tables: list[slice]) -> list[bool]:
-    """Whether each block is kept, most by their probability.
+    """Returns whether each block is kept, most by their probability.
 
     A heading and a term go with what they announce; code, and tables of data that are likely, with a
     neighbour.

@@ -66,7 +66,7 @@ def text_keys(text: str) -> list[str]:
 
 
 def _first_words(text: str) -> list[str]:
-    """The words at a text's beginning, in lower case; numbers are all the same."""
+    """Returns the words at a text's beginning, in lower case; numbers are all the same."""
     words = _WORD.findall(text[:MAX_TEXT_CHARS].lower())[:MAX_WORDS]
     return ["0" if word.isdigit() else word for word in words]
 
@@ -93,7 +93,7 @@ class WordScores:
         return [score for score in map(self._names.get, name_keys(name)) if score is not None]
 
     def _find_names(self, names: str) -> tuple[float, float, float]:
-        """The largest (0 or more), the smallest (0 or less) and a shrunken mean of the names' scores."""
+        """Returns the largest (0 or more), the smallest (0 or less) and a shrunken mean of the names' scores."""
         found: list[int] = []
         for name in names.split()[:MAX_NAMES]:
             found += self._of_name(name)
@@ -102,7 +102,7 @@ class WordScores:
         return max(0, *found), min(0, *found), sum(found) / (len(found) + 1)
 
     def _find_text(self, text: str) -> tuple[float, float, float]:
-        """Mean, smallest and largest of the scores of a text's keys; zeros if none is known."""
+        """Returns the mean, smallest and largest of the scores of a text's keys; zeros if none is known."""
         words = _first_words(text)
         found = [score for score in map(self._texts.get, words) if score is not None]
         for first, second in itertools.pairwise(words):
@@ -175,7 +175,7 @@ _SENTENCE_ENDS = '.!?:)"\u201d\u2019'
 
 
 def _text_columns(page: Blocks, scores: WordScores) -> tuple[dict[str, Array], _Texts]:
-    """Columns of the blocks' own texts. Text without spaces counts as words by its length."""
+    """Returns columns of the blocks' own texts. Text without spaces counts as words by its length."""
     copies = Counter(page.lines)
     found: list[float] = []
     for line in page.lines:
@@ -209,7 +209,7 @@ _ANCESTOR_COLUMNS = (
 
 
 def _ancestor_columns(elements: _Elements, texts: _Texts) -> dict[str, Array]:
-    """What the elements that a block lies in are called and hold: "a0_words", "a1_words", ..."""
+    """Returns what the elements that a block lies in are called and hold: "a0_words", "a1_words", ..."""
     n_blocks = np.maximum(1, elements.ends - elements.first)
     totals = np.cumsum(np.stack([texts.words, texts.chars, texts.links, texts.score, texts.sentence]), axis=1)
     totals = np.concatenate([np.zeros((len(totals), 1)), totals], axis=1)  # (5, blocks + 1)
@@ -234,7 +234,7 @@ def _ancestor_columns(elements: _Elements, texts: _Texts) -> dict[str, Array]:
 
 
 def _inherited_columns(elements: _Elements) -> dict[str, Array]:
-    """Of a block's elements together: summed and smallest name score, most siblings that look alike; and some flags.
+    """Returns of a block's elements together: summed and smallest name score, most siblings alike; and some flags.
 
     Each round looks twice as far up as the one before.
     """
@@ -258,7 +258,7 @@ _FLAG_COLUMNS = ("aside", "form", "main", "article", "list")
 
 
 def _group_columns(signature: Indices, texts: _Texts) -> dict[str, Array]:
-    """Of the blocks in elements that look the same: how many, their share of the words, words each, share of links."""
+    """Returns of the blocks in elements that look the same: how many, share of words, words each, share of links."""
     n_blocks = np.bincount(signature)
     n_words = np.bincount(signature, texts.words)
     n_links, n_chars = np.bincount(signature, texts.links), np.bincount(signature, texts.chars)
@@ -273,7 +273,7 @@ def _group_columns(signature: Indices, texts: _Texts) -> dict[str, Array]:
 def _position_columns(
     tag: Indices, is_long: NDArray[np.bool_], texts: _Texts, columns: dict[str, Array]
 ) -> dict[str, Array]:
-    """Where a block stands: in the page, after the first h1, after the last heading, among the long paragraphs."""
+    """Returns where a block stands: in the page, after the first h1 and the last heading, among the long paragraphs."""
     n = len(tag)
     index = np.arange(n, dtype=np.float64)
     words = np.cumsum(texts.words)
@@ -300,7 +300,7 @@ def _position_columns(
 def _page_columns(
     elements: _Elements, is_long: NDArray[np.bool_], texts: _Texts, columns: dict[str, Array]
 ) -> dict[str, Array]:
-    """What kind of page it is: the same number for every block."""
+    """Returns what kind of page it is: the same number for every block."""
     words, n = texts.words, len(texts.words)
     total = max(1.0, words.sum())
     tag = elements.tag[elements.of_block]
@@ -322,7 +322,7 @@ def _page_columns(
 
 
 def _neighbour_columns(columns: dict[str, Array]) -> dict[str, Array]:
-    """The names' scores and tags of the two blocks before and after, and the words around that are not links."""
+    """Returns the names' scores and tags of the two blocks before and after, and the words around outside of links."""
     found: dict[str, Array] = {}
     for offset, names in ((-2, _OFF_TWO), (-1, _OFF_ONE), (1, _OFF_ONE), (2, _OFF_TWO)):
         found |= {f"b{offset}_{name}": _shifted(columns[name], offset) for name in names}
@@ -338,7 +338,7 @@ _OFF_TWO = ("names_sum", "names_min")
 
 
 def _shifted(values: Array, offset: int) -> Array:
-    """For each block the value of the one `offset` positions on, BEYOND where there is none."""
+    """Returns for each block the value of the one `offset` positions on, BEYOND where there is none."""
     shifted = np.full(len(values), BEYOND)
     if offset > 0:
         shifted[:-offset] = values[offset:]

@@ -46,7 +46,7 @@ class BlockModel:
         return 1 / (1 + np.exp(-self._log_odds(table, len(page.texts)))), columns
 
     def _log_odds(self, table: Array, n_blocks: int) -> Array:
-        """The sum of the trees' leaves for each block, shape (blocks,); one step down all trees at a time."""
+        """Returns the sum of the trees' leaves for each block, shape (blocks,); one step down all trees at a time."""
         n_trees, n_inner = self.feature.shape
         first = np.arange(n_trees)[:, None] * n_inner  # of each tree in the flat arrays
         block = np.arange(n_blocks)[None, :]

@@ -69,7 +69,7 @@ def _is_layout(page: Blocks, start: int, end: int) -> bool:
 
 
 def _places(page: Blocks) -> list[Place]:
-    """The place of each element."""
+    """Returns the index of each element."""
     parents, cells = page.elements.parent.tolist(), page.elements.cell.tolist()
     in_data = {index for start, end in data_tables(page) for index in range(start, end)}
     places = [Place(-1, 0, -1, -1)]
@@ -90,7 +90,7 @@ def _places(page: Blocks) -> list[Place]:
 
 
 def _marks(page: Blocks) -> dict[int, str]:
-    """What stands before the items of a list: a dash, or the numbers of an ordered list."""
+    """Returns what stands before the items of a list: a dash, or the numbers of an ordered list."""
     parents = page.elements.parent.tolist()
     numbers: dict[int, int] = {}
     marks = {}
@@ -148,12 +148,12 @@ def _joined(lines: list[_Line]) -> str:
 
 
 def _seen(line: str) -> str:
-    """A line without characters that nobody sees."""
+    """Returns a line without characters that nobody sees."""
     return line if line.isprintable() else " ".join(_UNSEEN.sub("", line).split())
 
 
 def _paragraph(page: Blocks, block: int) -> str:
-    """The text with white space collapsed; `br` breaks a line, and two make a new paragraph."""
+    """Returns the text with white space collapsed; `br` breaks a line, and two make a new paragraph."""
     text = page.texts[block]
     if LINE_BREAK not in text:
         return _seen(page.lines[block])
@@ -162,7 +162,7 @@ def _paragraph(page: Blocks, block: int) -> str:
 
 
 def _verbatim(text: str) -> str:
-    """The text as it is, without empty lines before and after."""
+    """Returns the text as it is, without empty lines before and after."""
     text = _UNSEEN.sub("", text.replace("\r", "")).rstrip()
     before = _EMPTY_LINES_BEFORE.match(text)
     return text[before.end() :] if before else text

@@ -343,7 +343,7 @@ class _Walk:
 
 
 def _columns(rows: list[int], n_columns: int) -> Numbers:
-    """The columns of rows that stand one after another, shape (columns, rows)."""
+    """Returns the columns of rows that stand one after another, shape (columns, rows)."""
     return np.ascontiguousarray(np.array(rows, dtype=np.intp).reshape(-1, n_columns).T)
 
 
@@ -352,7 +352,7 @@ def _is_of_site(attributes: Attributes) -> bool:
 
 
 def _judge(tag: str, attributes: Attributes) -> tuple[int, str, str]:
-    """The flags of an element, its class, and its class, id and itemprop as names.
+    """Returns the flags of an element, its class, and its class, id and itemprop as names.
 
     The id of a section, heading or term is what it says as a slug ("navigation", "related-work"), and says nothing;
     nor do ids with a number at the end, or the names of rows ("odd", "even").

@@ -100,7 +100,7 @@ def decode_html(html: bytes, content_type: str = "") -> str:
 
 
 def _as_utf8(html: bytes, *, is_other_declared: bool) -> str | None:
-    """The text if it is UTF-8, or mostly: a few broken bytes make no other charset of it. None for other text."""
+    """Returns the text if it is UTF-8, or mostly: a few broken bytes make no other charset of it. Else None."""
     # An incremental decoder forgives a last character cut in two, as where a crawler cuts a long page.
     text = codecs.getincrementaldecoder("utf-8")(errors="replace").decode(html)
     if text.isascii():
@@ -113,7 +113,7 @@ def _as_utf8(html: bytes, *, is_other_declared: bool) -> str | None:
 
 
 def _utf16_codec(html: bytes) -> str | None:
-    """UTF-16 without a byte order mark, told by the zero bytes between ASCII characters."""
+    """Returns UTF-16 without a byte order mark, told by the zero bytes between ASCII characters."""
     start = html[:1_000]
     n_zeros = start[::2].count(0), start[1::2].count(0)
     if max(n_zeros) < 0.3 * len(start) or min(n_zeros) > 0.05 * len(start):
@@ -135,7 +135,7 @@ def sniffed_codec(html: bytes) -> str:
 
 
 def _sample(html: bytes) -> bytes:
-    """Up to about `SAMPLE_BYTES` of a page's text that holds bytes above ASCII."""
+    """Returns up to about `SAMPLE_BYTES` of a page's text that holds bytes above ASCII."""
     pieces: list[bytes] = []
     n_bytes = 0
     for piece in re.split(rb"[<>]", html):
@@ -150,7 +150,7 @@ def _sample(html: bytes) -> bytes:
 
 
 def _certainty(sample: bytes, codec: str) -> float:
-    """How surely `sample`, read in a charset, is in a language that is written in it, from 0 to 1."""
+    """Returns how surely `sample`, read in a charset, is in a language that is written in it, from 0 to 1."""
     text = sample.decode(codec, errors="replace")
     if text.count("\ufffd") > 0.02 * len(text):
         return 0.0
@@ -165,7 +165,7 @@ _KANA = ("\u3041", "\u30fe")
 
 
 def _odd_share(text: str, codec: str) -> float:
-    """Share of the characters above ASCII that a language hardly has where they stand, from 0 to 1."""
+    """Returns the share of the characters above ASCII that a language hardly has where they stand, from 0 to 1."""
     positions = [position for position, char in enumerate(text) if char > "\x7f"]
     if codec in _EVERYDAY:
         n_odd = sum(_is_rare(text[position], codec) for position in positions)
@@ -181,7 +181,7 @@ def _is_rare(char: str, codec: str) -> bool:
 
 
 def _is_odd(char: str, before: str) -> bool:
-    """Whether `char` hardly follows the two characters `before` it in any language with an alphabet."""
+    """Returns whether `char` hardly follows the two characters `before` it in any language with an alphabet."""
     category = unicodedata.category(char)
     last = before[-1:]
     if category == "Lu":

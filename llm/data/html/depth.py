@@ -32,7 +32,7 @@ def is_too_deep(source: str) -> bool:
 
 
 def _tags(source: str) -> tuple[np.ndarray, np.ndarray]:
-    """The names of all tags in order, as numbers, and which of them are end tags; each of shape (n,)."""
+    """Returns the names of all tags in order, as numbers, and which of them are end tags; each of shape (n,)."""
     text = source.encode(errors="replace") + bytes(NAME_BYTES + 2)
     letters = np.frombuffer(text, dtype=np.uint8)
     starts = np.flatnonzero(letters[: -NAME_BYTES - 2] == ord("<")) + 1
@@ -46,7 +46,7 @@ def _tags(source: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _name_letters() -> np.ndarray:
-    """For each byte, the same in lower case if it may stand in a name, else 0; shape (256,)."""
+    """Returns for each byte, the same in lower case if it may stand in a name, else 0; shape (256,)."""
     table = np.zeros(256, dtype=np.uint8)
     for letter in b"abcdefghijklmnopqrstuvwxyz0123456789:-":
         table[letter] = table[chr(letter).upper().encode()[0]] = letter

@@ -42,7 +42,7 @@ def _post(post: dict[str, Any]) -> str:
 
 
 def _parsed(value: object) -> dict[str, Any]:
-    """JSON as a dictionary; an empty one if it is anything else or broken."""
+    """Returns JSON as a dictionary; an empty one if it is anything else or broken."""
     try:
         found = json.loads(value) if isinstance(value, str) else None
     except (ValueError, RecursionError):

@@ -70,7 +70,7 @@ def _repair_once(text: str) -> tuple[str, int]:
 
 
 def _meant(run: str) -> str:
-    """What the bytes behind `run` say as UTF-8; "" where they are not valid or no character that is in use."""
+    """Returns what the bytes behind `run` say as UTF-8; "" where they are not valid or no character that is in use."""
     try:
         meant = bytes(_BYTES.get(ord(char), ord(char)) for char in run).decode("utf-8")
     except UnicodeDecodeError:
@@ -79,7 +79,7 @@ def _meant(run: str) -> str:
 
 
 def _is_certain(run: re.Match[str], meant: str) -> bool:
-    """Whether nobody can have written this run, which would decode to `meant`."""
+    """Returns whether nobody can have written this run, which would decode to `meant`."""
     if len(run[0]) == 2:
         return _is_certain_pair(run)
     is_natural = all(char in _FOLLOWERS or char.isalpha() for char in run[0])
@@ -87,7 +87,7 @@ def _is_certain(run: re.Match[str], meant: str) -> bool:
 
 
 def _is_certain_pair(run: re.Match[str]) -> bool:
-    """The same for two characters. The first is a capital letter: of Western and Central Europe, or for Cyrillic."""
+    """Returns the same for two characters. The first is a capital letter: European, or for Cyrillic."""
     lead, later = run[0][0], run[0][1]
     before, after = run.string[: run.start()][-1:], run.string[run.end() :][:1]
     if lead not in "ÂÃÄÅÐÑ":

@@ -71,7 +71,7 @@ def definitions(html: bytes, content_type: str = "") -> list[Definition]:
 
 
 def _symbol(term: LexborNode) -> str:
-    """The full name that a `dt` defines: its id, or what it shows (a second signature has no id)."""
+    """Returns the full name that a `dt` defines: its id, or what it shows (a second signature has no id)."""
     if identifier := term.attributes.get("id"):
         return identifier
     shown = "".join(part.text() for part in term.css(".sig-prename, .sig-name"))
@@ -91,7 +91,7 @@ def _paragraph_text(html: str) -> str:
 
 
 def _without_lead_in(text: str) -> str:
-    """The text less a last sentence that only announces what follows it ("Roughly equivalent to:")."""
+    """Returns the text less a last sentence that only announces what follows it ("Roughly equivalent to:")."""
     if not text.endswith(":"):
         return text
     before, stop, _ = text.rpartition(". ")
@@ -168,5 +168,5 @@ def _documents_by_url(documents_dir: Path) -> dict[str, tuple[str, bool]]:
 
 
 def hash_of(*parts: str) -> str:
-    """32 hexadecimal digits that depend on nothing but the parts."""
+    """Returns 32 hexadecimal digits that depend on nothing but the parts."""
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()

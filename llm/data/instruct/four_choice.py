@@ -91,7 +91,7 @@ def benchmark_items(rows: Sequence[Mapping[str, str]], seed: int) -> list[dict[s
 def _pool(
     row: Mapping[str, str], answers: Sequence[str], kinds: Mapping[str, set[str]], shared: SharedRuns
 ) -> list[str]:
-    """The right answer among the candidates, in order of length; empty when there are too few."""
+    """Returns the right answer among the candidates, in order of length; empty when there are too few."""
     counts = shared.count(row["question"])
     is_small = len(answers) < MIN_ANSWERS
     least = 0 if is_small else counts[answers.index(row["answer"])]
@@ -106,7 +106,7 @@ def _pool(
 
 
 def _item(row: Mapping[str, str], pool: Sequence[str], seed: int) -> dict[str, Any]:
-    """An item whose choices are `N_CHOICES` neighbours in `pool`."""
+    """Returns an item whose choices are `N_CHOICES` neighbours in `pool`."""
     answer = row["answer"]
     first = pool.index(answer) - int(_hash(str(seed), row["id"]), 16) % N_CHOICES
     first = max(0, min(first, len(pool) - N_CHOICES))
@@ -121,5 +121,5 @@ def _item(row: Mapping[str, str], pool: Sequence[str], seed: int) -> dict[str, A
 
 
 def _hash(*parts: str) -> str:
-    """32 hexadecimal digits that depend on nothing but the parts."""
+    """Returns 32 hexadecimal digits that depend on nothing but the parts."""
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()

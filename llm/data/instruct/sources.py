@@ -168,7 +168,7 @@ def _of_messages(record: dict[str, Any], source: InstructSource) -> list[Message
 
 
 def _records(source: InstructSource, downloads: Path) -> Iterator[tuple[str, Any]]:
-    """Each record with its place in words; a BadRecord instead of one that cannot be read."""
+    """Yields each record with its place in words; a BadRecord instead of one that cannot be read."""
     if source.dataset is not None:
         yield from _dataset_records(source, downloads)
     for path in source_files(source):
@@ -186,7 +186,7 @@ def source_files(source: InstructSource) -> list[Path]:
 
 
 def _dataset_records(source: InstructSource, downloads: Path) -> Iterator[tuple[str, Any]]:
-    """The rows of a data set, which is fetched whole, so that it can be read again without a network."""
+    """Yields the rows of a data set, which is fetched whole, so that it can be read again without a network."""
     import datasets
     from datasets.exceptions import DatasetGenerationError
 

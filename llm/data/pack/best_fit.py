@@ -38,7 +38,7 @@ class _Waiting(NamedTuple):
 
 
 def best_fit(lengths: Sequence[int], width: int) -> list[Piece]:
-    """Pieces that hold each token of documents with `lengths` tokens once, by row; rows are `width` (2 or more) long.
+    """Returns pieces that hold each token of documents with `lengths` tokens once, by row of `width` (2 or more).
 
     Rows are numbered from 0 by the first piece in them, so that rows of one document are neighbours.
     """
@@ -56,7 +56,7 @@ def best_fit(lengths: Sequence[int], width: int) -> list[Piece]:
 
 
 def _fill(waiting: _Pool, width: int) -> list[Piece]:
-    """The pieces of the next row, taken from those that wait; only the last row is not full."""
+    """Returns the pieces of the next row, taken from those that wait; only the last row is not full."""
     row, offset = [], 0
     while offset < width and waiting:
         size, piece = waiting.take(at_most=width - offset)

@@ -165,7 +165,7 @@ def pack_documents(
 
 
 def _by_source(sources: Sequence[str | None]) -> dict[str | None, list[int]]:
-    """The indices of each source's documents."""
+    """Returns the indices of each source's documents."""
     indices: dict[str | None, list[int]] = {}
     for index, source in enumerate(sources):
         indices.setdefault(source, []).append(index)
@@ -212,7 +212,7 @@ def read_shard(path: Path) -> Shard:
 
 
 def documents_in(shard: Shard, tokenizer: Tokenizer) -> Iterator[tuple[str, str]]:
-    """Id and text of every document of a shard, put together again from its pieces, by their first row."""
+    """Yields the id and text of every document of a shard, put together again from its pieces, by their first row."""
     pieces: dict[str, list[tuple[int, np.ndarray]]] = {}
     columns = (shard.tokens, shard.n_tokens, shard.document_ids, shard.offsets, shard.starts)
     for row, n_tokens, ids, offsets, starts in zip(*columns, strict=True):
@@ -225,7 +225,7 @@ def documents_in(shard: Shard, tokenizer: Tokenizer) -> Iterator[tuple[str, str]
 
 
 def _encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
-    """Tokens of each text, in the type they are stored in."""
+    """Returns the tokens of each text, in the type they are stored in."""
     dtype = token_dtype(tokenizer.vocab_size)
     return [row.astype(dtype) for batch in batched(texts) for row in tokenizer.encode_arrays(batch)]
 

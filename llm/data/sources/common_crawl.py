@@ -68,7 +68,7 @@ def _indexed_files(source: SourceConfig, index: Path) -> list[SourceFile]:
 
 
 def _index_rows(index: Path) -> Iterator[dict[str, Any]]:
-    """The rows of an index, Parquet or a JSON object a line, which in CDXJ stands behind key and time."""
+    """Yields the rows of an index, Parquet or a JSON object a line, which in CDXJ stands behind key and time."""
     with open(index, "rb") as file:
         is_parquet = file.read(4) == b"PAR1"
     if is_parquet:
@@ -87,7 +87,7 @@ def _value(row: dict[str, Any], what: str) -> Any:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a text file, inflated if it is gzip; raises OSError for a damaged one."""
+    """Yields the lines of a text file, inflated if it is gzip; raises OSError for a damaged one."""
     with open(path, "rb") as file:
         is_gzip = file.read(len(MAGIC)) == MAGIC
     try:
@@ -98,7 +98,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def _below_base(source: SourceConfig, name: str, spans: tuple[tuple[int, int], ...]) -> SourceFile:
-    """The file `name` of a list or an index, which must lie below `base_url`: the list came from outside."""
+    """Returns the file `name` of a list or an index, which must lie below `base_url`: the list came from outside."""
     if is_remote(name) or name.startswith("/") or ".." in name.split("/") or not re.fullmatch(r"[!-~]+", name):
         raise ValueError(f"{source.name}: {name[:200]!r} is no path below base_url; is this a list of archives?")
     n_bytes = sum(stop - start for start, stop in spans) if spans else None
@@ -113,7 +113,7 @@ def read_spans(file: SourceFile, downloads: Path) -> Iterator[tuple[int, bytes]]
 
 
 def _content(location: str, start: int, stop: int, downloads: Path) -> bytes:
-    """The bytes of a file from `start` to `stop`, fewer where it ends before."""
+    """Returns the bytes of a file from `start` to `stop`, fewer where it ends before."""
     if location.startswith(("http://", "https://")):
         return download(location, downloads, (start, stop)).path.read_bytes()
     if is_remote(location):
@@ -127,7 +127,7 @@ def _content(location: str, start: int, stop: int, downloads: Path) -> bytes:
 
 
 def merged(spans: tuple[tuple[int, int], ...]) -> list[tuple[int, int, list[tuple[int, int]]]]:
-    """Sorted spans grouped into requests: (first byte, byte after the last, the spans within)."""
+    """Returns sorted spans grouped into requests: (first byte, byte after the last, the spans within)."""
     requests: list[tuple[int, int, list[tuple[int, int]]]] = []
     for start, stop in spans:
         if requests:

@@ -169,7 +169,7 @@ def _fetch(url: str, part: Path, span: tuple[int, int] | None, version: _Version
 
 
 def _answer(url: str, version: _Version | None, start: int, span: tuple[int, int] | None) -> Any:
-    """The server's answer to a request for bytes from `start` on; raises _Retry or ValueError if there are none."""
+    """Returns the server's answer to a request for bytes from `start` on; raises _Retry or ValueError without."""
     headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
     if span or version:
         headers["Range"] = f"bytes={start}-{span[1] - 1 if span else ''}"
@@ -195,7 +195,7 @@ def _answer(url: str, version: _Version | None, start: int, span: tuple[int, int
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """An opener that knows http and https only: a redirect cannot lead to file: or ftp:."""
+    """Returns an opener that knows http and https only: a redirect cannot lead to file: or ftp:."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,
@@ -211,7 +211,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def _described(url: str, response: Any, span: tuple[int, int] | None) -> tuple[_Version, int]:
-    """Which version of the file the answer holds, and its first byte's position in it."""
+    """Returns which version of the file the answer holds, and its first byte's position in it."""
     headers = response.headers
     begin = 0
     if response.status == 206:
@@ -233,7 +233,7 @@ def _described(url: str, response: Any, span: tuple[int, int] | None) -> tuple[_
 
 
 def _s3_md5(headers: Any, etag: str) -> str:
-    """The MD5 of the whole file, where the server names it: S3 does, as the ETag of a simple upload."""
+    """Returns the MD5 of the whole file, where the server names it: S3 does, as the ETag of a simple upload."""
     is_s3 = "AmazonS3" in (headers.get("Server") or "") or "x-amz-request-id" in headers
     return etag.strip('"') if is_s3 and re.fullmatch(r'"[0-9a-f]{32}"', etag) else ""
 

@@ -87,7 +87,7 @@ def _items(source: SourceConfig, downloads: Path) -> Iterator[Item]:
 
 
 def _groups(files: Iterable[SourceFile]) -> Iterator[tuple[SourceFile, ...]]:
-    """Neighbours grouped up to PARTITION_BYTES; a file of unknown size, which must be fetched, stands alone."""
+    """Groups neighbours up to PARTITION_BYTES; a file of unknown size, which must be fetched, stands alone."""
     group: list[SourceFile] = []
     n_bytes = 0
     for file in files:
@@ -156,7 +156,7 @@ def _read_file(file: SourceFile, downloads: Path, source: SourceConfig, writer: 
 
 
 def _records(path: Path, label: str, source: SourceConfig) -> Iterator[Found]:
-    """The records of a file, by the reader of the source's kind."""
+    """Yields the records of a file, by the reader of the source's kind."""
     from .tables import read_parquet
     from .text_files import read_jsonl, read_text
     from .warc_files import read_warc, read_wet
@@ -182,7 +182,7 @@ def _records_of_spans(file: SourceFile, downloads: Path, source: SourceConfig) -
 
 
 def _is_wet(label: str, source: SourceConfig) -> bool:
-    """Whether a file holds extracted texts: Common Crawl says so in the name."""
+    """Returns whether a file holds extracted texts: Common Crawl says so in the name."""
     return source.kind == "wet" or (source.kind == "common-crawl" and label.endswith((".wet", ".wet.gz")))
 
 

@@ -185,7 +185,7 @@ def _gather_pages(folders: Sequence[Path], out_dir: Path, place: Place) -> None:
 
 
 def _tables(folders: Sequence[Path], name: str) -> Iterator[pa.Table]:
-    """The row groups of the partitions' tables called `name`, one in memory at a time."""
+    """Yields the row groups of the partitions' tables called `name`, one in memory at a time."""
     for folder in folders:
         if (folder / name).exists():
             with pq.ParquetFile(folder / name, page_checksum_verification=True) as file:

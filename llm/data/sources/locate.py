@@ -54,7 +54,7 @@ def local_files(source: SourceConfig) -> list[SourceFile]:
 
 
 def _label(file: Path, pattern: Path) -> str:
-    """The name of a file as its source's reader knows it; of an absolute path only what the pattern leaves open."""
+    """Returns the name of a file as its source's reader knows it; of an absolute path what the pattern leaves open."""
     if not file.is_absolute():
         return file.as_posix()
     fixed = pattern
@@ -78,7 +78,7 @@ def local_path(location: str, downloads: Path) -> Path:
 
 
 def _copied(location: str, downloads: Path) -> Path:
-    """A file of another file system that fsspec knows (`s3://`, `gs://`), copied unless it is there already."""
+    """Returns a file of another file system that fsspec knows (`s3://`, `gs://`), copied unless it is there already."""
     import fsspec
 
     path = downloads / file_name(location)

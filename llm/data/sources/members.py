@@ -78,7 +78,7 @@ def read_member(file: BinaryIO, start: int, max_bytes: int) -> Member:
 
 
 def _small_member(file: BinaryIO, start: int, max_bytes: int) -> Member | None:
-    """What `read_member` gives for a small, sound member, at twice its speed; None for any other.
+    """Returns what `read_member` gives for a small, sound member, at twice its speed; None for any other.
 
     FastWARC inflates faster than Python's zlib, but does not say where a member ends, and takes a cut for an end. So it
     is given the bytes up to what looks like the next member, and the length that a member ends with is compared.

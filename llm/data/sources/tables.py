@@ -38,7 +38,7 @@ def read_parquet(path: Path, label: str, source: SourceConfig) -> Iterator[Found
 def _read_group(
     file: pq.ParquetFile, number: int, rows: tuple[int, int], label: str, source: SourceConfig
 ) -> Iterator[Found]:
-    """The texts of one row group, `rows` being the number of its first row, and how many it has."""
+    """Yields the texts of one row group, `rows` being the number of its first row, and how many it has."""
     first, n_rows = rows
     row = first
     try:

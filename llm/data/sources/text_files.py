@@ -94,7 +94,7 @@ def _split_file(path: Path, separator: bytes | None) -> Iterator[bytes | Damage]
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes | Damage]:
-    """The content of a file in pieces, inflated if it is gzip or zstd; told by its first bytes, not by its name.
+    """Yields the content of a file in pieces, inflated if it is gzip or zstd; told by its first bytes, not by its name.
 
     zstd has no place at which reading could go on after damage: the rest is lost, and named. Damage in a zstd file
     without checksums (its command line tool writes them) may go unnoticed.

@@ -50,7 +50,7 @@ def read_wet(file: BinaryIO, source: str, first_byte: int = 0) -> Iterator[Found
 
 
 def _records(file: BinaryIO, first_byte: int) -> Iterator[tuple[RawRecord, WarcRecord | Skipped]]:
-    """The records of a file, parsed, with what is damaged as skipped."""
+    """Yields the records of a file, parsed, with what is damaged as skipped."""
     for found in raw_records(file):
         raw = dataclasses.replace(found, offset=found.offset + first_byte) if first_byte else found
         if raw.problem:
@@ -89,7 +89,7 @@ def _page(raw: RawRecord, record: WarcRecord) -> Found:
 
 
 def _http_page(raw: RawRecord, record: WarcRecord, url: str) -> Found:
-    """The page of a response record, or why there is none."""
+    """Returns the page of a response record, or why there is none."""
     try:
         record.parse_http()
         headers, status = record.http_headers, record.http_headers.status_code
@@ -112,7 +112,7 @@ def _http_page(raw: RawRecord, record: WarcRecord, url: str) -> Found:
 
 
 def _without_encodings(raw: RawRecord, headers: Any, body: bytes) -> bytes | None:
-    """The body without Transfer-Encoding and Content-Encoding; None for an encoding that is wrong or unknown."""
+    """Returns the body without Transfer-Encoding and Content-Encoding; None if they are wrong or unknown."""
     encodings = [headers.get(name) or "" for name in ("Transfer-Encoding", "Content-Encoding")]
     if all(encoding.strip().lower() in ("", "identity") for encoding in encodings):
         return body
@@ -125,7 +125,7 @@ def _without_encodings(raw: RawRecord, headers: Any, body: bytes) -> bytes | Non
 
 
 def _member(raw: RawRecord, record: WarcRecord, url: str, body: bytes, plain: bytes) -> bytes:
-    """The record as one gzip member: as it stands in the file where a reader needs nothing else, or written anew."""
+    """Returns the record as one gzip member: as in the file where a reader needs nothing else, or written anew."""
     if raw.member and plain is body and record.headers.get("WARC-Target-URI") == url:
         return raw.member
     headers = record.http_headers
@@ -133,7 +133,7 @@ def _member(raw: RawRecord, record: WarcRecord, url: str, body: bytes, plain: by
 
 
 def _url(record: WarcRecord) -> str:
-    """The address of a record, "" if there is none that can be written down; WARC 1.0 puts it in angle brackets."""
+    """Returns the address of a record, "" if none can be written down; WARC 1.0 puts it in angle brackets."""
     url = record.headers.get("WARC-Target-URI") or ""
     url = url.strip().removeprefix("<").removesuffix(">")
     return url if is_unicode(url) else ""
@@ -145,7 +145,7 @@ def _block(raw: RawRecord) -> bytes:
 
 
 def _wrong_digest(record: WarcRecord, name: str, data: bytes) -> str:
-    """The record's digest if `data` has another one; "" if it agrees, is absent, or is of a kind not known here."""
+    """Returns the record's digest if `data` has another one; "" if it agrees, is absent, or of an unknown kind."""
     digest = record.headers.get(name) or ""
     kind, _, value = digest.partition(":")
     if kind.lower() not in DIGESTS:

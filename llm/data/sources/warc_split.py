@@ -62,7 +62,7 @@ def _members(file: BinaryIO) -> Iterator[RawRecord]:
 
 
 def _problem(data: bytes) -> str:
-    """DAMAGED unless `data` is one record: a header that ends, as much content as it announces, and empty lines."""
+    """Returns DAMAGED unless `data` is one record: a header that ends, as much content as announced, empty lines."""
     n_header, n_block = measured(data)
     stop = n_header + n_block
     return "" if n_header and len(data) >= stop and not data[stop:].strip(b"\r\n") else DAMAGED
@@ -81,7 +81,7 @@ def measured(data: bytes) -> tuple[int, int]:
 
 
 def _holds_one_record(file: BinaryIO, start: int) -> bool:
-    """Whether the member at `start` ends with its first record, as it should; else the file was compressed whole."""
+    """Returns whether the member at `start` ends with its first record; else the file was compressed whole."""
     data = bytearray()
     try:
         for piece in inflated(file, start):
@@ -165,7 +165,7 @@ def _next_record(buffer: _Buffer) -> RawRecord:
 
 
 def _is_complete(buffer: _Buffer, stop: int) -> bool:
-    """Whether all bytes before `stop` are there, and after them the empty lines, another record, or the end."""
+    """Returns whether all bytes before `stop` are there, and after them the empty lines, another record, or the end."""
     buffer.fill(stop + MAX_EMPTY_BYTES + len(PREFIX))
     following = bytes(buffer.data[stop : stop + MAX_EMPTY_BYTES + len(PREFIX)])
     is_record = PREFIX.startswith(following.lstrip(b"\r\n")[: len(PREFIX)])

@@ -136,7 +136,7 @@ def _check_messages(value: Any) -> None:
 
 
 def item_text(row: dict[str, Any]) -> str:
-    """Question and right answer of an item in one text."""
+    """Returns the question and right answer of an item in one text."""
     if "messages" in row:
         return "\n".join(message["content"] for message in row["messages"])
     if "choices" in row:

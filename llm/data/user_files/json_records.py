@@ -121,7 +121,7 @@ def _json_values(content: bytes) -> Iterator[tuple[str, Any]]:
 
 
 def _is_spread(content: bytes) -> bool:
-    """Whether the first thing in a file is sound JSON, but ends in another line than it begins."""
+    """Returns whether the first thing in a file is sound JSON, but ends in another line than it begins."""
     text = content.decode(errors="replace").lstrip()
     try:
         end = json.JSONDecoder().raw_decode(text)[1]

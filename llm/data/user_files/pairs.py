@@ -64,7 +64,7 @@ def pair_of(record: Record) -> Pair:
 
 
 def _prompt_and_answer(record: Record, name: str) -> tuple[list[Message] | None, str]:
-    """What a field says before the last answer (None: nothing), and that answer."""
+    """Returns what a field says before the last answer (None: nothing), and that answer."""
     if not isinstance(record.values.get(name), list):
         return None, record.text(name)
     messages = messages_of(record.values[name], record.field(name))

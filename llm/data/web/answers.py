@@ -38,7 +38,7 @@ class Judge:
     """Turns answers into pages and refusals. What it says follows from the answer and the row alone."""
 
     def __init__(self, scope: Scope, agent: str, max_bytes: int) -> None:
-        """`agent` is the crawler's name, `max_bytes` what a sitemap may hold after decompression."""
+        """Takes the crawler's name, and as `max_bytes` what a sitemap may hold after decompression."""
         self._scope, self._agent, self._max_bytes = scope, agent, max_bytes
 
     def outcome(self, row: Row, answer: Answer) -> FetchedPage | Refusal:
@@ -105,7 +105,7 @@ class Judge:
         return Refusal(READ, sitemaps=found) if sitemap.is_index else Refusal(READ, links=found)
 
     def _inside(self, base: str, entries: Iterable[str]) -> tuple[str, ...]:
-        """The canonical URLs of entries that lie within the crawl, each once."""
+        """Returns the canonical URLs of entries that lie within the crawl, each once."""
         found = dict.fromkeys(canonical_url(base, entry) for entry in entries)
         return tuple(url for url in found if url is not None and self._scope.contains(url))
 

@@ -120,7 +120,7 @@ class _Progress:
 
 
 def _nothing_stored(config: CrawlConfig, refused: dict[str, Refusal]) -> Exception:
-    """The error for a crawl without a single page: what happened to the seeds, and what to do."""
+    """Returns the error for a crawl without a single page: what happened to the seeds, and what to do."""
     url = next((url for url, refusal in refused.items() if refusal.reason != "redirect"), next(iter(refused), None))
     if url is None:
         return ValueError("crawl.seeds: the sitemaps list no page on the seeds' hosts; choose other seeds")

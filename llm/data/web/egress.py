@@ -38,14 +38,14 @@ class EgressPolicy:
     """Decides which addresses may be connected to."""
 
     def __init__(self, allow_private: Iterable[str] = (), ports: Iterable[int] = (80, 443)) -> None:
-        """`allow_private` names hosts ("host:port") whose addresses may be private; `ports` may be used in public."""
+        """Takes the hosts ("host:port") whose addresses may be private, and the ports allowed in public."""
         self._allowed_names = {parse_host_port(name) for name in allow_private}
         self._ports = frozenset(ports)
         self._approved: set[tuple[str, int]] = set()
         self.refusals: dict[tuple[str, int], str] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EgressPolicy:
-        """The policy itself: Scrapy copies its settings, and all parts of the guard must share one policy."""
+        """Returns the policy itself: Scrapy copies its settings, and all parts of the guard must share one policy."""
         return self
 
     def rejection_reason(self, host: str, address: str, port: int) -> str | None:
@@ -101,7 +101,7 @@ class GuardedResolver:
 
     @classmethod
     def from_crawler(cls, crawler: Any, reactor: Any) -> GuardedResolver:
-        """Called by Scrapy's process with itself in the place of the crawler."""
+        """Returns an instance; Scrapy's process calls this with itself in the place of the crawler."""
         return cls(crawler.settings["EGRESS_POLICY"], reactor)
 
     def install_on_reactor(self) -> None:

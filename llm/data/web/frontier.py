@@ -71,7 +71,7 @@ class HostQueue:
         return not (self.rows or self.n_in_flight or self.state.ended) and rested
 
     def wakes_at(self, now: float) -> float | None:
-        """When time alone will let the host go on; None if it waits for an answer, or for nothing."""
+        """Returns when time alone will let the host go on; None if it waits for an answer, or for nothing."""
         if self.rest_until is not None and not self.rows:
             return self.rest_until
         return self.due if self.rows and self.due > now else None
@@ -138,7 +138,7 @@ class Frontier:
         return row
 
     def _take(self) -> Row | None:
-        """A row of a host whose turn it is, in order of URL within the host."""
+        """Returns a row of a host whose turn it is, in order of URL within the host."""
         now = time.monotonic()
         n_open = sum(not queue.state.ended for queue in self._turns)
         n_busy = sum(bool(queue.rows or queue.n_in_flight) for queue in self._turns)
@@ -154,7 +154,7 @@ class Frontier:
         return None
 
     def _share(self, queue: HostQueue, n_open: int, n_busy: int) -> int:
-        """How many connections a host may hold: an even share among the busy ones, and one left for each other."""
+        """Returns how many connections a host may hold: an even share among the busy ones, one left for each other."""
         if queue.pace_s is None:
             return 1
         n = self.budget.n_connections
@@ -162,7 +162,7 @@ class Frontier:
         return max(1, min(polite, n // max(1, n_busy), n - (n_open - 1)))
 
     def _refill(self, queue: HostQueue) -> bool:
-        """Whether the host has a row to hand out, after reading on where there was none."""
+        """Returns whether the host has a row to hand out, after reading on where there was none."""
         if not queue.rows and not queue.state.ended and queue.rest_until is None:
             queue.rows.extend(self.ledger.pending(queue.state, queue.cursor, queue.cut, PORTION))
             queue.cursor = queue.rows[-1].url if queue.rows else queue.cursor
@@ -192,7 +192,7 @@ class Frontier:
     # Levels and rounds
 
     def _move_on(self) -> bool:
-        """Called when there is nothing to hand out: opens levels, or a round; whether that may have given rows."""
+        """Opens levels, or a round, when there is nothing to hand out; returns whether that may have given rows."""
         if self._time_is_up():
             if not self._in_flight:
                 self.commit()
@@ -239,7 +239,7 @@ class Frontier:
         self.ledger.save_host(queue.state)
 
     def _admit(self, queue: HostQueue) -> bool:
-        """Whether rows of the host's smallest depth could be admitted; refuses those that never will be."""
+        """Returns whether rows of the host's smallest depth could be admitted; refuses those that never will be."""
         host = queue.state.host
         while (depth := self.ledger.next_depth(host)) is not None:
             if depth > self.budget.max_depth:
@@ -280,7 +280,7 @@ class Frontier:
                 self._open_level(queue)
 
     def _hosts_within_budget(self, states: dict[str, HostState]) -> list[str]:
-        """The hosts with URLs waiting, by name, after refusing the URLs of those whose budget is used up."""
+        """Returns the hosts with URLs waiting, by name, after refusing the URLs of those whose budget is used up."""
         limit = self.budget.max_pages_per_host
         waiting = []
         for host in self.ledger.waiting_hosts():

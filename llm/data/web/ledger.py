@@ -89,7 +89,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Everything in the block is written, durably, or nothing."""
+        """Writes everything in the block, durably, or nothing."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -100,7 +100,7 @@ class Ledger:
             raise
 
     def _number(self, query: str, *values: object) -> int:
-        """The single number that a query gives; 0 for NULL."""
+        """Returns the single number that a query gives; 0 for NULL."""
         return self._db.execute(query, values).fetchone()[0] or 0
 
     def _text(self, query: str, *values: object) -> str | None:
@@ -135,7 +135,7 @@ class Ledger:
         self._db.execute("INSERT OR REPLACE INTO hosts VALUES(?, ?, ?, ?, ?, ?)", state)
 
     def waiting_hosts(self) -> list[str]:
-        """Hosts with URLs that wait to be admitted, by name."""
+        """Returns the hosts with URLs that wait to be admitted, by name."""
         rows = self._db.execute("SELECT DISTINCT host FROM urls WHERE state=0 AND level IS NULL ORDER BY host")
         return [host for (host,) in rows]
 
@@ -363,7 +363,7 @@ class Ledger:
 
 
 def _new_row(url: str, depth: int, rejection_reason: RejectionRule) -> tuple[object, ...]:
-    """The columns of a URL that may be new: url, host, depth, path, state, reason, detail."""
+    """Returns the columns of a URL that may be new: url, host, depth, path, state, reason, detail."""
     path, mark, _ = url.partition("?")
     refusal = rejection_reason(url)
     state = PENDING if refusal is None else REFUSED

@@ -44,7 +44,7 @@ def host_of(url: str) -> str:
 
 @functools.lru_cache(maxsize=2**16)
 def _host_and_port(url: str) -> tuple[str, int | None]:
-    """Host and port of a canonical URL, None for the default port."""
+    """Returns the host and port of a canonical URL, None for the default port."""
     parts = urlsplit(url)
     return parts.hostname or "", parts.port
 
@@ -60,7 +60,7 @@ def canonical_url(base: str, href: str) -> str | None:
 
 
 def canonical_or_cut(base: str, href: str) -> str | None:
-    """Like `canonical_url`, but of a URL that is too long its first characters and a mark (see `is_cut`)."""
+    """Returns `canonical_url`, but of a URL that is too long its first characters and a mark (see `is_cut`)."""
     href = href.strip()
     if len(href) <= MAX_URL_CHARS:
         return _canonical_or_none(base, href)
@@ -84,7 +84,7 @@ def _canonical_or_none(base: str, href: str) -> str | None:
 
 @functools.lru_cache(maxsize=2**16)
 def _canonical(url: str) -> str | None:
-    """Cached, because the pages of a site link to the same places; escaping is the costly part (30 us a link)."""
+    """Caches the result, as the pages of a site link to the same URLs; escaping is the costly part (30 us a link)."""
     parts = urlsplit(safe_url_string(url))
     port = parts.port
     if parts.scheme not in DEFAULT_PORTS or not parts.hostname or parts.username is not None:
@@ -96,7 +96,7 @@ def _canonical(url: str) -> str | None:
 
 
 def parse_host_port(text: str) -> tuple[str, int]:
-    """Host (lower case, no brackets) and port of "host:port"; raises ValueError for any other form."""
+    """Returns the host (lower case, no brackets) and port of "host:port"; raises ValueError for any other form."""
     try:
         parts = urlsplit(f"//{text}")
         port = parts.port

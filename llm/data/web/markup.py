@@ -61,7 +61,7 @@ def read_markup(url: str, body: bytes, content_type: str, scope: Scope, agent: s
 
 
 def _canonical(tree: LexborHTMLParser, url: str, base_url: str, scope: Scope) -> str | None:
-    """The URL of the first `<link rel="canonical">` in the head, if it is another one on the same host."""
+    """Returns the URL of the first `<link rel="canonical">` in the head, if it is another one on the same host."""
     element = tree.head.css_first('link[rel~="canonical" i][href]') if tree.head is not None else None
     found = canonical_url(base_url, element.attributes.get("href") or "") if element is not None else None
     if found is None or found == url or not scope.contains(found):
@@ -70,7 +70,7 @@ def _canonical(tree: LexborHTMLParser, url: str, base_url: str, scope: Scope) ->
 
 
 def _refresh(metas: list[LexborNode], base_url: str) -> tuple[float, str | None]:
-    """Seconds and target of `<meta http-equiv="refresh">`; those meant for readers without scripts do not count."""
+    """Returns seconds and target of `<meta http-equiv="refresh">`, unless it is for readers without scripts."""
     for element in metas:
         if (element.attributes.get("http-equiv") or "").strip().lower() == "refresh":
             match = _REFRESH.match(element.attributes.get("content") or "")

@@ -72,6 +72,6 @@ class EarlierCrawl:
         return EarlierPage(entry["status"], (*content_type, *kept, *known), body)
 
     def _row_of(self, url: str) -> int | None:
-        """The row of a URL in the tables, which are in order of URL."""
+        """Returns the row of a URL in the tables, which are in order of URL."""
         row = bisect.bisect_left(range(len(self._urls)), url, key=lambda index: self._urls[index].as_py())
         return row if row < len(self._urls) and self._urls[row].as_py() == url else None

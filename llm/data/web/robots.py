@@ -55,7 +55,7 @@ class RobotsMiddleware:
 
     @classmethod
     def from_crawler(cls, crawler: Any) -> RobotsMiddleware:
-        """Made by Scrapy."""
+        """Returns an instance; Scrapy calls this."""
         return cls(crawler)
 
     async def process_request(self, request: Any) -> None:
@@ -72,7 +72,7 @@ class RobotsMiddleware:
             raise RobotsRefused("disallowed by robots.txt", transient=False)
 
     async def _rules_for(self, url: str, attempt: int) -> Protego | Exception:
-        """The origin's rules, fetched by the first who asks; a failure holds until a later attempt asks again."""
+        """Returns the origin's rules, fetched by the first who asks; a failure holds until a later attempt."""
         parts = urlsplit(url)
         origin = f"{parts.scheme}://{parts.netloc}"
         known = self._rules.get(origin)

@@ -70,7 +70,7 @@ def find_python_docs(cache_dir: Path) -> Path:
 
 
 def _html_folder(doc_dir: Path) -> Path | None:
-    """The newest `python3*/html` with an index in it; Debian has links to it beside it."""
+    """Returns the newest `python3*/html` with an index in it; Debian has links to it beside it."""
     found = {path.parent.resolve() for path in doc_dir.glob("python3*/html/index.html")}
     return max(found, key=lambda path: [int(digits) for digits in re.findall(r"\d+", path.parent.name)], default=None)
 
@@ -138,7 +138,7 @@ def _fetch_from_python_org(folder: Path) -> Path:
 
 
 def _download(url: str) -> bytes:
-    """The content of an https address."""
+    """Returns the content of an https address."""
     with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT_S) as response:
         return bytes(response.read(MAX_DOCS_BYTES))
 
@@ -175,7 +175,7 @@ class _SiteServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing: a client that closes its connection early is no event."""
+        """Ignores the error: a client that closes its connection early is no event."""
 
 
 class _FolderHandler(SimpleHTTPRequestHandler):
@@ -199,8 +199,8 @@ class _FolderHandler(SimpleHTTPRequestHandler):
         return super().send_head()
 
     def list_directory(self, path: Any) -> None:
-        """404: there are no listings."""
+        """Answers with 404: there are no listings."""
         self.send_error(HTTPStatus.NOT_FOUND)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing is logged."""
+        """Logs nothing."""

@@ -87,7 +87,7 @@ class PageSpider(scrapy.Spider):  # type: ignore[misc]
 
     @classmethod
     def from_crawler(cls, crawler: Any, *args: Any, **kwargs: Any) -> PageSpider:
-        """Made by Scrapy."""
+        """Returns an instance; Scrapy calls this."""
         spider: PageSpider = super().from_crawler(crawler, *args, **kwargs)
         crawler.signals.connect(spider.on_headers, signals.headers_received)
         crawler.signals.connect(spider.on_error, signals.spider_error)
@@ -95,7 +95,7 @@ class PageSpider(scrapy.Spider):  # type: ignore[misc]
         return spider
 
     async def start(self) -> AsyncIterator[Any]:
-        """Nothing: the seeds are rows of the frontier."""
+        """Yields nothing: the seeds are rows of the frontier."""
         return
         yield
 
@@ -132,7 +132,7 @@ class PageSpider(scrapy.Spider):  # type: ignore[misc]
             self._refuse(row, Refusal("failed", f"could not be processed ({failure.type.__name__})"))
 
     def parse(self, response: Any, **kwargs: Any) -> Iterator[FetchedPage]:
-        """Callback for every answer, whatever its status."""
+        """Handles every answer, whatever its status."""
         row: Row = response.meta["row"]
         answer = self._answer(response)
         outcome = self._judge.outcome(row, answer) if answer is not None else EARLIER_LOST
@@ -142,7 +142,7 @@ class PageSpider(scrapy.Spider):  # type: ignore[misc]
             self._refuse(row, outcome, response.meta.get("sitemaps", ()))
 
     def _answer(self, response: Any) -> Answer | None:
-        """The answer, or (when the server says that nothing has changed) the earlier one; None if that is damaged."""
+        """Returns the answer, or the earlier one when the server says it is unchanged; None if that is damaged."""
         now = int(time.time() * 1000)
         if response.status == 304 and self._earlier is not None and _is_conditional(response.request):
             earlier = self._earlier.page(response.meta["row"].url)
@@ -153,7 +153,7 @@ class PageSpider(scrapy.Spider):  # type: ignore[misc]
         return Answer(response.status, headers, response.body, now)
 
     def on_failure(self, failure: Any) -> None:
-        """Errback for every request without an answer."""
+        """Handles every request without an answer."""
         row = failure.request.meta["row"]
         if self.frontier.in_flight(row):
             self._refuse(row, self._describe(failure.value), failure.request.meta.get("sitemaps", ()))
@@ -192,7 +192,7 @@ class PageSpider(scrapy.Spider):  # type: ignore[misc]
                 self._closing = asyncio.get_running_loop().create_task(closing)
 
     def closed(self, reason: str) -> None:
-        """Called by Scrapy at the end."""
+        """Ends the crawl; Scrapy calls this."""
         self._reports.cancel()
         if self.storage_error is None:
             with self.storage():
@@ -208,7 +208,7 @@ class FrontierScheduler(BaseScheduler):  # type: ignore[misc]
 
     @classmethod
     def from_crawler(cls, crawler: Any) -> FrontierScheduler:
-        """Made by Scrapy."""
+        """Returns an instance; Scrapy calls this."""
         return cls(crawler)
 
     def has_pending_requests(self) -> bool:
@@ -252,7 +252,7 @@ class CommitPipeline:
 
     @classmethod
     def from_crawler(cls, crawler: Any) -> CommitPipeline:
-        """Made by Scrapy."""
+        """Returns an instance; Scrapy calls this."""
         return cls(crawler)
 
     def process_item(self, item: FetchedPage) -> None:
@@ -262,12 +262,12 @@ class CommitPipeline:
 
 
 def _is_conditional(request: Any) -> bool:
-    """Whether a request asks for a page only if it has changed."""
+    """Returns whether a request asks for a page only if it has changed."""
     return "If-None-Match" in request.headers or "If-Modified-Since" in request.headers
 
 
 def _text(value: bytes) -> str:
-    """A header's text; servers send addresses as UTF-8 as well as in the standard's Latin-1."""
+    """Returns a header's text; servers send addresses as UTF-8 as well as in the standard's Latin-1."""
     try:
         return value.decode()
     except UnicodeDecodeError:
@@ -275,7 +275,7 @@ def _text(value: bytes) -> str:
 
 
 def scrapy_settings(config: CrawlConfig) -> dict[str, Any]:
-    """Settings of Scrapy 2.19. Never JOBDIR: it keeps pickles, and a kill loses pages."""
+    """Returns the settings of Scrapy 2.19. Never JOBDIR: it keeps pickles, and a kill loses pages."""
     scope = Scope(config.seed_urls)
     return {
         "SCHEDULER": FrontierScheduler,

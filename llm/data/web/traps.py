@@ -20,13 +20,13 @@ class LinkRules:
     """Says why a link is not followed. The rules look at the URL alone, so the order of discovery plays no part."""
 
     def __init__(self, allow: Iterable[str] = (), deny: Iterable[str] = (), max_path_repeats: int = 3) -> None:
-        """`allow` and `deny` are regular expressions, searched for in the URL; without `allow`, all may pass."""
+        """Takes regular expressions, searched for in the URL; without `allow`, all may pass."""
         self._allow, self._deny = compiled("allow", allow), compiled("deny", deny)
         self._max_path_repeats = max_path_repeats
         self.rejection_reason = functools.lru_cache(maxsize=2**16)(self._rejection_reason)
 
     def _rejection_reason(self, url: str) -> tuple[str, str] | None:
-        """Reason and detail of the refusal of a canonical URL; None when it may be followed."""
+        """Returns the reason and detail of the refusal of a canonical URL; None when it may be followed."""
         if is_cut(url):
             return "url too long", f"more than {MAX_URL_CHARS} characters"
         if denied := next((pattern.pattern for pattern in self._deny if pattern.search(url)), None):

@@ -65,7 +65,7 @@ class Pairs(Sequences):
     """Preference pairs in memory; a row is a pair."""
 
     def __init__(self, pairs: Sequence[PairTokens], log_p: np.ndarray) -> None:
-        """The ids of each pair, and ln ref(y|x) of its answers, (pairs, 2)."""
+        """Takes the ids of each pair, and ln ref(y|x) of its answers, (pairs, 2)."""
         self._pairs, self._log_p = pairs, log_p.astype(np.float32)
         lengths = [len(prompt) + max(len(chosen), len(rejected)) for prompt, chosen, rejected in pairs]
         self._lengths = np.array(lengths, np.int64)

@@ -53,7 +53,7 @@ class Texts(Sequences):
     """Labelled texts in memory."""
 
     def __init__(self, tokens: Sequence[np.ndarray], labels: Sequence[int]) -> None:
-        """The ids of each text and the number of its label."""
+        """Takes the ids of each text and the number of its label."""
         self.tokens, self.labels = tokens, np.array(labels, np.int64)
         self._lengths = np.array([len(text) for text in tokens], np.int64)
         self.order = one_group(len(tokens))

@@ -30,7 +30,7 @@ class Chats(Sequences):
     """
 
     def __init__(self, tokens: Sequence[np.ndarray], supervised: Sequence[np.ndarray], width: int) -> None:
-        """The ids of each chat, and booleans, as many: which of them are learned. A row has up to `width` inputs."""
+        """Takes the ids of each chat and its loss mask, booleans, as many. A row has up to `width` inputs."""
         self._tokens, self._supervised, self._width = tokens, supervised, width
         self._lengths = np.array([len(row) for row in tokens], np.int64)
         self.order = one_group(len(tokens))
@@ -39,7 +39,7 @@ class Chats(Sequences):
         return len(self._tokens)
 
     def __getitem__(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """The ids of a chat, and which of them are learned."""
+        """Returns the ids of a chat, and its loss mask."""
         return self._tokens[row], self._supervised[row]
 
     def with_rows(self, others: Sequences, n_rows: int) -> Chats:

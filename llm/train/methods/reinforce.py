@@ -121,7 +121,7 @@ class Rollouts(StepLoader):
     """Batches of answers that are sampled when a step begins; which ones follows from the weights and the step."""
 
     def __init__(self, *arguments: Any, sampler: Sampler) -> None:
-        """Further arguments as of `StepLoader`."""
+        """Takes further arguments as `StepLoader` does."""
         super().__init__(*arguments)
         self.sampler = sampler
 

@@ -84,7 +84,7 @@ def c4(text: str, limits: C4) -> tuple[str, Failure | None]:
 
 
 def _kept_lines(text: str, limits: C4, phrases: Sequence[str]) -> str:
-    """The lines that stay; a line with one of the `phrases` (in lower case) does not."""
+    """Returns the lines that stay; a line with one of the `phrases` (in lower case) does not."""
     kept: list[str] = []
     for line in text.split("\n"):
         cleaned = _CITATION.sub("", line).rstrip() if limits.citations and "[" in line else line.rstrip()
@@ -96,7 +96,7 @@ def _kept_lines(text: str, limits: C4, phrases: Sequence[str]) -> str:
 
 
 def _is_no_sentence(line: str, limits: C4) -> bool:
-    """Whether a line is too short for a sentence, does not end as one, or has a word that is none."""
+    """Returns whether a line is too short for a sentence, does not end as one, or has a word that is none."""
     if limits.terminal_punctuation and (not line.endswith(LINE_ENDS) or line.endswith(ELLIPSES)):
         return True
     if limits.min_words_per_line is not None:

@@ -78,12 +78,12 @@ def _quality(parts: TextParts, limits: GopherQuality) -> Iterator[Measure]:
 
 
 def _n_alphabetic(words: list[str]) -> int:
-    """How many words hold a letter; most begin with one, which is quick to see."""
+    """Returns how many words hold a letter; most begin with one, which is quick to see."""
     return sum(word[0].isalpha() or any(map(str.isalpha, word)) for word in words)
 
 
 def _n_stop_words(words: list[str], limits: GopherQuality) -> int:
-    """How many different stop words there are; upper case only counts where lower case does not suffice."""
+    """Returns how many different stop words there are; upper case only counts where lower case does not suffice."""
     wanted = frozenset(limits.stop_words)
     n_found = len(wanted.intersection(words))
     if limits.min_stop_words is not None and n_found >= limits.min_stop_words:
@@ -192,14 +192,14 @@ def repeated_grams(words: list[str], largest: int) -> Iterator[tuple[int, np.nda
 
 
 def _top_chars(n: int, starts: np.ndarray, grams: np.ndarray, lengths: np.ndarray) -> int:
-    """Characters in all occurrences of the most frequent n-gram (the first one of several), a space between words."""
+    """Returns the characters in all occurrences of the most frequent n-gram (the first of several), spaces included."""
     counts = np.bincount(grams)
     first = starts[np.argmax(counts[grams])]
     return int(counts.max() * (lengths[first : first + n].sum() + n - 1))
 
 
 def _duplicate_chars(n: int, starts: np.ndarray, grams: np.ndarray, lengths: np.ndarray) -> int:
-    """Characters of the words in n-grams that have stood before, each counted once, without the spaces."""
+    """Returns the characters of the words in n-grams that have stood before, each counted once, without the spaces."""
     is_later = np.ones(len(starts), bool)
     is_later[np.unique(grams, return_index=True)[1]] = False
     covered = np.zeros(len(lengths), bool)

@@ -82,7 +82,7 @@ def _allowed(at_least: float | None, at_most: float | None) -> str:
 
 
 def share(n: float, total: float) -> float:
-    """`n` of `total` as a share; 0 of nothing."""
+    """Returns `n` of `total` as a share; 0 of nothing."""
     return n / total if total else 0.0
 
 
