@@ -76,7 +76,7 @@ def ingest_to(root: Path, kind: str, path: str) -> None:
         folders[-1].mkdir()
         ingest_partition(item, root, out_dir=folders[-1], config=config)
     (root / "artifact").mkdir()
-    put_together(folders, root / "artifact", config, os.link)
+    put_together(folders, root / "artifact", config)
 
 
 def datatrove(python: str, folder: Path) -> tuple[int, float]:

@@ -42,7 +42,7 @@ class Law:
 def budget_lines(recipe: Recipe, session: Session, hours: float, device: str) -> list[str]:
     """Returns a proposal in words: budget, law, size, tokens, what the corpus lacks, expected loss, overrides.
 
-    On a CPU the speed is measured, here and now; of a GPU a share of its peak is reckoned with. Raises ValueError for
+    On a CPU the speed is measured, here and now; of a GPU a share of its peak is assumed. Raises ValueError for
     an unknown device and for hours that are too few.
     """
     if device != "cpu" and device not in gpus():

@@ -97,9 +97,9 @@ class Recipe(Config):
             found = "neither" if self.crawl is None else "both"
             raise ValueError(f"a recipe has either a crawl or an ingest section; this one has {found}")
         if (self.instruct is None) != (self.finetune is None):
-            raise ValueError("instruct and finetune make the chat model together: give both, or set both to null")
+            raise ValueError("instruct and finetune make the chat model together: give both, or leave both empty")
         if (self.reference is None) != (self.prefer is None):
-            raise ValueError("reference and prefer train on preference pairs together: give both, or set both to null")
+            raise ValueError("reference and prefer train on preference pairs together: give both, or leave both empty")
         for name in ("prefer", "reinforce"):
             if getattr(self, name) and not self.finetune:
                 raise ValueError(f"{name} trains the chat model further: give instruct and finetune too, which make it")
@@ -197,12 +197,12 @@ def validated(values: Any, source: str) -> Recipe:
 
 def describe(error: Any) -> str:
     """Returns one validation error in words: the field with its dots, what is wrong, what is allowed."""
-    place = [str(part) for part in error["loc"]]
-    name = ".".join(place)
+    parts = [str(part) for part in error["loc"]]
+    name = ".".join(parts)
     if error["type"] == "unexpected_keyword_argument":
-        known = [field.name for field in dataclasses.fields(section(place[:-1]))]
-        near = difflib.get_close_matches(place[-1], known, n=1)
-        hint = f"did you mean {'.'.join([*place[:-1], near[0]])}?" if near else f"known here: {', '.join(known)}"
+        known = [field.name for field in dataclasses.fields(section(parts[:-1]))]
+        near = difflib.get_close_matches(parts[-1], known, n=1)
+        hint = f"did you mean {'.'.join([*parts[:-1], near[0]])}?" if near else f"known here: {', '.join(known)}"
         return f"{name}: unknown key; {hint}"
     if error["type"] in {"missing", "missing_argument", "missing_keyword_only_argument"}:
         return f"{name}: missing; the recipe must give it"
@@ -212,10 +212,10 @@ def describe(error: Any) -> str:
     return f"{name} is {error['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def section(place: Sequence[str]) -> Any:
-    """Returns the config class at a dotted place of the recipe."""
+def section(parts: Sequence[str]) -> Any:
+    """Returns the config class at a dotted name in the recipe."""
     found: Any = Recipe
-    for name in place:
+    for name in parts:
         if name.isdigit():  # the position in a list of configs
             continue
         hint = typing.get_type_hints(found)[name]
@@ -224,14 +224,19 @@ def section(place: Sequence[str]) -> Any:
     return found
 
 
+EMPTY = "Empty is null or [] in a file, and `key=` on the command line."
+
+
 def describe_fields(name: str | None = None) -> list[str]:
-    """Returns a line for every key of one section, or of the whole recipe: key, default, meaning."""
+    """Returns the lines for every key of one section, or of the whole recipe (key, default, meaning), and one more on
+    what empty means."""
     schema = TypeAdapter(Recipe).json_schema()
     known = [field.name for field in dataclasses.fields(Recipe)]
     if name is not None and name not in known:
         raise ValueError(f"there is no section {name!r}; the sections are {', '.join(known)}")
     names = known if name is None else [name]
-    return [line for item in names for line in field_lines(schema, schema["properties"][item], item)]
+    lines = [line for item in names for line in field_lines(schema, schema["properties"][item], item)]
+    return [*lines, EMPTY]
 
 
 def field_lines(schema: dict[str, Any], node: dict[str, Any], key: str) -> list[str]:
@@ -242,8 +247,8 @@ def field_lines(schema: dict[str, Any], node: dict[str, Any], key: str) -> list[
     # pydantic leaves the description out where the class has the same one.
     meaning = " ".join((node.get("description") or below.get("description", "")).split())
     if not below:
-        default = f" = {node['default']!r}" if "default" in node else ""
-        return [f"{key}{default}", f"    {meaning}"]
+        shown = repr(node.get("default")) if node.get("default") not in (None, "", []) else "empty"
+        return [f"{key} = {shown}" if "default" in node else key, f"    {meaning}"]
     inner = below["properties"]
     return [
         f"{key}",

@@ -22,7 +22,7 @@ def result_tables(artifact: Artifact) -> Iterable[Table]:
 
 def points_table(artifact: Artifact) -> Table:
     """Returns a table with a row for each run."""
-    names = ("budget", "model", "parameters", "tokens", "tokens per parameter", "passes", "loss", "bits per byte")
+    names = ("budget", "model", "parameters", "tokens", "tokens per parameter", "epochs", "loss", "bits per byte")
     table = Table(*names, box=None, pad_edge=False)
     for row in read_table(artifact.path / POINTS_FILE).to_pylist():
         table.add_row(
@@ -75,9 +75,9 @@ def laws_table(fit: dict[str, Any]) -> Table:
 
 
 def add_prediction(table: Table, prediction: dict[str, Any]) -> None:
-    """Adds rows about the largest budget, as foretold from the smaller ones."""
+    """Adds rows about the largest budget, as predicted from the smaller ones."""
     losses, size = prediction["parametric"], prediction["isoflop"]
-    name = f"{prediction['budget']:.3g} FLOPs foretold from the rest: "
+    name = f"{prediction['budget']:.3g} FLOPs predicted from the rest: "
     if losses["why_not"] is None:
         words = f"{losses['mean_error']:.2%} mean, {losses['largest_error']:.2%} largest"
         table.add_row(name + "error of the losses", words, f"the best loss fell by {losses['best_loss_fell_by']:.2%}")

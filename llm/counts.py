@@ -1,4 +1,4 @@
-"""What a stage took in, kept and dropped. The books must balance."""
+"""What a stage took in, kept and dropped. The counts must balance."""
 
 from __future__ import annotations
 

@@ -19,16 +19,16 @@ from .core.store import Artifact
 def crawl(build: Build, config: CrawlConfig) -> Counts:
     """Crawls the seeds' sites; every address that was not kept has a reason.
 
-    Pages are dear to fetch, and a site's owner bears a part of it: when only code has changed they are taken as they
-    are, unless the recipe says `on_code_change: {crawl: rebuild}`.
+    Pages are expensive to fetch, and a site's owner bears a part of it: when only code has changed they are taken as
+    they are, unless the recipe says `on_code_change: {crawl: rebuild}`.
     """
     earlier = newest_crawl(config) if config.reuse_unchanged else None
     with contextlib.ExitStack() as stack:
         if config.site:
             folder = resolve_site(config.site, session.current().downloads)
             stack.enter_context(serve(folder, config.site.port))
-        place = str(earlier.path) if earlier else None
-        return build.process("llm.data.web.crawl", config=dataclasses.asdict(config), earlier=place)
+        earlier_dir = str(earlier.path) if earlier else None
+        return build.process("llm.data.web.crawl", config=dataclasses.asdict(config), earlier=earlier_dir)
 
 
 def newest_crawl(config: CrawlConfig) -> Artifact | None:

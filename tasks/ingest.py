@@ -5,7 +5,7 @@ from llm.data.sources.ingest import IngestConfig, ingest_partition, plan, put_to
 from llm.data.sources.locate import external_files
 
 from .core import session
-from .core.build import Build, place
+from .core.build import Build
 from .core.stage import stage
 
 
@@ -14,5 +14,5 @@ def ingest(build: Build, *, config: IngestConfig) -> Counts:
     """Reads pages and texts out of archives, data sets and files; what cannot be used is counted and named."""
     downloads = session.current().downloads
     folders, counts = build.each(ingest_partition, plan(config, downloads), downloads, config=config)
-    put_together(folders, build.out_dir, config, place)
+    put_together(folders, build.out_dir, config)
     return counts

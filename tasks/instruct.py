@@ -10,9 +10,10 @@ from llm.data.instruct.config import InstructConfig
 from llm.data.instruct.definitions import extract_definitions
 from llm.data.instruct.sources import check_sources, external_files, read_sources
 from llm.data.instruct.split import overall_counts, write_examples
+from llm.files import link_or_copy
 
 from .core import session
-from .core.build import Build, place
+from .core.build import Build
 from .core.stage import stage
 from .core.store import Artifact
 
@@ -26,12 +27,12 @@ def instruct(build: Build, pages: Artifact, documents: Artifact, config: Instruc
         if not (pages.path / "pages.parquet").exists():
             raise ValueError(
                 "the corpus is not made of web pages, so it has no definition lists to make examples of; give other "
-                "instruct.sources, or set instruct and finetune to null in the recipe"
+                "instruct.sources, or leave instruct and finetune empty in the recipe"
             )
         slices = page_slices(pages.path, config.pages_per_partition)
         folders, extracted = build.each(extract_definitions, slices, documents.path, config=config)
     for index, folder in enumerate(folders):
-        place(folder / "dropped.parquet", build.out_dir / f"dropped-{index:05d}.parquet")
+        link_or_copy(folder / "dropped.parquet", build.out_dir / f"dropped-{index:05d}.parquet")
     definitions = [folder / "definitions.parquet" for folder in folders]
     kept = write_examples(definitions, given, build.out_dir, config, f"dropped-{len(folders):05d}.parquet")
     return overall_counts(extracted, kept)

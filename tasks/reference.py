@@ -1,4 +1,4 @@
-"""What the chat model thinks of preference pairs before it learns from them."""
+"""The chat model's log-probabilities of preference pairs, before it is trained on them."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def draw(path: Path, history: Sequence[dict[str, Any]]) -> None:
-    """Writes a PNG with a panel a score: its course with 95 % intervals; dashed: the model changed; red: a fall."""
+    """Writes a PNG with a panel a score over time, with 95 % intervals; dashed: the model changed; red: a fall."""
     import matplotlib
     from matplotlib.figure import Figure
 

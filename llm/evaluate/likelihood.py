@@ -16,7 +16,7 @@ import torch
 
 from ..model.gpt import GPT
 from ..model.head import score_targets
-from .trees import Continuation, Tree, layout, plant, token_rows
+from .trees import Continuation, Tree, build_trees, layout, token_rows
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def score(
     autocast. `advance` is called after each batch with the number of its tokens that count.
     """
     results: list[Scored | None] = [None] * len(continuations)
-    trees = plant(continuations, batch_tokens)
+    trees = build_trees(continuations, batch_tokens)
     with _evaluating(model):
         for batch in _batches(trees, batch_tokens):
             asked = [index for tree in batch for index, _ in tree.asked]

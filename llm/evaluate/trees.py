@@ -53,7 +53,7 @@ class Tree:
         return not self.depths or self.depths[-1] == len(self.tokens) - 1
 
 
-def plant(continuations: Sequence[Continuation], max_tokens: int) -> list[Tree]:
+def build_trees(continuations: Sequence[Continuation], max_tokens: int) -> list[Tree]:
     """Returns trees that together hold each continuation once; only a single sequence may exceed `max_tokens`."""
     trees: list[Tree] = []
     path: list[int] = []  # indices of the last sequence's tokens in the last tree

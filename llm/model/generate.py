@@ -127,7 +127,7 @@ class _Draft:
 
 @torch.inference_mode()
 def _extend(model: GPT, drafts: list[_Draft], sampling: Sampling, stop: Collection[int]) -> None:
-    """Adds to each draft, all in step: they are read to the same place, where the longer prompts know what comes next.
+    """Adds to each draft, all in step: they are read to one position, where the longer prompts know what comes next.
 
     So no position needs a mask or padding. Rows that are done are read on, as zeros, until they are half of all.
     """

@@ -102,9 +102,9 @@ def save_adapter(model: GPT, directory: Path) -> None:
         for block in range(model.config.n_layers):
             parts = [layers.get(name.format(block)) for name in our_names]
             if any(parts):
-                place = f"base_model.model.{their_name.format(block)}"
+                name = f"base_model.model.{their_name.format(block)}"
                 a, b = _joined(parts, [model.get_submodule(name.format(block)) for name in our_names])
-                tensors |= {f"{place}.lora_A.weight": a, f"{place}.lora_B.weight": b}
+                tensors |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
                 ranks[their_name.split("{}.")[1]] = len(a)
     config = _peft_config(next(iter(layers.values())), ranks)
     if model.token_embedding.weight.requires_grad:

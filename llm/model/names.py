@@ -2,7 +2,7 @@
 
 A table maps a module of theirs to one of ours, `{}` standing for the number of the block. Where several of ours face
 one of theirs, theirs holds ours one after the other along the outputs. What a model lacks (biases, a head of its own)
-is passed over. `speedrun` is in no table: nobody else has its parts.
+is skipped. `speedrun` is in no table: nobody else has its parts.
 """
 
 from __future__ import annotations

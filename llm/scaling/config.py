@@ -39,7 +39,7 @@ class ScalingConfig(Config):
     min_steps: int = setting(40, at_least=1)
     """Runs shorter than this, in optimizer steps, are left out: they have not got past the warmup."""
     max_epochs: float | None = setting(4.0, at_least=0.01)
-    """Runs that would read the corpus more often are left out; up to 4 passes are nearly as good as new text
+    """Runs that would read the corpus more often are left out; up to 4 epochs are nearly as good as new text
     (Muennighoff et al. 2023). Empty: all are made."""
     n_bootstrap: int = setting(400, at_least=2)
     """Repetitions of the fits, from which their intervals come."""

@@ -1,4 +1,4 @@
-"""The plot of a sweep: parabolas, what is best at each budget, and where the parametric law misses."""
+"""The plot of a sweep: parabolas, what is best at each budget, and the residuals of the parametric law."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def draw(path: Path, points: Points, isoflop: IsoFlop, parametric: Parametric | 
         left, middle, right = figure.subplots(1, 3)
         draw_parabolas(left, points, isoflop)
         draw_best(middle, points, isoflop, parametric)
-        draw_misses(right, points, parametric)
+        draw_residuals(right, points, parametric)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
 
@@ -72,13 +72,13 @@ def draw_parabolas(axes: Axes, points: Points, isoflop: IsoFlop) -> None:
         if parabola.best:
             axes.plot([parabola.best.n_params], [parabola.best.loss], "*", **STAR, markersize=11, zorder=5)
     axes.set(xscale="log", xlabel="parameters in matrix products", ylabel="held-out loss, nats per token")
-    short_ticks(axes)
+    format_sizes(axes)
     axes.set_title("Loss at equal compute")
     axes.legend()
 
 
-def short_ticks(axes: Axes) -> None:
-    """Labels sizes as 50k, 200k, 1M: powers of ten are too few for sizes that span one or two of them."""
+def format_sizes(axes: Axes) -> None:
+    """Writes sizes as 50k, 200k, 1M: powers of ten are too few for sizes that span one or two of them."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -116,18 +116,18 @@ def draw_best_parametric(axes: Axes, points: Points, parametric: Parametric, bud
     axes.plot(budgets, tokens, "--", color=GREY, label=f"by the parametric law: C^{parametric.d_exponent:.2f}")
 
 
-def draw_misses(axes: Axes, points: Points, parametric: Parametric | None) -> None:
+def draw_residuals(axes: Axes, points: Points, parametric: Parametric | None) -> None:
     """Draws by how much the loss at each point is above or below the parametric law, in percent."""
     axes.set(xscale="log", xlabel="tokens per parameter", ylabel="measured loss above the law, %")
     if parametric is None:
         axes.set_title("No parametric fit")
         return
     colour = colours(points)
-    miss = 100 * (points.loss / parametric.loss(points.n_params, points.n_tokens) - 1)
+    residual = 100 * (points.loss / parametric.loss(points.n_params, points.n_tokens) - 1)
     for budget in points.budgets:
         rows = points.budget == budget
         ratio = points.n_tokens[rows] / points.n_params[rows]
-        axes.plot(ratio, miss[rows], "o-", color=colour[budget], linewidth=0.8, markersize=4.5)
+        axes.plot(ratio, residual[rows], "o-", color=colour[budget], linewidth=0.8, markersize=4.5)
     axes.axhline(0, color=GREY, linewidth=1)
     p = parametric
     axes.set_title(f"L = {p.E:.2f} + {p.A:.3g} / N^{p.alpha:.2f} + {p.B:.3g} / D^{p.beta:.2f}")

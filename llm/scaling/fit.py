@@ -1,4 +1,4 @@
-"""Both fits of a sweep, their intervals, and how well they would have told the largest budget from the smaller ones."""
+"""Both fits of a sweep, their intervals, and how well the smaller budgets predict the largest."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def redrawn_isoflop(points: Points, fit: IsoFlop, *, n: int, seed: int) -> Itera
         if rows.any():
             log_n = np.log(points.n_params[rows])
             fitted[rows] = np.polyval(parabola.coefficients, log_n)
-            residuals[rows] = freed(points.loss[rows] - fitted[rows], np.vander(log_n - log_n.mean(), 3))
+            residuals[rows] = without_leverage(points.loss[rows] - fitted[rows], np.vander(log_n - log_n.mean(), 3))
     for drawn in draws(residuals, n=n, seed=seed):
         yield fit_isoflop(points.with_loss(np.maximum(fitted + drawn, LOWEST_LOSS)))
 
@@ -42,12 +42,12 @@ def redrawn_parametric(points: Points, fit: Parametric, *, n: int, seed: int) ->
     center = np.array([np.log(points.n_params).mean(), np.log(points.n_tokens).mean()])
     x, y = np.log(points.n_params) - center[0], np.log(points.n_tokens) - center[1]
     fitted = np.log(fit.loss(points.n_params, points.n_tokens))
-    residuals = freed(np.log(points.loss) - fitted, jacobian(to_vector(fit, center), x, y))
+    residuals = without_leverage(np.log(points.loss) - fitted, jacobian(to_vector(fit, center), x, y))
     for drawn in draws(residuals, n=n, seed=seed):
         yield fit_parametric(points.with_loss(np.exp(fitted + drawn)), start=fit)
 
 
-def freed(residuals: Floats, design: Floats) -> Floats:
+def without_leverage(residuals: Floats, design: Floats) -> Floats:
     """Divides residuals by sqrt(1 - leverage); NaN for points that the fit passes through whatever their loss."""
     basis, _ = np.linalg.qr(design)
     left = 1 - (basis**2).sum(axis=1)

@@ -15,13 +15,13 @@ from .parametric import Parametric
 PUBLISHED = Parametric(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
 """The points of Hoffmann et al. 2022, fitted again by Besiroglu et al. 2024, who found their own fit not converged."""
 GOOD_EPOCHS = 4
-"""Passes over a corpus that are nearly as good as new text (Muennighoff et al. 2023, section 6)."""
+"""Epochs of a corpus that are nearly as good as new text (Muennighoff et al. 2023, section 6)."""
 MAX_EXTRAPOLATION = 30.0
 """A law says little about budgets so many times larger than those it was fitted to: that of the CPU sweep was 3 % too
 high for a budget 2.4 times larger."""
 
 ASSUMED_MFU = 0.4
-"""Share of the peak that is reckoned with: what a plain GPT-2 of 124 M reaches (llm.c on H100, nanoGPT)."""
+"""Share of the peak that is expected: what a plain GPT-2 of 124 M reaches (llm.c on H100, nanoGPT)."""
 
 SIZES_PER_TENFOLD = 12
 FAR = 30.0
@@ -66,7 +66,7 @@ def propose(n_flops: float, law: Parametric, base: PretrainConfig, vocab_size: i
 def largest_useful(n_flops: float, law: Parametric, best: Proposal, n_unique: int) -> float:
     """Returns the FLOPs that a corpus of `n_unique` tokens is good for: their best length is `GOOD_EPOCHS` epochs.
 
-    `best` is the proposal for `n_flops`; the result is not more than `n_flops`. What goes beyond it, into more passes
+    `best` is the proposal for `n_flops`; the result is not more than `n_flops`. What goes beyond it, into more epochs
     or a larger model, is worth less and less.
     """
     share = GOOD_EPOCHS * n_unique / best.n_tokens

@@ -101,7 +101,7 @@ def make_run(budget: float, shape: SweepShape, seed: int, base: PretrainConfig, 
 
 
 def without_size(base: PretrainConfig, shape: SweepShape) -> PretrainConfig:
-    """Returns the recipe's settings with another shape, and with what belongs to a size or a length made null."""
+    """Returns the recipe's settings with another shape, and with what belongs to a size or a length left empty."""
     rest: dict[str, Any] = {"n_heads": None, "n_kv_heads": None, "head_dim": None, "d_mlp": None, "init_std": None}
     rates: dict[str, Any] = {
         "learning_rate": None,

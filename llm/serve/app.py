@@ -104,8 +104,8 @@ def classifier_of(name: str, loaded: LoadedModel | LoadedClassifier) -> LoadedCl
     """Returns the classifier that is served; raises ApiError unless it is `name` and a classifier."""
     require_model(name, loaded)
     if isinstance(loaded, LoadedModel):
-        kind, place = ("chat model", "chat/completions") if loaded.is_chat else ("base model", "completions")
-        message = f"{name} is a {kind}, not a classifier. Did you mean to use v1/{place}?"
+        kind, endpoint = ("chat model", "chat/completions") if loaded.is_chat else ("base model", "completions")
+        message = f"{name} is a {kind}, not a classifier. Did you mean to use v1/{endpoint}?"
         raise ApiError(404, message, param="model")
     return loaded
 

@@ -56,8 +56,10 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        place = f"{request.method} {request.url.path}"
-        message = {404: f"Invalid URL ({place})", 405: f"Not allowed to {place}"}.get(error.status_code, error.detail)
+        endpoint = f"{request.method} {request.url.path}"
+        message = {404: f"Invalid URL ({endpoint})", 405: f"Not allowed to {endpoint}"}.get(
+            error.status_code, error.detail
+        )
         response = ApiError(error.status_code, message).response()
         response.headers.update(error.headers or {})
         return response
@@ -77,7 +79,7 @@ def validation_error(found: dict[str, Any]) -> ApiError:
     return ApiError(400, f"Invalid value for {param!r}: {message}.", param=param, code=code)
 
 
-def parameter(place: Sequence[str | int]) -> str | None:
+def parameter(path: Sequence[str | int]) -> str | None:
     """Returns a position in the body as the API names it, such as `messages[0].role`; None for the body itself."""
-    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return name.removeprefix(".") or None

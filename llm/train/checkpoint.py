@@ -191,7 +191,7 @@ class Checkpoints:
             try:
                 return self._whole(path)
             except (OSError, ValueError, KeyError, TypeError) as error:
-                log.warning("checkpoint %s is passed over: %s", path.name, error)
+                log.warning("checkpoint %s is skipped: %s", path.name, error)
         return None
 
     def _whole(self, path: Path) -> Checkpoint:

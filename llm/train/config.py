@@ -13,37 +13,37 @@ from ..model.shape import Architecture
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape(Config):
-    """The shape of the model. What is null follows from `size`; vocabulary and context length come from the shards."""
+    """The shape of the model. What is empty follows from `size`; vocabulary and context length come from the shards."""
 
     size: str = "demo"
     """Scaling preset: demo, 10m, 30m, gpt2-124m, gpt2-350m, gpt2-774m, gpt2-1.5b, modern-1b, or any number of
     parameters such as 50m or 1.3b. Shape, batch, learning rate and length of training follow from it where they are
-    null; `python -m flows plan` shows them, llm/train/resolve.py has the rules."""
+    empty; `python -m flows plan` shows them, llm/train/resolve.py has the rules."""
     architecture: Architecture | None = None
     """Parts of the model: gpt2, modern (Qwen3: RoPE, RMSNorm, SwiGLU), or speedrun, which cannot be exported; see
-    llm/model/gpt.py. null: the size's own, modern for a number of parameters."""
+    llm/model/gpt.py. Empty: the size's own, modern for a number of parameters."""
     n_layers: int | None = setting(None, at_least=1)
-    """Number of transformer blocks; null: the size's."""
+    """Number of transformer blocks; empty: the size's."""
     n_heads: int | None = setting(None, at_least=1)
-    """Attention heads in a block; d_model must be a multiple of it. null: the size's, or heads of about 64."""
+    """Attention heads in a block; d_model must be a multiple of it. Empty: the size's, or heads of about 64."""
     n_kv_heads: int | None = setting(None, at_least=1)
-    """Heads of keys and values in a block, shared by n_heads / n_kv_heads query heads; null: the size's, or n_heads."""
+    """Heads of keys and values, shared by n_heads / n_kv_heads query heads each; empty: the size's, or n_heads."""
     d_model: int | None = setting(None, at_least=1)
-    """Width: numbers that stand for one token between blocks; null: the size's."""
+    """Width: numbers that stand for one token between blocks; empty: the size's."""
     head_dim: int | None = setting(None, at_least=1)
-    """Width of one head; null: d_model / n_heads."""
+    """Width of one head; empty: d_model / n_heads."""
     d_mlp: int | None = setting(None, at_least=1)
-    """Width inside the MLP; null: the size's, or 4 d_model, in modern 8/3 d_model rounded up to a multiple of 64."""
+    """Width inside the MLP; empty: the size's, or 4 d_model, in modern 8/3 d_model rounded up to a multiple of 64."""
     tied_head: bool = True
     """Whether the token embedding is also the head. A head of its own pays from about 100 million parameters on."""
     rope_theta: float | None = setting(None, at_least=1.0)
-    """Slowest rotation of RoPE, 1 / rope_theta radians a token; null: 10,000."""
+    """Slowest rotation of RoPE, 1 / rope_theta radians a token; empty: 10,000."""
     norm_eps: float | None = setting(None, at_least=0.0)
-    """Added to the mean square in norms; null: 1e-5 in gpt2, 1e-6 otherwise."""
+    """Added to the mean square in norms; empty: 1e-5 in gpt2, 1e-6 otherwise."""
     dropout: float = setting(0.0, at_least=0.0, at_most=0.99)
     """Share of activations set to zero in training (0 to 0.99)."""
     init_std: float | None = setting(None, at_least=1e-6)
-    """Standard deviation of fresh weights; null: from the width, 0.06 at 128, GPT-2's 0.02 at 768 and above."""
+    """Standard deviation of fresh weights; empty: from the width, 0.06 at 128, GPT-2's 0.02 at 768 and above."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,28 +53,28 @@ class OptimizerConfig(Config):
     kind: Literal["adamw", "muon"] = "adamw"
     """adamw for all weights, or muon for the matrices inside blocks and adamw for the rest."""
     learning_rate: float | None = setting(None, at_least=0.0)
-    """Highest learning rate, per step; null: from the model's width, in fine-tuning 0.001."""
+    """Highest learning rate, per step; empty: from the model's width, in fine-tuning 0.001."""
     adamw_learning_rate: float | None = setting(None, at_least=0.0)
-    """Highest learning rate of the weights that muon leaves to adamw (embeddings, head, norms, biases); null: the same.
-    It rises and falls with the other one."""
+    """Highest learning rate of the weights that muon leaves to adamw (embeddings, head, norms, biases); empty: the
+    same. It rises and falls with the other one."""
     min_learning_rate_ratio: float = setting(0.1, at_least=0.0, at_most=1.0)
     """Learning rate at the last step, as a share of the highest."""
     warmup_steps: int | None = setting(None, at_least=0)
-    """Steps over which the learning rate grows from 0 to its highest; null: a twentieth of all, at least 20, in
+    """Steps over which the learning rate grows from 0 to its highest; empty: a twentieth of all, at least 20, in
     fine-tuning 20."""
     schedule: Literal["wsd", "cosine", "linear"] = "wsd"
     """Shape after the warmup: wsd (constant, then a straight line down), cosine (half a cosine down), linear (down)."""
     decay_fraction: float = setting(0.5, at_least=0.0, at_most=1.0)
     """Share of all steps, at the end, over which wsd goes down."""
     weight_decay: float | None = setting(None, at_least=0.0)
-    """Share of each matrix, times the learning rate, taken away at each step; biases and norms are left alone. null:
+    """Share of each matrix, times the learning rate, taken away at each step; biases and norms are left alone. Empty:
     0.1, with muon in pretraining 0.1 times 768 / d_model."""
     beta1: float = setting(0.9, at_least=0.0, at_most=0.9999)
     """Memory of AdamW's mean gradient (0 to 0.9999)."""
     beta2: float = setting(0.95, at_least=0.0, at_most=0.999999)
     """Memory of AdamW's mean squared gradient (0 to 0.999999)."""
     max_grad_norm: float | None = setting(1.0, at_least=1e-9)
-    """Gradients with a larger norm are scaled down to it; null: never."""
+    """Gradients with a larger norm are scaled down to it; empty: never."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,14 +82,14 @@ class OptimizerConfig(Config):
             raise ValueError("adamw_learning_rate is for kind 'muon' with a learning_rate above 0; leave it out")
 
     def resolved(self, **rates: float) -> ResolvedOptimizer:
-        """Returns the settings with those that are null filled in from `rates`."""
+        """Returns the settings with those that are empty filled in from `rates`."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return ResolvedOptimizer(**values | {name: rate for name, rate in rates.items() if values[name] is None})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedOptimizer(OptimizerConfig):
-    """An `OptimizerConfig` in which nothing is left null that follows from others."""
+    """An `OptimizerConfig` in which nothing is left empty that follows from others."""
 
     learning_rate: float = setting(at_least=0.0)
     """Highest learning rate, per step."""
@@ -120,11 +120,11 @@ class ParallelConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class GuardConfig(Config):
-    """When a step of training is not learned from, and what happens if that does not help; see llm/train/guard.py."""
+    """When a step of training is skipped, and what happens if that does not help; see llm/train/guard.py."""
 
     sigma: float | None = setting(6.0, at_least=1.0)
     """Steps are skipped whose loss, or logarithm of the gradient norm, is more than so many standard deviations above
-    the mean of the last `window` steps; null: only those whose loss or gradient norm is not finite."""
+    the mean of the last `window` steps; empty: only those whose loss or gradient norm is not finite."""
     window: int = setting(128, at_least=8)
     """Steps that mean and standard deviation are taken over; before half of them are there, a loss is only compared
     with the first."""
@@ -151,22 +151,22 @@ class LoopConfig(Config):
     n_checkpoints: int = setting(2, at_least=1, execution=True)
     """Newest checkpoints to keep; besides, the one with the lowest held-out loss stays, and the last good one."""
     checkpoint_in_background: bool | None = setting(None, execution=True)
-    """Whether a thread writes checkpoints while training goes on, from a copy in memory; null: on a GPU."""
+    """Whether a thread writes checkpoints while training goes on, from a copy in memory; empty: on a GPU."""
     keep: Literal["last", "best"] = "last"
     """Which weights become the model: those of the last step, or those with the lowest held-out loss."""
     guard: GuardConfig = GuardConfig()
-    """Steps that are not learned from: a loss or gradient norm that is not finite or far too large."""
+    """Steps that are skipped: a loss or gradient norm that is not finite or far too large."""
     seed: int = setting(0, at_least=0)
     """Seed of the initial weights, the order of sequences, dropout and samples."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Numbers used in matrix products; auto: bfloat16 on CUDA and on CPUs made for it, else float32."""
     compile: bool | None = None
-    """Whether torch.compile makes code for this machine out of the step; null: on a GPU, and on a CPU with a C++
+    """Whether torch.compile makes code for this machine out of the step; empty: on a GPU, and on a CPU with a C++
     compiler if training takes longer than a minute. Such code rounds in other places, so it belongs to the result."""
     device: Literal["auto", "cpu", "cuda"] = setting("auto", execution=True)
     """Where to train; auto: on a GPU if there is one."""
     n_threads: int | None = setting(None, at_least=1, execution=True)
-    """CPU threads of each process; null: one a core, shared out among the processes."""
+    """CPU threads of each process; empty: one a core, shared out among the processes."""
     parallel: ParallelConfig = setting(ParallelConfig(), execution=True)
     """How several processes share the training."""
     log_every: int = setting(10, at_least=1, execution=True)
@@ -179,17 +179,17 @@ class PretrainConfig(Config):
 
     start_from: str | None = setting(None, optional=True)
     """Directory with a published GPT-2 or Qwen3 in Hugging Face's layout (config.json, safetensors, tokenizer.json):
-    training begins with its weights, shape and tokenizer; special tokens for chats are added. null: from scratch."""
+    training begins with its weights, shape and tokenizer; special tokens for chats are added. Empty: from scratch."""
     model: ModelShape = ModelShape()
     """Shape of the model; with start_from only dropout is free."""
     n_steps: int | None = setting(None, at_least=0)
-    """Length of training, in optimizer steps; null: from the size, 20 tokens a parameter but at most four epochs of
+    """Length of training, in optimizer steps; empty: from the size, 20 tokens a parameter but at most four epochs of
     the corpus (demo: 1,100). 0, with start_from: the weights are taken as they are."""
     batch_tokens: int | None = setting(None, at_least=1)
-    """Tokens in a step, a multiple of the shards' context length; null: from the length of training (demo: 2,048)."""
+    """Tokens in a step, a multiple of the shards' context length; empty: from the length of training (demo: 2,048)."""
     mixture: dict[str, float] | None = None
     """How much of each source is read, as weights, `{"wiki": 3, "docs.python.org": 1}`; a source that is not named is
-    not read, a small one is repeated. Needs shard.keep_sources_apart. null: every sequence once an epoch."""
+    not read, a small one is repeated. Needs shard.keep_sources_apart. Empty: every sequence once an epoch."""
     sample_prompts: tuple[str, ...] = ("The ",)
     """Starts of texts that the model continues at each measurement."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -203,12 +203,12 @@ class PretrainConfig(Config):
             raise ValueError("n_steps is 0; allowed: 1 or more, or 0 together with start_from")
         mixture = self.mixture
         if mixture is not None and not (mixture and all(0 < weight < math.inf for weight in mixture.values())):
-            raise ValueError(f"mixture is {self.mixture}; allowed: null, or sources with weights above 0")
+            raise ValueError(f"mixture is {self.mixture}; allowed: empty, or sources with weights above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedPretrain(PretrainConfig):
-    """A `PretrainConfig` in which nothing is left null that follows from the size; see llm/train/resolve.py."""
+    """A `PretrainConfig` in which nothing is left empty that follows from the size; see llm/train/resolve.py."""
 
     n_steps: int = setting(at_least=0)
     """Length of training, in optimizer steps."""

@@ -1,4 +1,4 @@
-"""Which steps training refuses to learn from, and the record of them.
+"""Which steps training skips, and the record of them.
 
 A step whose loss or gradient norm is not finite, or far above those of the steps before, is skipped: weights,
 moments and the window of recent values stay as they were, and the learning rate's schedule goes on (as OLMo's
@@ -34,16 +34,16 @@ SMALLEST_LOSS_SPREAD = 0.01
 SMALLEST_NORM_SPREAD = 0.3
 """The same of the logarithm of gradient norms: 6 of these are a factor of 6. Norms have heavy tails, and clipping makes
 small outliers harmless: of 51,593 steps of 69 recorded runs, 144 were beyond 6 standard deviations of the norm and 66
-beyond 6 of its logarithm, nearly all 1.5 to 4 times the usual norm; where such a step was learned from, the loss went
+beyond 6 of its logarithm, nearly all 1.5 to 4 times the usual norm; where such a step was not skipped, the loss went
 on as before. With this bound three are left."""
 
 
 def rejection_reason(
     loss: float, grad_norm: float, recent: Sequence[Sequence[float]], guard: GuardConfig
 ) -> str | None:
-    """Returns why a step should not be learned from, in words; None: nothing speaks against it.
+    """Returns why a step should be skipped, in words; None: nothing speaks against it.
 
-    `recent` holds loss and gradient norm of the last steps that were learned from; those without a gradient are not
+    `recent` holds loss and gradient norm of the last steps that were not skipped; those without a gradient are not
     compared with. Norms are compared by their logarithms. While there are fewer than half of `guard.window`, only
     values that are not finite and losses far above the first one are rejected.
     """

@@ -25,7 +25,7 @@ from ..files import sha256_file
 from .order import Order
 
 IGNORED = -100
-"""Target of a position that is not learned from; `cross_entropy` skips it."""
+"""Target of a position outside of the loss mask; `cross_entropy` skips it."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Batch:
     targets: Tensor
     """(B, T) int64; `IGNORED` where nothing is learned."""
     positions: Tensor | None = None
-    """(N,) int64, the positions to learn from among the B * T; None: all of them."""
+    """(N,) int64, the positions in the loss mask among the B * T; None: all of them."""
     segments: Tensor | None = None
     """(B, T) int64, which of the texts in its row a token belongs to, -1 after the last one; no text sees anything of
     the others. None: each row is one text."""
@@ -118,7 +118,7 @@ class Sequences(abc.ABC):
 
 
 def step_rows(order: Order, batch_size: int, step: int, seed: int) -> np.ndarray:
-    """Returns which rows step `step` learns from, (batch_size,) int64: the next ones of the stream."""
+    """Returns which rows step `step` trains on, (batch_size,) int64: the next ones of the stream."""
     return order.rows(step * batch_size, (step + 1) * batch_size, seed)
 
 
@@ -137,7 +137,7 @@ class StepLoader:
         """Takes as `share` this process's part of a step's rows. Raises ValueError for less than one batch."""
         if len(sequences) < batch_size:
             raise ValueError(
-                f"a step learns from {batch_size} sequences, but there are only {len(sequences)}: add documents or "
+                f"a step trains on {batch_size} sequences, but there are only {len(sequences)}: add documents or "
                 "examples, or set a smaller batch_size (in pretraining: pretrain.batch_tokens)"
             )
         self.sequences, self.batch_size, self.micro_batch_size = sequences, batch_size, micro_batch_size
@@ -146,7 +146,7 @@ class StepLoader:
         self._ahead: tuple[int, Future[list[Batch]]] = -1, Future()
 
     def batches(self, step: int) -> list[Batch]:
-        """Returns the batches that this process learns from in step `step`, on the device; any step can be asked for.
+        """Returns the batches that this process trains on in step `step`, on the device; any step can be asked for.
 
         Raises OSError when a shard cannot be read.
         """

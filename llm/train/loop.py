@@ -1,7 +1,7 @@
 """The training loop. Methods differ in their sequences and their objective, not in the loop.
 
 A step: take the next sequences, accumulate gradients over micro-batches, clip them, set the learning rate, update. On
-the way: held-out loss, samples, checkpoints; steps whose loss or gradient is out of all bounds are not learned from
+the way: held-out loss, samples, checkpoints; steps whose loss or gradient is out of all bounds are skipped
 (guard.py). Everything that decides the outcome is a function of seed and step or is in the checkpoint, so a run that
 was killed and resumed makes the same bytes as one that was not (on a CPU, with the same number of threads).
 """
@@ -72,9 +72,9 @@ class Progress:
     step: int = 0
     """Steps done, the skipped ones too."""
     n_tokens: int = 0
-    """Supervised tokens learned from."""
+    """Supervised tokens trained on."""
     loss: float | None = None
-    """Loss of the last step that was learned from, in nats per supervised token."""
+    """Loss of the last step that was not skipped, in nats per supervised token."""
     val: dict[str, float] = field(default_factory=dict)
     """The last measurement on held-out data: `val_loss`, and what else the method measures."""
     best: dict[str, Any] = field(default_factory=dict)
@@ -84,9 +84,9 @@ class Progress:
     samples: list[dict[str, Any]] = field(default_factory=list)
     """`{"step", "prompt", "text"}` of each sample so far."""
     recent: list[list[float]] = field(default_factory=list)
-    """Loss and gradient norm of the last steps that were learned from."""
+    """Loss and gradient norm of the last steps that were not skipped."""
     skipped: list[dict[str, Any]] = field(default_factory=list)
-    """`{"step", "batch", "why"}` of each step that was not."""
+    """`{"step", "batch", "why"}` of each skipped step."""
     n_skipped_in_a_row: int = 0
     good_step: int = 0
     """The last measured step that no skipped one came right before: where to roll back to."""
@@ -94,7 +94,7 @@ class Progress:
     n_rollbacks_in_a_row: int = 0
     """Those to the same step."""
     n_batches_ahead: int = 0
-    """Step s learns from batch s + n_batches_ahead: a roll-back skips batches."""
+    """Step s trains on batch s + n_batches_ahead: a roll-back skips batches."""
 
     def metrics(self) -> dict[str, float]:
         """Returns the numbers of a finished run that depend on nothing but its config and inputs."""

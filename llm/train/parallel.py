@@ -183,11 +183,13 @@ def replicate(objective: nn.Module, world: World) -> nn.Module:
     """Keeps all weights in each process; gradients are summed while the backward pass still runs."""
     gpus = [world.device] if world.device.type == "cuda" else None
     replica = DistributedDataParallel(objective, device_ids=gpus, gradient_as_bucket_view=True)
-    replica.register_comm_hook(None, lambda _, bucket: add_up(bucket))  # by itself DDP takes the mean over processes
+    replica.register_comm_hook(
+        None, lambda _, bucket: sum_gradients(bucket)
+    )  # by itself DDP takes the mean over processes
     return replica
 
 
-def add_up(bucket: Any) -> torch.futures.Future[Tensor]:
+def sum_gradients(bucket: Any) -> torch.futures.Future[Tensor]:
     """Sums over processes a bucket of gradients (a `torch.distributed.GradBucket`)."""
     work = dist.all_reduce(bucket.buffer(), async_op=True)
     return work.get_future().then(lambda done: done.value()[0])

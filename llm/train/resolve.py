@@ -1,6 +1,6 @@
 """Scaling presets: from a model's size follow its shape, its batch, its learning rate and the length of its training.
 
-What a config sets stays as it is; what it leaves null follows. Between two points that have been measured, rates follow
+What a config sets stays as it is; what it leaves empty follows. Between two measured points, rates follow
 a power of the model's width or of the number of tokens; the powers agree with what others have found:
 
     point            width   tokens   batch_tokens  learning rate  init_std   where from
@@ -50,12 +50,12 @@ MEASURED: dict[str, dict[str, int]] = {"demo": {"batch_tokens": 2048, "n_steps":
 UNITS = {"k": 10**3, "m": 10**6, "b": 10**9}
 
 Follows = dict[str, tuple[Any, str]]
-"""By field: the value that it has if it is null, and from what that follows."""
+"""By field: the value that it has if it is empty, and from what that follows."""
 
 
 @dataclass(frozen=True)
 class Resolved:
-    """A config with nothing left null that follows from the size."""
+    """A config with nothing left empty that follows from the size."""
 
     config: ResolvedPretrain
     model: GPTConfig
@@ -79,7 +79,7 @@ def resolve(
     n_train_tokens: int | None = None,
     published: GPTConfig | None = None,
 ) -> Resolved:
-    """Fills in what is null, for a vocabulary, a context length and a number of tokens to train on (None: no limit).
+    """Fills in what is empty, for a vocabulary, a context length and a number of tokens to train on (None: no limit).
 
     `published` is the shape of the model that `config.start_from` names, which may have a longer context. Raises
     ValueError for an unknown size, for a shape that cannot be, and for one that is not the published model's.
@@ -100,7 +100,7 @@ def resolve(
 
 
 def _missing(config: Config, follows: Follows) -> dict[str, Any]:
-    """Returns the values of the fields that the config leaves null."""
+    """Returns the values of the fields that the config leaves empty."""
     return {name: value for name, (value, _) in follows.items() if getattr(config, name) is None}
 
 
@@ -110,7 +110,7 @@ def _reasons(config: Config, follows: Follows, prefix: str) -> dict[str, str]:
 
 
 def _shape(shape: ModelShape, vocab_size: int, context_length: int) -> tuple[GPTConfig, Follows]:
-    """Returns the model that a `ModelShape` means, and where its values come from if they are null."""
+    """Returns the model that a `ModelShape` means, and where its values come from if they are empty."""
     values, known = dataclasses.asdict(shape), {"vocab_size": vocab_size, "context_length": context_length}
     size = values.pop("size")
     chosen = {name: value for name, value in values.items() if value is not None}
@@ -141,14 +141,14 @@ def _published_shape(shape: ModelShape, published: GPTConfig) -> tuple[GPTConfig
 
 def _still_true(of_size: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
     """Returns the values of a size that still hold when a recipe gives the model another width or other parts."""
-    lost = {"vocab_size", "context_length"}
+    dropped = {"vocab_size", "context_length"}
     if chosen.get("d_model", of_size["d_model"]) != of_size["d_model"]:
-        lost |= {"n_heads", "n_kv_heads", "d_mlp", "init_std"}
+        dropped |= {"n_heads", "n_kv_heads", "d_mlp", "init_std"}
     if chosen.get("architecture", of_size["architecture"]) != of_size["architecture"]:
-        lost |= {"n_kv_heads", "d_mlp"}
+        dropped |= {"n_kv_heads", "d_mlp"}
     if "n_heads" in chosen:
-        lost.add("n_kv_heads")
-    return {name: value for name, value in of_size.items() if name not in lost}
+        dropped.add("n_kv_heads")
+    return {name: value for name, value in of_size.items() if name not in dropped}
 
 
 def _of_number(size: str, chosen: dict[str, Any], known: dict[str, int]) -> dict[str, Any]:

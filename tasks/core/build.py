@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import logging
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llm.counts import Counts
-from llm.files import read_json, write_json
+from llm.files import link_or_copy, read_json, write_json
 from llm.process import COUNTS_FILE, ERROR_FILE, EXIT_STOPPED, METRICS_FILE, ProcessLost, read_metrics
 
 from .engine import EngineConfig, executor, run_partition
@@ -76,7 +73,7 @@ class Build:
         for index, folder in enumerate(folders):
             for path in sorted(folder.iterdir()):
                 if path.name != COUNTS_FILE:
-                    place(path, self.out_dir / f"{path.stem}-{index:05d}{path.suffix}")
+                    link_or_copy(path, self.out_dir / f"{path.stem}-{index:05d}{path.suffix}")
         return counts
 
     def each(
@@ -161,16 +158,6 @@ class Build:
         return RuntimeError(
             f"`python -m {module}` failed with status {status}; the end of its log:\n" + "\n".join(tail)
         )
-
-
-def place(path: Path, target: Path) -> None:
-    """Puts a file under a second name: a hard link, or a copy on file systems that have none."""
-    try:
-        os.link(path, target)
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK):
-            raise
-        shutil.copyfile(path, target)
 
 
 def signal_name(status: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -85,11 +86,20 @@ def test_all_errors_come_at_once(tmp_path: Path) -> None:
 
 
 def test_every_field_is_documented() -> None:
-    lines = describe_fields()
+    lines = describe_fields()[:-1]
     keys, meanings = lines[::2], lines[1::2]
     undocumented = [key for key, meaning in zip(keys, meanings, strict=True) if not meaning.strip()]
     assert undocumented == []
     assert {key.split(" ")[0] for key in keys} >= {"crawl.seeds", "pretrain.model.n_layers", "engine.n_workers"}
+
+
+def test_empty_has_one_name() -> None:
+    *lines, last = describe_fields()
+    assert last == "Empty is null or [] in a file, and `key=` on the command line."
+    assert "pretrain.model.n_layers = empty" in lines
+    assert "crawl.allow = empty" in lines
+    others = re.compile(r"(?i)= none$|\bnull\b|^none:|; none:|\"\"")
+    assert [line for line in lines if others.search(line)] == []
 
 
 def test_a_section_for_every_stage() -> None:

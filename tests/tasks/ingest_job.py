@@ -8,7 +8,7 @@ from pathlib import Path
 from llm.data.sources import ingest
 from llm.data.sources.config import SourceConfig
 from llm.data.sources.ingest import IngestConfig, ingest_partition, plan, put_together
-from tasks.core.build import Build, place
+from tasks.core.build import Build
 from tasks.core.engine import EngineConfig
 
 
@@ -20,7 +20,7 @@ def main(data: Path, root: Path, n_workers: int) -> None:
     engine = EngineConfig(n_workers=n_workers)
     build = Build(root / "out", root / "work", engine, lambda n_done, n_total, lines: None)
     folders, counts = build.each(ingest_partition, plan(config, root), root, config=config)
-    put_together(folders, build.out_dir, config, place)
+    put_together(folders, build.out_dir, config)
     sys.stdout.write(f"{counts.n_out}\n")
 
 

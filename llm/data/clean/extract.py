@@ -44,7 +44,7 @@ def extract(html: bytes, *, url: str = "", content_type: str = "") -> Page:
 
 
 def extract_with(model: BlockModel, html: bytes, content_type: str = "") -> Page:
-    """As `extract`, by a model of your own."""
+    """Returns what `extract` does, by a model of your own."""
     source = decode_html(html, content_type)
     if NUL in source or REPLACEMENT in source:
         source, noise = _without_control_characters(source)

@@ -64,7 +64,7 @@ class DecontaminateConfig(Config):
     """Which benchmarks the corpus must not contain."""
 
     benchmarks: tuple[str, ...] = ()
-    """JSONL files of benchmark items: paths, folders, or patterns ("bench/*.jsonl"); none: every document passes."""
+    """JSONL files of benchmark items: paths, folders, or patterns ("bench/*.jsonl"); empty: every document passes."""
 
     ngram: int = setting(13, at_least=2)
     """Words in a row that a document has in common with an item of which it gives the text away."""

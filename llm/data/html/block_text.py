@@ -26,7 +26,7 @@ _MANY_LINES = re.compile("\n{3,}")
 _EMPTY_LINES_BEFORE = re.compile(r"(?:[^\S\n]*\n)+")
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """Where an element stands: nearest list item, open lists, row of a table of data, cell in that row (-1: none)."""
 
     item: int
@@ -68,25 +68,25 @@ def _is_layout(page: Blocks, start: int, end: int) -> bool:
     return max(paragraphs.values(), default=0) > 1
 
 
-def _places(page: Blocks) -> list[Place]:
+def _positions(page: Blocks) -> list[Position]:
     """Returns the index of each element."""
     parents, cells = page.elements.parent.tolist(), page.elements.cell.tolist()
     in_data = {index for start, end in data_tables(page) for index in range(start, end)}
-    places = [Place(-1, 0, -1, -1)]
+    positions = [Position(-1, 0, -1, -1)]
     for index in range(1, len(page.tags)):
         tag = page.tags[index]
-        place = places[parents[index]]
+        position = positions[parents[index]]
         if tag == "li":
-            place = place._replace(item=index)
+            position = position._replace(item=index)
         elif tag in LIST_TAGS:
-            place = place._replace(n_lists=place.n_lists + 1)
+            position = position._replace(n_lists=position.n_lists + 1)
         elif index in in_data:
             if tag == "tr":
-                place = place._replace(row=index)
-            elif tag in CELL_TAGS and place.row >= 0:
-                place = place._replace(cell=cells[index])
-        places.append(place)
-    return places
+                position = position._replace(row=index)
+            elif tag in CELL_TAGS and position.row >= 0:
+                position = position._replace(cell=cells[index])
+        positions.append(position)
+    return positions
 
 
 def _marks(page: Blocks) -> dict[int, str]:
@@ -107,26 +107,26 @@ def _marks(page: Blocks) -> dict[int, str]:
 
 
 def _lines(page: Blocks, kept: Sequence[int]) -> Iterator[_Line]:
-    places, marks = _places(page), _marks(page)
+    positions, marks = _positions(page), _marks(page)
     element_of = page.blocks.element.tolist()
     cells: list[str] = []
     row = -1
     for block in kept:
         element = element_of[block]
-        place, tag = places[element], page.tags[element]
-        if row >= 0 and place.row != row:
+        position, tag = positions[element], page.tags[element]
+        if row >= 0 and position.row != row:
             yield _Line("row", " | ".join(cells))
             cells = []
-        row = place.row
+        row = position.row
         if row >= 0:
-            cells += [""] * (place.cell + 1 - len(cells))
+            cells += [""] * (position.cell + 1 - len(cells))
             cells[-1] = f"{cells[-1]} {_seen(page.lines[block])}".strip()
         elif tag == "pre":
             yield _Line("code", _verbatim(page.texts[block]))
         elif tag in LINE_TAGS:
             yield _Line("term" if tag == "dt" else "paragraph", _seen(page.lines[block]))
-        elif (text := _paragraph(page, block)) and place.item in marks:
-            yield _Line("item", "  " * (place.n_lists - 1) + marks.pop(place.item) + text)
+        elif (text := _paragraph(page, block)) and position.item in marks:
+            yield _Line("item", "  " * (position.n_lists - 1) + marks.pop(position.item) + text)
         else:
             yield _Line("paragraph", text)
     if row >= 0:

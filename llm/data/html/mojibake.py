@@ -35,7 +35,7 @@ SUSPECT_BYTES = re.compile(
 
 
 def repair_mojibake(text: str) -> tuple[str, int]:
-    """Returns the text with mojibake turned back, and how many runs of characters that were.
+    """Returns the text with mojibake decoded, and how many runs of characters that were.
 
     A correct text stays as it is.
     """

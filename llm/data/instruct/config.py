@@ -34,7 +34,7 @@ class InstructSource(Config):
     """Instead of path: a data set for the library `datasets`, `owner/name` on the hub or a folder. It is fetched once
     and kept among the downloads of the workspace."""
     config_name: str | None = None
-    """Which configuration (subset) of the data set; null: the default one."""
+    """Which configuration (subset) of the data set; empty: the default one."""
     split: str = "train"
     """Which split of the data set."""
     revision: str | None = None
@@ -42,13 +42,13 @@ class InstructSource(Config):
     instruction_field: str = "instruction"
     """For alpaca: the key of the question."""
     input_field: str | None = "input"
-    """For alpaca: the key of what the question is about, put below it; a record may lack it. null: none has it."""
+    """For alpaca: the key of what the question is about, put below it; a record may lack it. Empty: none has it."""
     output_field: str = "output"
     """For alpaca: the key of the answer."""
     messages_field: str | None = None
-    """For chat: the key of the list of messages; null: `messages` or `conversations`, whichever a record has."""
+    """For chat: the key of the list of messages; empty: `messages` or `conversations`, whichever a record has."""
     limit: int | None = setting(None, at_least=1)
-    """Take only so many usable examples, the first ones; null: all."""
+    """Take only so many usable examples, the first ones; empty: all."""
     weight: int = setting(1, at_least=1)
     """How often an epoch of training sees each example of this source."""
 

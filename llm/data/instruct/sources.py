@@ -36,7 +36,7 @@ _SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 
 @dataclass(frozen=True)
 class Example:
-    """A chat to learn from; `question` is what it asks about."""
+    """A chat to train on; `question` is what it asks about."""
 
     id: str
     question: str

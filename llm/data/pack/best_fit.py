@@ -29,7 +29,7 @@ class Piece(NamedTuple):
     """May be 0: an empty document, or the `<|document|>` alone that fills a gap of one."""
     row: int
     offset: int
-    """Place of its `<|document|>` in the row."""
+    """Index of its `<|document|>` in the row."""
 
 
 class _Waiting(NamedTuple):

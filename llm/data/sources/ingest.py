@@ -17,7 +17,7 @@ from ...counts import Counts
 from ...files import sha256_file
 from .config import SourceConfig
 from .found import Found, Skipped
-from .ingested import PartitionWriter, Place, gather, require_records
+from .ingested import PartitionWriter, gather, require_records
 from .locate import SourceFile, local_path, source_files
 
 PARTITION_BYTES = 64 * 2**20
@@ -186,7 +186,7 @@ def _is_wet(label: str, source: SourceConfig) -> bool:
     return source.kind == "wet" or (source.kind == "common-crawl" and label.endswith((".wet", ".wet.gz")))
 
 
-def put_together(folders: list[Path], out_dir: Path, config: IngestConfig, place: Place) -> None:
+def put_together(folders: list[Path], out_dir: Path, config: IngestConfig) -> None:
     """Makes the artifact of the partitions' folders; raises ValueError when a source gave not what it should."""
-    gather(folders, out_dir, place)
+    gather(folders, out_dir)
     require_records(out_dir, {source.name: source.n_records for source in config.sources})

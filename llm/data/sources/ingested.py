@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...counts import Counts
+from ...files import link_or_copy
 from ..common.texts import TEXT_SCHEMA
 from ..common.warc_write import MAX_FILE_BYTES, PAGE_SCHEMA
 from .found import Found, FoundPage, Skipped
@@ -34,9 +35,6 @@ FILE_SCHEMA = pa.schema(
 ROW_GROUP_ROWS = 1_000
 ROW_GROUP_CHARS = 8_000_000
 """A row group ends at so many rows or characters of text: this much stands in memory, here and where it is read."""
-
-Place = Callable[[Path, Path], None]
-"""Puts a file under a second name, `place(path, target)`: by a hard link where that is possible."""
 
 
 class RowWriter:
@@ -150,23 +148,23 @@ class PartitionWriter:
         return Counts("records", n_used + n_skipped, n_used, dict(self.reasons), figures)
 
 
-def gather(folders: Sequence[Path], out_dir: Path, place: Place) -> None:
+def gather(folders: Sequence[Path], out_dir: Path) -> None:
     """Puts the partitions' files into one artifact, in order: WARC and text files with running numbers, single tables.
 
     `pages.parquet` is there if there are pages, `texts-*.parquet` if there are texts; `skipped.parquet` and
     `files.parquet` always.
     """
-    _gather_pages(folders, out_dir, place)
+    _gather_pages(folders, out_dir)
     texts = [folder / "texts.parquet" for folder in folders if (folder / "texts.parquet").exists()]
     for number, path in enumerate(texts):
-        place(path, out_dir / f"texts-{number:05d}.parquet")
+        link_or_copy(path, out_dir / f"texts-{number:05d}.parquet")
     for name, schema in (("skipped.parquet", SKIPPED_SCHEMA), ("files.parquet", FILE_SCHEMA)):
         with pq.ParquetWriter(out_dir / name, schema, compression="zstd", write_page_checksum=True) as file:
             for table in _tables(folders, name):
                 file.write_table(table)
 
 
-def _gather_pages(folders: Sequence[Path], out_dir: Path, place: Place) -> None:
+def _gather_pages(folders: Sequence[Path], out_dir: Path) -> None:
     if not any((folder / "pages.parquet").exists() for folder in folders):
         return
     n_warcs = 0
@@ -177,7 +175,7 @@ def _gather_pages(folders: Sequence[Path], out_dir: Path, place: Place) -> None:
             names = {}
             for path in sorted(folder.glob("pages-*.warc.gz")):
                 names[path.name] = f"pages-{n_warcs:05d}.warc.gz"
-                place(path, out_dir / names[path.name])
+                link_or_copy(path, out_dir / names[path.name])
                 n_warcs += 1
             for table in _tables([folder], "pages.parquet"):
                 segments = pa.array([names[name] for name in table["segment"].to_pylist()], pa.string())

@@ -22,7 +22,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """What a classifier learns from and what it is measured with."""
+    """What a classifier is trained on and what it is evaluated on."""
 
     train: list[Labelled]
     val: list[Labelled]

@@ -66,7 +66,7 @@ class CrawlConfig(Config):
     """The crawler's name, for sites and robots.txt. For sites that are not your own it must say how you can be reached,
     such as "sourdough/0.1 (+https://example.org/crawler)" or "sourdough/0.1 (me@example.org)"."""
     allow_private: tuple[str, ...] = ()
-    """Loopback or private places that may be visited, each as 'host:port'; all others are refused."""
+    """Loopback or private hosts that may be visited, each as 'host:port'; all others are refused."""
     site: SiteConfig | None = None
     """A folder of HTML that is served on this machine for the length of the crawl; empty: the seeds are on the web."""
     delay_s: float = setting(1.0, at_least=0, execution=True)
@@ -88,9 +88,9 @@ class CrawlConfig(Config):
                     f"seeds: {seed!r} is not an http or https address (without user name and password); "
                     "allowed: such as 'https://docs.example.org/'"
                 )
-        for place in self.allow_private:
+        for host in self.allow_private:
             try:
-                parse_host_port(place)
+                parse_host_port(host)
             except ValueError as error:
                 raise ValueError(f"allow_private: {error}") from None
         if not self.user_agent.strip() or not self.user_agent.isprintable() or not self.user_agent.isascii():
@@ -113,9 +113,9 @@ class CrawlConfig(Config):
 def require_contact(user_agent: str, seeds: Iterable[str], allow_private: Iterable[str]) -> None:
     """Raises ValueError when seeds (canonical URLs) lie outside of one's own machine or network and nobody is named.
 
-    One's own are the places of `allow_private`, and hosts that are by their name on this machine.
+    One's own are the hosts of `allow_private`, and hosts that are by their name on this machine.
     """
-    own = {parse_host_port(place) for place in allow_private}
+    own = {parse_host_port(host) for host in allow_private}
     foreign = [seed for seed in seeds if not _is_own(seed, own)]
     if foreign and not _CONTACT.search(user_agent):
         raise ValueError(

@@ -137,7 +137,7 @@ def _remedy(refusal: Refusal) -> str:
         "noindex": "The site does not want this page to be kept; choose other seeds",
         "redirect": "Make the target of the redirect the seed",
         "robots": "The site does not want to be crawled here; choose other seeds",
-        "egress refused": "Private places must be named in crawl.allow_private",
+        "egress refused": "Private hosts must be named in crawl.allow_private",
         "too large": "Raise crawl.max_page_bytes",
         "byte budget": "Raise crawl.max_total_bytes",
         "time limit": "Raise crawl.max_seconds",

@@ -24,7 +24,7 @@ class LoraConfig(Config):
     alpha: float = setting(16.0, at_least=1e-6)
     """The correction counts alpha / rank times."""
     targets: tuple[str, ...] | None = None
-    """Layers that get adapters, by the end of their names (query, attention.projection, mlp.expand); null: all linear
+    """Layers that get adapters, by the end of their names (query, attention.projection, mlp.expand); empty: all linear
     layers of the blocks."""
     embeddings: bool = True
     """Whether the tokens' embeddings and the head learn as well, as they are. A base model has never seen the tokens
@@ -38,7 +38,7 @@ class FinetuneConfig(Config):
     n_epochs: int = setting(3, at_least=1)
     """Length of training, in epochs; the last step may start another epoch to be full."""
     n_steps: int | None = setting(None, at_least=1)
-    """Length of training in optimizer steps; null: from n_epochs."""
+    """Length of training in optimizer steps; empty: from n_epochs."""
     batch_size: int = setting(32, at_least=1)
     """Examples in a step."""
     too_long: Literal["drop", "shorten"] = "drop"
@@ -51,7 +51,7 @@ class FinetuneConfig(Config):
     """Held-out questions that the model answers at each measurement."""
     lora: LoraConfig | None = None
     """Learn low-rank adapters instead of all weights; they are merged into the model in the end, and kept beside it in
-    peft's layout. They take a learning rate several times as high. null: all weights are learned."""
+    peft's layout. They take a learning rate several times as high. Empty: all weights are learned."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """How weights follow gradients."""
     loop: LoopConfig = LoopConfig()
@@ -69,7 +69,7 @@ class FinetuneConfig(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceConfig(Config):
-    """Preference pairs, and the chat model's log-likelihood of each answer before it learns from them."""
+    """Preference pairs, and the chat model's log-likelihood of each answer before it is trained on them."""
 
     files: tuple[str, ...] = ()
     """JSONL, JSON or Parquet files (or patterns with `*`) of records with `prompt`, `chosen`, `rejected`: texts or
@@ -83,7 +83,7 @@ class ReferenceConfig(Config):
     device: Literal["auto", "cpu", "cuda"] = setting("auto", execution=True)
     """Where to compute; auto: on a GPU if there is one."""
     n_threads: int | None = setting(None, at_least=1, execution=True)
-    """CPU threads; null: one a core."""
+    """CPU threads; empty: one a core."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +97,13 @@ class PreferConfig(Config):
     n_epochs: int = setting(1, at_least=1)
     """Length of training, in epochs."""
     n_steps: int | None = setting(None, at_least=1)
-    """Length of training in optimizer steps; null: from n_epochs."""
+    """Length of training in optimizer steps; empty: from n_epochs."""
     batch_size: int = setting(16, at_least=1)
     """Pairs in a step."""
     n_samples: int = setting(3, at_least=0)
     """Held-out prompts that the model answers at each measurement."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """How weights follow gradients; null: learning rate 1e-4 after 10 steps of warmup, no weight decay."""
+    """How weights follow gradients; empty: learning rate 1e-4 after 10 steps of warmup, no weight decay."""
     loop: LoopConfig = LoopConfig(micro_batch_size=8)
     """Measurements, checkpoints, seed, device; a sequence here is a pair."""
 
@@ -135,11 +135,11 @@ class ClassifyConfig(Config):
     n_epochs: int = setting(2, at_least=1)
     """Length of training, in epochs; a small set is soon known by heart."""
     n_steps: int | None = setting(None, at_least=1)
-    """Length of training in optimizer steps; null: from n_epochs."""
+    """Length of training in optimizer steps; empty: from n_epochs."""
     batch_size: int = setting(16, at_least=1)
     """Texts in a step."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """How weights follow gradients; null: learning rate 5e-4 after 10 steps of warmup, weight decay 0.1."""
+    """How weights follow gradients; empty: learning rate 5e-4 after 10 steps of warmup, weight decay 0.1."""
     loop: LoopConfig = LoopConfig(micro_batch_size=16)
     """Measurements, checkpoints, seed, device; a sequence here is a text. `keep: best` chooses by the held-out texts,
     so the scores on them then flatter a little."""
@@ -169,7 +169,7 @@ class ReinforceConfig(Config):
     """Whether advantages are divided by the standard deviation of their group's rewards, as in the paper; without it
     very easy and very hard questions do not count more (Liu et al. 2025)."""
     temperature: float = setting(1.0, at_least=0.01)
-    """Of sampling. Away from 1 the answers are not quite those of the model that learns from them."""
+    """Of sampling. Away from 1 the answers are not quite those of the model that is trained on them."""
     max_answer_tokens: int = setting(32, at_least=1)
     """Longest answer, in tokens; a question that leaves no room for it in the context is dropped."""
     n_steps: int = setting(100, at_least=1)
@@ -179,7 +179,7 @@ class ReinforceConfig(Config):
     n_samples: int = setting(3, at_least=0)
     """Held-out questions whose answers are kept at each measurement."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """How weights follow gradients; null: learning rate 3e-4 after 5 steps of warmup, no weight decay."""
+    """How weights follow gradients; empty: learning rate 3e-4 after 5 steps of warmup, no weight decay."""
     loop: LoopConfig = LoopConfig(micro_batch_size=32)
     """Measurements, checkpoints, seed, device. A sequence here is an answer, in `n_eval_sequences` a question. Of the
     guard only what is not finite counts: here loss and gradient say how surprising the rewards are."""

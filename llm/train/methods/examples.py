@@ -135,7 +135,7 @@ def read_examples(path: Path, tokenizer: Tokenizer, context_length: int, *, shor
             masks.append(np.array(mask, np.bool_))
     if not rows:
         raise ValueError(
-            f"{path.name} holds no example to learn from ({dropped['too long']} longer than context_length, "
+            f"{path.name} holds no example to train on ({dropped['too long']} longer than context_length, "
             f"{context_length} tokens; {dropped['no answer']} without an answer); add shorter examples"
         )
     sequences = Chats(rows, masks, context_length)
@@ -149,7 +149,7 @@ ASKED_LATER = "held out for the evaluation"
 def held_out_questions(examples_dir: Path | None) -> set[str]:
     """Returns what users say in the examples that the evaluation asks; nothing without examples.
 
-    Other data may hold the same questions: no method may learn from those.
+    Other data may hold the same questions: no method may train on those.
     """
     if examples_dir is None:
         return set()
@@ -169,7 +169,7 @@ def prompts(chats: Sequence[Any], tokenizer: Tokenizer, n_prompts: int) -> list[
 
 
 def write_shown(directory: Path, tokenizer: Tokenizer, chats: Chats) -> None:
-    """Writes the first chat as the model will see it, before it learns from it: `example.html`, tokens coloured by
+    """Writes the first chat as the model will see it, before it trains on it: `example.html`, tokens coloured by
     whether they are learned, and `example.txt`, which goes to the log as well."""
     tokens, loss_mask = chats[0]
     lines = [f"{'learned' if learned else 'given':8}{text!r}" for learned, text in spans(tokenizer, tokens, loss_mask)]

@@ -40,7 +40,7 @@ class PreferenceObjective(AnswerObjective):
     """The loss of the module's docstring; its metrics are each pair's margin, and whether it is above 0."""
 
     def __init__(self, model: GPT, dtype: torch.dtype, beta: float, label_smoothing: float) -> None:
-        """As `Objective`, with the two settings of `PreferConfig`."""
+        """Takes what `Objective` does, and the two settings of `PreferConfig`."""
         super().__init__(model, dtype)
         self.beta, self.label_smoothing = beta, label_smoothing
 

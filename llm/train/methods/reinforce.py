@@ -5,7 +5,7 @@ else 0. An answer is as good as it is better than its group (their section 4.1.2
 
     A_i = r_i - mean(r)        loss = - sum_i sum_t A_i ln pi(o_i,t | question, o_i,<t) / number of all tokens
 
-Every answer is learned from once, by the model that wrote it, so the ratio of the paper's equation 3 is 1, nothing is
+Every answer is trained on once, by the model that wrote it, so the ratio of the paper's equation 3 is 1, nothing is
 clipped, and this is the policy gradient (Williams 1992, REINFORCE) with the group's mean as its baseline. There is no
 KL term and so no reference model; all tokens of a step count alike (Yu et al. 2025, DAPO).
 """
@@ -165,7 +165,7 @@ class PolicyObjective(AnswerObjective):
     """
 
     def __init__(self, model: GPT, dtype: torch.dtype, sampler: Sampler, val: Questions) -> None:
-        """As `Objective`; `sampler` answers the held-out questions `val`."""
+        """Takes what `Objective` does; `sampler` answers the held-out questions `val`."""
         super().__init__(model, dtype)
         self.sampler, self.val = sampler, val
 

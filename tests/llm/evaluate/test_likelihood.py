@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from llm.evaluate.likelihood import fitted, n_targets, score, token_log_likelihoods
-from llm.evaluate.trees import Continuation, plant
+from llm.evaluate.trees import Continuation, build_trees
 from tests.llm.evaluate.conftest import random_model
 
 
@@ -80,14 +80,14 @@ def test_what_is_shared_is_read_once_and_changes_nothing(tokenizer, architecture
 
 def test_each_shared_token_stands_in_a_tree_once(model):
     continuations = families(model)
-    (tree, *others) = sorted(plant(continuations, 10_000), key=len, reverse=True)
+    (tree, *others) = sorted(build_trees(continuations, 10_000), key=len, reverse=True)
     beginnings = {tuple(c.tokens[:n]) for c in continuations for n in range(1, len(c.tokens))}
     assert len(tree) + sum(map(len, others)) == len(beginnings)
     assert sorted(index for planted in (tree, *others) for index, _ in planted.asked) == list(range(len(continuations)))
 
 
 def test_a_tree_is_no_larger_than_asked(model):
-    for tree in plant(families(model), 20):
+    for tree in build_trees(families(model), 20):
         assert len(tree) <= 20 or len(tree.asked) == 1
 
 

@@ -65,7 +65,7 @@ def test_the_same_points_give_the_same_values_and_another_seed_other_intervals()
     assert other["parametric"]["intervals"] != first["parametric"]["intervals"]
 
 
-def test_the_largest_budget_is_foretold_without_having_been_seen() -> None:
+def test_the_largest_budget_is_predicted_without_having_been_seen() -> None:
     points = sweep(noise=0.001)
     found = prediction_values(points)
     assert found["budget"] == pytest.approx(1e20)

@@ -121,7 +121,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(file, damage, tm
         path.write_bytes(damaged[damage])
     with caplog.at_level(logging.WARNING):
         assert checkpoints.newest().state["step"] == 1
-    assert "step-00000002 is passed over" in caplog.text
+    assert "step-00000002 is skipped" in caplog.text
     with pytest.raises(OSError, match="step-00000002"):
         checkpoints.of_step(2)
 

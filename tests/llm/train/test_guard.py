@@ -1,4 +1,4 @@
-"""Steps that are not learned from: which, what becomes of them, and that a killed run repeats it all."""
+"""Skipped steps: which, what becomes of them, and that a killed run repeats it all."""
 
 import copy
 import dataclasses
@@ -62,7 +62,7 @@ def test_the_bounds_are_those_of_mean_and_standard_deviation():
 
 
 def test_outliers_of_the_gradient_that_clipping_makes_harmless_are_learned_from():
-    """The four steps of a recorded run that 6 standard deviations of the norm itself would have passed over."""
+    """The four steps of a recorded run that 6 standard deviations of the norm itself would have skipped."""
     norms = np.random.default_rng(0).lognormal(0.0, 0.1, 128)
     values = [[4.0, norm] for norm in norms]
     for norm in (1.94, 2.08, 2.22, 2.74):

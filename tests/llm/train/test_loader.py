@@ -142,5 +142,5 @@ def test_a_failure_ahead_is_raised_when_its_step_is_asked_for():
 
 def test_fewer_sequences_than_one_batch_are_refused():
     StepLoader(SEQUENCES, 20, 4, 0, CPU)
-    with pytest.raises(ValueError, match=r"a step learns from 21 sequences, but there are only 20: .*batch_tokens"):
+    with pytest.raises(ValueError, match=r"a step trains on 21 sequences, but there are only 20: .*batch_tokens"):
         StepLoader(SEQUENCES, 21, 4, 0, CPU)

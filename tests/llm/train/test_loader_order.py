@@ -105,7 +105,7 @@ def test_an_unknown_source_is_refused():
 
 @pytest.mark.parametrize("weights", [{}, {"small": 0}, {"small": -1, "large": 2}, {"small": float("nan")}])
 def test_weights_that_say_nothing_are_refused(weights):
-    with pytest.raises(ValueError, match=r"mixture is .*; allowed: null, or sources with weights above 0"):
+    with pytest.raises(ValueError, match=r"mixture is .*; allowed: empty, or sources with weights above 0"):
         PretrainConfig(mixture=weights)
 
 

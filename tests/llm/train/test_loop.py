@@ -68,7 +68,7 @@ def plain_loss(model, sequences, rows):
     total, n = torch.zeros(()), 0
     for row in rows:
         batch = sequences.batch(np.array([row]))
-        total = total + F.cross_entropy(model(batch.inputs)[0], batch.targets[0], reduction="sum")  # -100: passed over
+        total = total + F.cross_entropy(model(batch.inputs)[0], batch.targets[0], reduction="sum")  # -100: skipped
         n += int((batch.targets != -100).sum())
     return total / n
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ....config import Config, setting
-from .parts import Failure, Measure, first_failure
+from .parts import Failure, Rule, first_failure
 
 LINE_ENDS = (".", "?", "!", '"', "'", "”", "’")
 ELLIPSES = ("...", "…")
@@ -80,7 +80,7 @@ def c4(text: str, limits: C4) -> tuple[str, Failure | None]:
         n_sentences += n_sentences_in(line)
         if n_sentences >= limits.min_sentences:
             return kept, None
-    return kept, first_failure("C4", [Measure("sentences", n_sentences, limits.min_sentences)])
+    return kept, first_failure("C4", [Rule("sentences", n_sentences, limits.min_sentences)])
 
 
 def _kept_lines(text: str, limits: C4, phrases: Sequence[str]) -> str:

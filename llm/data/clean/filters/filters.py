@@ -13,7 +13,7 @@ from .parts import Failure, TextParts
 
 @dataclass(frozen=True, kw_only=True)
 class Filters(Config):
-    """Which quality filters run, in this order; null is off. `{}` takes the limits of the paper."""
+    """Which quality filters run, in this order; empty is off, `{}` takes the limits of the paper."""
 
     gopher_repetition: GopherRepetition | None = None
     """Drop what repeats itself (Rae et al. 2021)."""

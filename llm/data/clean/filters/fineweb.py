@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ....config import Config, setting
-from .parts import Failure, Measure, TextParts, first_failure, n_repeated, share
+from .parts import Failure, Rule, TextParts, first_failure, n_repeated, share
 
 END_MARKS = tuple(".!?‼‽⁇⁈⁉。｡．！？՞։؟۔।॥፧።៖។៕᠃᠉")
 """What ends a sentence in the larger scripts (a part of Unicode's Sentence_Terminal)."""
@@ -37,17 +37,17 @@ class FineWeb(Config):
 
 def fineweb(parts: TextParts, limits: FineWeb) -> Failure | None:
     """Returns the first of FineWeb's rules that a text breaks, None for a good text."""
-    return first_failure("FineWeb", _measures(parts, limits))
+    return first_failure("FineWeb", _rules(parts, limits))
 
 
-def _measures(parts: TextParts, limits: FineWeb) -> Iterator[Measure]:
+def _rules(parts: TextParts, limits: FineWeb) -> Iterator[Rule]:
     lines = parts.lines
     n_ended = sum(line.endswith(END_MARKS) for line in lines)
-    yield Measure("lines with an end mark", share(n_ended, len(lines)), limits.min_ended_lines)
+    yield Rule("lines with an end mark", share(n_ended, len(lines)), limits.min_ended_lines)
     n_short = sum(len(line) <= limits.short_line_chars for line in lines)
-    yield Measure("short lines", share(n_short, len(lines)), None, limits.max_short_lines)
+    yield Rule("short lines", share(n_short, len(lines)), None, limits.max_short_lines)
     n_chars = sum(map(len, lines))
     limit = limits.max_duplicate_line_chars
-    yield Measure("duplicate line characters", share(n_repeated(lines)[1], n_chars), None, limit)
+    yield Rule("duplicate line characters", share(n_repeated(lines)[1], n_chars), None, limit)
     n_breaks = max(len(lines) - 1, 0)
-    yield Measure("line breaks per word", share(n_breaks, len(parts.words)), None, limits.max_lines_per_word)
+    yield Rule("line breaks per word", share(n_breaks, len(parts.words)), None, limits.max_lines_per_word)

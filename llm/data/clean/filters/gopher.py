@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ....config import Config, setting
-from .parts import Failure, Measure, TextParts, first_failure, n_repeated, share
+from .parts import Failure, Rule, TextParts, first_failure, n_repeated, share
 
 BULLETS = ("•", "‣", "●", "▪", "◦", "·", "*", "-", "–")
 ELLIPSES = ("...", "…")
@@ -59,22 +59,22 @@ def gopher_quality(parts: TextParts, limits: GopherQuality) -> Failure | None:
     return first_failure("Gopher quality", _quality(parts, limits))
 
 
-def _quality(parts: TextParts, limits: GopherQuality) -> Iterator[Measure]:
+def _quality(parts: TextParts, limits: GopherQuality) -> Iterator[Rule]:
     text, words, lines = parts.text, parts.words, parts.lines
-    yield Measure("words", len(words), limits.min_words, limits.max_words)
+    yield Rule("words", len(words), limits.min_words, limits.max_words)
     if parts.has_spaces:
         length = share(sum(map(len, words)), len(words))
-        yield Measure("mean word length", length, limits.min_mean_word_length, limits.max_mean_word_length)
+        yield Rule("mean word length", length, limits.min_mean_word_length, limits.max_mean_word_length)
     n_ellipses = sum(map(text.count, ELLIPSES))
-    yield Measure("hash signs per word", share(text.count("#"), len(words)), None, limits.max_symbols_per_word)
-    yield Measure("ellipses per word", share(n_ellipses, len(words)), None, limits.max_symbols_per_word)
+    yield Rule("hash signs per word", share(text.count("#"), len(words)), None, limits.max_symbols_per_word)
+    yield Rule("ellipses per word", share(n_ellipses, len(words)), None, limits.max_symbols_per_word)
     n_bullets = sum(line.startswith(BULLETS) for line in lines)
-    yield Measure("bullet lines", share(n_bullets, len(lines)), None, limits.max_bullet_lines)
+    yield Rule("bullet lines", share(n_bullets, len(lines)), None, limits.max_bullet_lines)
     n_cut = sum(line.endswith(ELLIPSES) for line in lines)
-    yield Measure("ellipsis lines", share(n_cut, len(lines)), None, limits.max_ellipsis_lines)
-    yield Measure("alphabetic words", share(_n_alphabetic(words), len(words)), limits.min_alphabetic_words)
+    yield Rule("ellipsis lines", share(n_cut, len(lines)), None, limits.max_ellipsis_lines)
+    yield Rule("alphabetic words", share(_n_alphabetic(words), len(words)), limits.min_alphabetic_words)
     if parts.language in ("en", "") and limits.min_stop_words is not None:
-        yield Measure("stop words", _n_stop_words(words, limits), limits.min_stop_words)
+        yield Rule("stop words", _n_stop_words(words, limits), limits.min_stop_words)
 
 
 def _n_alphabetic(words: list[str]) -> int:
@@ -143,27 +143,27 @@ def gopher_repetition(parts: TextParts, limits: GopherRepetition) -> Failure | N
     return first_failure("Gopher repetition", _repetition(parts, limits))
 
 
-def _repetition(parts: TextParts, limits: GopherRepetition) -> Iterator[Measure]:
+def _repetition(parts: TextParts, limits: GopherRepetition) -> Iterator[Rule]:
     n_chars = len(parts.text)
     n_paragraphs, paragraph_chars = n_repeated(parts.paragraphs)
     limit = limits.max_duplicate_paragraphs
-    yield Measure("duplicate paragraphs", share(n_paragraphs, len(parts.paragraphs)), None, limit)
+    yield Rule("duplicate paragraphs", share(n_paragraphs, len(parts.paragraphs)), None, limit)
     limit = limits.max_duplicate_paragraph_chars
-    yield Measure("duplicate paragraph characters", share(paragraph_chars, n_chars), None, limit)
+    yield Rule("duplicate paragraph characters", share(paragraph_chars, n_chars), None, limit)
     n_lines, line_chars = n_repeated(parts.lines)
-    yield Measure("duplicate lines", share(n_lines, len(parts.lines)), None, limits.max_duplicate_lines)
-    yield Measure("duplicate line characters", share(line_chars, n_chars), None, limits.max_duplicate_line_chars)
+    yield Rule("duplicate lines", share(n_lines, len(parts.lines)), None, limits.max_duplicate_lines)
+    yield Rule("duplicate line characters", share(line_chars, n_chars), None, limits.max_duplicate_line_chars)
     lengths = np.fromiter(map(len, parts.words), np.int64, len(parts.words))
     long_limits = [getattr(limits, f"max_duplicate_{n}_grams") for n in range(5, 11)]
     strictest = min((limit for limit in long_limits if limit is not None), default=1)
     for n, starts, grams in repeated_grams(parts.words, 10):
         if n <= 4:
             limit = getattr(limits, f"max_top_{n}_gram")
-            yield Measure(f"top {n}-gram", share(_top_chars(n, starts, grams, lengths), n_chars), None, limit)
+            yield Rule(f"top {n}-gram", share(_top_chars(n, starts, grams, lengths), n_chars), None, limit)
         else:
             limit = getattr(limits, f"max_duplicate_{n}_grams")
             repeated = share(_duplicate_chars(n, starts, grams, lengths), n_chars)
-            yield Measure(f"duplicate {n}-grams", repeated, None, limit)
+            yield Rule(f"duplicate {n}-grams", repeated, None, limit)
             if repeated <= strictest:
                 return  # longer n-grams cover no more
 

@@ -44,10 +44,10 @@ class TextParts:
         return [part for part in map(str.strip, _BLANK_LINES.split(self.text)) if part]
 
 
-class Measure(NamedTuple):
+class Rule(NamedTuple):
     """A rule of a filter: the measured value and what is allowed, both limits inclusive, None for no limit."""
 
-    rule: str
+    name: str
     value: float
     at_least: float | None = None
     at_most: float | None = None
@@ -66,12 +66,12 @@ class Failure(NamedTuple):
     detail: str
 
 
-def first_failure(filter_name: str, measures: Iterable[Measure]) -> Failure | None:
+def first_failure(filter_name: str, rules: Iterable[Rule]) -> Failure | None:
     """Returns the first broken rule; those after it are not measured."""
-    for measure in measures:
-        if measure.is_broken:
-            allowed = _allowed(measure.at_least, measure.at_most)
-            return Failure(f"{filter_name}: {measure.rule}", f"{measure.rule} {measure.value:.4g}, allowed {allowed}")
+    for rule in rules:
+        if rule.is_broken:
+            allowed = _allowed(rule.at_least, rule.at_most)
+            return Failure(f"{filter_name}: {rule.name}", f"{rule.name} {rule.value:.4g}, allowed {allowed}")
     return None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ def ingested(
         folders.append(out_dir)
     artifact = folder / "artifact"
     artifact.mkdir(parents=True)
-    put_together(folders, artifact, config, os.link)
+    put_together(folders, artifact, config)
     return artifact, Counts.total(counts)
 
 

@@ -1,4 +1,4 @@
-"""Tests of chats as sequences to learn from."""
+"""Tests of chats as sequences to train on."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def test_examples_that_cannot_be_learned_are_counted(materials, tmp_path):
     assert examples.dropped == {"too long": 1, "no answer": 1}
     assert examples.chats == chats[:1]
     write_chats(tmp_path / "b.parquet", chats[1:])
-    with pytest.raises(ValueError, match=r"b\.parquet holds no example to learn from \(1 longer"):
+    with pytest.raises(ValueError, match=r"b\.parquet holds no example to train on \(1 longer"):
         read_examples(tmp_path / "b.parquet", tokenizer, 16)
 
 
