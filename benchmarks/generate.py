@@ -2,7 +2,7 @@
 
     python -m benchmarks.generate
 
-Weights are random. All methods give the likeliest token and take turns, so that a busy machine slows all of them;
+Weights are random. All methods give the greedy token and take turns, so that a busy machine slows all of them;
 medians of CPU time of one thread. transformers with its cache stands beside as the peer.
 """
 

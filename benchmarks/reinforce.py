@@ -2,7 +2,7 @@
 
 The question is a list of words, the right answer its last word. A chat model is first fine-tuned on a few such
 questions, for so short that it is mostly wrong, and then learns from nothing but 1 or 0 for its own answers. Prints a
-line for each measurement: the share of right answers among those drawn in training, and among the likeliest answers to
+line for each measurement: the share of right answers among those drawn in training, and among the greedy answers to
 questions with words that were not trained on.
 
     python -m benchmarks.reinforce --data MODEL [--n-steps 100] [--threads 1]

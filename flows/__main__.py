@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import sys
@@ -384,6 +383,8 @@ def summary(shown: ConsoleDisplay) -> None:
     """Prints where the time went, what each stage kept, the scores, three answers, and where to look."""
     import os
 
+    from llm.evaluate.scores import ANSWERS_FILE, read_lines
+
     from .show import scores_table, stages_table
 
     console.print()
@@ -392,8 +393,7 @@ def summary(shown: ConsoleDisplay) -> None:
     if scores:
         console.print()
         console.print(scores_table(scores))
-        answers = [json.loads(line) for line in (scores.path / "answers.jsonl").read_text().splitlines()]
-        for answer in answers[:3]:
+        for answer in read_lines(scores.path / ANSWERS_FILE)[:3]:
             console.print(f"\n[bold]{escape(answer['question'])}[/]\n  {escape(answer['answer'])}")
     console.print()
     if report:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 
-from llm.files import read_json
 from llm.model.shape import GPTConfig
-from llm.scaling.fit import FIT_FILE
+from llm.scaling.fit import read_fit
 from llm.scaling.parametric import Parametric
 from llm.scaling.propose import (
     ASSUMED_MFU,
@@ -93,7 +92,7 @@ def law_for(session: Session, n_flops: float) -> Law:
         reason = "there is no scaling artifact in the store: `python -m flows scaling conf/scaling-cpu.yaml` makes one"
         return Law(PUBLISHED, f"that of Besiroglu et al. 2024 ({reason})")
     name = f"scaling artifact {made[0].fingerprint[:12]}"
-    fit = read_json(made[0].path / FIT_FILE)
+    fit = read_fit(made[0].path)
     try:
         return Law(fitted_law(fit, n_flops), name, fit["vocab_size"])
     except ValueError as error:

@@ -57,13 +57,15 @@ def compare(first: str, second: str, prompts: Sequence[str], sampling: Sampling)
     models = find_model(first), find_model(second)
     evaluations = nearest_evaluations(*models)
     texts, costs, answers = list(prompts) or questions(evaluations), [], []
-    for model in models:
+    scored: list[tuple[Path, str] | None] = []
+    for model, made in zip(models, evaluations, strict=True):
         loaded = load_found(model)
+        scored.append((made.path, str(model.artifact.makes)) if made and model.artifact else None)
         costs.append(cost(model, loaded))
         answers.append(sampled(loaded, texts, sampling))
     return Comparison(
         names=(models[0].name, models[1].name),
-        scores=score_pairs(*(evaluated(*pair) for pair in zip(models, evaluations, strict=True))),
+        scores=score_pairs(*scored),
         costs=(costs[0], costs[1]),
         samples=[Sample(*texts) for texts in zip(texts, *answers, strict=True)],
     )
@@ -81,11 +83,6 @@ def evaluations(model: FoundModel) -> list[Artifact | None]:
     """Returns the evaluations that scored a model, the newest first."""
     digest = model.artifact.digest if model.artifact else ""
     return [made for made in store().artifacts("evaluate") if digest in made.input_digests]
-
-
-def evaluated(model: FoundModel, evaluation: Artifact | None) -> tuple[Path, str] | None:
-    """Returns where an evaluation is and what it calls a model; None when there is none."""
-    return (evaluation.path, str(model.artifact.makes)) if evaluation and model.artifact else None
 
 
 def cost(model: FoundModel, loaded: LoadedModel) -> dict[str, float]:

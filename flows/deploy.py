@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from llm.files import remove, write_json
@@ -63,8 +63,9 @@ def health(name: str) -> str:
 @contextlib.contextmanager
 def process(command: list[str], environment: dict[str, str], log: Any) -> Iterator[None]:
     """Runs a command for the length of the block, its output in a file."""
+    end_with_us = die_with_parent if sys.platform == "linux" else None
     with open(log, "ab") as output:
-        child = subprocess.Popen(command, env=environment, stdout=output, stderr=output, preexec_fn=end_with_parent())
+        child = subprocess.Popen(command, env=environment, stdout=output, stderr=output, preexec_fn=end_with_us)
     try:
         yield
     finally:
@@ -74,11 +75,6 @@ def process(command: list[str], environment: dict[str, str], log: Any) -> Iterat
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
-
-
-def end_with_parent() -> Callable[[], None] | None:
-    """Returns what makes a server end with this process, however this process ends; only Linux has it."""
-    return die_with_parent if sys.platform == "linux" else None
 
 
 def wait_for(url: str, name: str, log: str) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import prefect
 
-from llm.files import read_json
 from llm.scaling.config import ScalingConfig
-from llm.scaling.sweep import Corpus, Run, planned_runs
+from llm.scaling.sweep import Run, planned_runs, read_corpus
 from tasks.core.fingerprint import code_closure
-from tasks.core.session import Session, running
-from tasks.core.store import Artifact
+from tasks.core.session import running
 from tasks.pretrain import pretrain
 from tasks.scaling import scaling as scaling_stage
 
@@ -28,9 +26,12 @@ def scaling(recipe: Recipe) -> dict[str, str]:
     session = new_session(recipe, until_stage="shard")
     session.code[scaling_stage.name] = code_closure(scaling_stage.modules)
     with tracked(session, f"{recipe.name} scaling"):
-        shards, vocabulary = data_of(recipe, session)
-        runs, left_out = planned_runs(sweep, recipe.pretrain, corpus_of(shards))
-        say(runs, left_out)
+        with running(session):
+            build_model(recipe)
+        session.until_stage = None  # the runs come after it
+        shards, vocabulary = session.built["shard"], session.built["tokenizer"]
+        runs, left_out = planned_runs(sweep, recipe.pretrain, read_corpus(shards.path))
+        log_plan(runs, left_out)
         with running(session):
             artifacts = [pretrain(shards, vocabulary, config=run.config) for run in runs]
             made = scaling_stage(*artifacts, config=sweep)
@@ -44,21 +45,7 @@ def sweep_of(recipe: Recipe) -> ScalingConfig:
     return recipe.scaling
 
 
-def data_of(recipe: Recipe, session: Session) -> tuple[Artifact, Artifact]:
-    """Returns shards and vocabulary of a recipe, built or found; after it, the session has no last stage."""
-    with running(session):
-        build_model(recipe)
-    session.until_stage = None
-    return session.built["shard"], session.built["tokenizer"]
-
-
-def corpus_of(shards: Artifact) -> Corpus:
-    """Returns what the runs' settings depend on: vocabulary, context length and number of training tokens."""
-    form = read_json(shards.path / "shards.json")
-    return Corpus(int(form["vocab_size"]), int(form["context_length"]), int(form["n_train_tokens"]))
-
-
-def say(runs: list[Run], left_out: list[str]) -> None:
+def log_plan(runs: list[Run], left_out: list[str]) -> None:
     """Logs what the sweep will train, and what it will not."""
     log = prefect.get_run_logger()
     for line in left_out:

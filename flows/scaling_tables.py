@@ -7,14 +7,13 @@ from typing import Any
 
 from rich.table import Table
 
-from llm.files import read_json, read_table
-from llm.scaling.fit import FIT_FILE, POINTS_FILE
+from llm.scaling.fit import read_fit, read_points
 from tasks.core.store import Artifact
 
 
 def result_tables(artifact: Artifact) -> Iterable[Table]:
     """Yields the points of a sweep, the lowest point of each parabola, the exponents, and the prediction's errors."""
-    fit = read_json(artifact.path / FIT_FILE)
+    fit = read_fit(artifact.path)
     yield points_table(artifact)
     yield parabolas_table(fit["isoflop"])
     yield laws_table(fit)
@@ -24,7 +23,7 @@ def points_table(artifact: Artifact) -> Table:
     """Returns a table with a row for each run."""
     names = ("budget", "model", "parameters", "tokens", "tokens per parameter", "epochs", "loss", "bits per byte")
     table = Table(*names, box=None, pad_edge=False)
-    for row in read_table(artifact.path / POINTS_FILE).to_pylist():
+    for row in read_points(artifact.path):
         table.add_row(
             f"{row['budget']:.3g}",
             f"{row['n_layers']} layers of {row['d_model']}",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..counts import Counts
-from ..files import write_json, write_table
+from ..files import read_json, read_table, write_json, write_table
 from .config import ScalingConfig
 from .figure import draw
 from .intervals import interval, redrawn_isoflop, redrawn_parametric
@@ -42,6 +42,17 @@ def fit_runs(runs: Sequence[tuple[Path, Counts]], out_dir: Path, config: Scaling
     write_json(out_dir / FIT_FILE, values)
     draw(out_dir / FIGURE_FILE, points, isoflop, parametric if isinstance(parametric, Parametric) else None)
     return Counts("runs", len(points), len(points), {}, figures(values))
+
+
+def read_fit(artifact_dir: Path) -> Values:
+    """Returns what `fit_runs` wrote of the fits."""
+    values: Values = read_json(artifact_dir / FIT_FILE)
+    return values
+
+
+def read_points(artifact_dir: Path) -> list[Values]:
+    """Returns the points that `fit_runs` wrote, one for each run."""
+    return read_table(artifact_dir / POINTS_FILE).to_pylist()
 
 
 def fit_values(points: Points, isoflop: IsoFlop, parametric: Parametric | str, config: ScalingConfig) -> Values:

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from ..files import read_json
 from ..model.size import flops_per_token, n_matmul_params
 from ..train.config import PretrainConfig, ResolvedPretrain
 from ..train.resolve import SMALLEST_WIDTH, batch_tokens, power, resolve, rounded
+from ..train.shards import SHARDS_FILE
 from .config import ScalingConfig, SweepShape
 
 INIT_STD = ((128, 0.06), (768, 0.02))
@@ -46,6 +49,12 @@ class Corpus:
     vocab_size: int
     context_length: int
     n_train_tokens: int
+
+
+def read_corpus(shards_dir: Path) -> Corpus:
+    """Returns the corpus in the shards of a directory."""
+    form = read_json(shards_dir / SHARDS_FILE)
+    return Corpus(int(form["vocab_size"]), int(form["context_length"]), int(form["n_train_tokens"]))
 
 
 def planned_runs(scaling: ScalingConfig, base: PretrainConfig, corpus: Corpus) -> tuple[list[Run], list[str]]:

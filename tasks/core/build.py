@@ -143,9 +143,8 @@ class Build:
 
     def _failure(self, module: str, status: int, log_path: Path) -> Exception:
         if status < 0 or status == EXIT_STOPPED:
-            return WorkerLost(
-                f"`python -m {module}` was ended by {signal_name(status)}; a new try goes on where it was"
-            )
+            cause = signal.Signals(-status).name if status < 0 else "a request to stop"
+            return WorkerLost(f"`python -m {module}` was ended by {cause}; a new try goes on where it was")
         error_path = self.work_dir / ERROR_FILE
         if error_path.exists():
             error = read_json(error_path)
@@ -158,11 +157,6 @@ class Build:
         return RuntimeError(
             f"`python -m {module}` failed with status {status}; the end of its log:\n" + "\n".join(tail)
         )
-
-
-def signal_name(status: int) -> str:
-    """Returns the words for the end of a process: its signal, or a request to stop."""
-    return signal.Signals(-status).name if status < 0 else "a request to stop"
 
 
 def stop(child: subprocess.Popen[bytes]) -> None:

@@ -47,8 +47,8 @@ class StageError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class stage:
-    """Decorator that makes a stage of `function(build, *inputs, config) -> Counts`."""
+class StageOptions:
+    """What `@stage(...)` says of a stage."""
 
     version: int
     """Raise it to rebuild everywhere."""
@@ -71,27 +71,24 @@ class stage:
     label: str = ""
     """What reports and model cards call the stage; empty: its name."""
 
-    def __call__(self, function: Callable[..., Counts]) -> Stage:
-        """Enters the stage in `STAGES` and returns it."""
-        made = Stage(function, self)
-        STAGES[made.name] = made
-        return made
-
 
 class Stage:
     """A stage of the pipeline; calling it inside a flow gives the artifact, from the store or newly built."""
 
-    def __init__(self, function: Callable[..., Counts], options: stage) -> None:
+    def __init__(self, function: Callable[..., Counts], options: StageOptions) -> None:
         functools.update_wrapper(self, function)
         self.name = function.__name__
         self.options = options
         self.config_class: type[Config] = typing.get_type_hints(function)["config"]
-        self.modules = [function.__module__, *process_modules(options.process)]
+        process = (
+            [options.process, f"{options.process}.__main__"] if options.process else []
+        )  # a package has the latter
+        self.modules = [function.__module__, *process]
         self._function = function
         self._task = prefect.task(
             name=self.name,
             description=inspect.getdoc(function),
-            cache_policy=CachePolicy.from_cache_key_fn(cache_key),
+            cache_policy=CachePolicy.from_cache_key_fn(lambda _, values: f"{self.name}-{values['key'].fingerprint}"),
             persist_result=True,
             result_serializer="json",
             retries=2,
@@ -244,16 +241,6 @@ class Stage:
         return artifact
 
 
-def process_modules(process: str | None) -> list[str]:
-    """Returns the modules that `python -m process` runs: the module, and its `__main__` if it is a package."""
-    return [process, f"{process}.__main__"] if process else []
-
-
-def cache_key(context: Any, parameters: dict[str, Any]) -> str:
-    """Returns Prefect's cache key of a stage run: its name and fingerprint."""
-    return f"{context.task.name}-{parameters['key'].fingerprint}"
-
-
 def is_transient(task: Any, task_run: Any, state: Any) -> bool:
     """Returns whether a failed task run is worth another try."""
     try:
@@ -307,6 +294,19 @@ def git_commit() -> str | None:
     except OSError:
         return None
     return result.stdout.strip() or None
+
+
+def stage(**options: Any) -> Callable[[Callable[..., Counts]], Stage]:
+    """Returns the decorator that makes a stage of `function(build, *inputs, config) -> Counts`.
+
+    The options are those of `StageOptions`. The stage stands in `STAGES`.
+    """
+
+    def decorate(function: Callable[..., Counts]) -> Stage:
+        STAGES[function.__name__] = Stage(function, StageOptions(**options))
+        return STAGES[function.__name__]
+
+    return decorate
 
 
 training = functools.partial(

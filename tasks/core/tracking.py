@@ -97,8 +97,9 @@ class Tracker:
         if found:
             return str(found.experiment_id)
         try:
-            location = {} if self.uri.startswith("http") else {"artifact_location": artifact_root(self.uri)}
-            return str(self.client.create_experiment(EXPERIMENT, **location))
+            beside = Path(self.uri.removeprefix("sqlite:///")).with_name("artifacts").as_uri()
+            location = None if self.uri.startswith("http") else beside  # a server has a place of its own
+            return str(self.client.create_experiment(EXPERIMENT, artifact_location=location))
         except MlflowException:  # another process was quicker
             return str(self.client.get_experiment_by_name(EXPERIMENT).experiment_id)
 
@@ -241,11 +242,6 @@ class Tracker:
             for stage, digest, role in named
         ]
         self.client.log_inputs(run_id, datasets=datasets)
-
-
-def artifact_root(uri: str) -> str:
-    """Returns where MLflow keeps its files when it writes to SQLite directly: beside the database."""
-    return Path(uri.removeprefix("sqlite:///")).with_name("artifacts").as_uri()
 
 
 def metric_name(name: str) -> str:

@@ -125,7 +125,7 @@ def test_the_files_do_not_change_the_result(tmp_path: Path, benchmarks: Decontam
 # ---------------------------------------------------------------- the canary check
 
 
-def test_planted_items_never_get_out(tmp_path: Path, benchmarks: DecontaminateConfig) -> None:
+def test_canary_items_never_get_out(tmp_path: Path, benchmarks: DecontaminateConfig) -> None:
     run = StageRun(decontaminate, corpus(), tmp_path / "run", benchmarks)
     figures = {name: value for name, value in run.counts.figures.items() if name.startswith("planted")}
     kind = "planted benchmark item"

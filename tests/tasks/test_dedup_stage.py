@@ -258,7 +258,7 @@ def test_a_document_of_nothing_but_repeated_paragraphs_is_dropped(tmp_path: Path
 # ---------------------------------------------------------------- the canary check
 
 
-def test_planted_copies_are_found_and_never_get_out(tmp_path: Path) -> None:
+def test_canaries_are_found_and_never_get_out(tmp_path: Path) -> None:
     documents = make_corpus(seed=9)
     run = build_stage(documents, tmp_path)
     names = {name: value for name, value in run.counts.figures.items() if name.startswith("planted")}
@@ -268,7 +268,7 @@ def test_planted_copies_are_found_and_never_get_out(tmp_path: Path) -> None:
     assert not any("planted" in row["text"] for row in run.rows("documents-*"))
 
 
-def test_copies_planted_among_hundreds_of_like_pages_are_found(tmp_path: Path) -> None:
+def test_canaries_among_hundreds_of_like_pages_are_found(tmp_path: Path) -> None:
     template = prose(300, "template")
     documents = [make_document(edited(template, 2, i), f"https://site/{i:03d}") for i in range(250)]
     config = replace(CONFIG, canary_check=replace(CONFIG.canary_check, max_reason_share=1))

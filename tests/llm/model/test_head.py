@@ -52,7 +52,7 @@ def test_improbable_targets_have_a_finite_loss():
     assert summed_nll(features, head, torch.tensor([0]), torch.float32).item() == pytest.approx(500.0)
 
 
-def test_targets_below_zero_are_not_learned():
+def test_targets_below_zero_are_outside_of_the_loss_mask():
     features, head, targets = inputs()
     targets[::3] = -100
     expected = F.cross_entropy(features @ head.T, targets, reduction="sum")

@@ -94,7 +94,7 @@ def test_every_stage_stands_right_of_what_it_reads(graph):
     assert all(place[source][0] < place[name][0] for name, inputs in graph.items() for source in inputs)
 
 
-def test_places_do_not_depend_on_the_order_of_stages():
+def test_positions_do_not_depend_on_the_order_of_stages():
     drawing = draw(nodes(PIPELINE))
     backwards = draw(nodes(PIPELINE)[::-1])
     assert boxes(drawing) == boxes(backwards)

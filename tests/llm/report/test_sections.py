@@ -21,7 +21,7 @@ def test_reasons_come_by_frequency_with_their_counts_and_at_most_n_samples(tmp_p
     assert all(example in items for sample in found for example in sample.examples)
 
 
-def test_refused_addresses_and_skipped_records_show_their_story(tmp_path):
+def test_refused_addresses_and_skipped_records_show_their_detail(tmp_path):
     refused = [{"url": "http://a/", "reason": "robots"}, {"url": "http://b/", "reason": "http 500: after 2 tries"}]
     write_table(tmp_path / "refused.parquet", pa.Table.from_pylist(refused))
     skipped = [{"file": "a.warc.gz", "place": "byte 12", "reason": "damaged: no gzip member"}]

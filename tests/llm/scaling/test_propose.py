@@ -43,7 +43,7 @@ def test_the_best_is_better_than_its_neighbours_and_near_the_formula(endless: Pr
     assert found.n_matmul_params == pytest.approx(PUBLISHED.n_opt(BUDGET), rel=0.4)
 
 
-def test_a_corpus_is_good_for_the_budget_whose_best_length_is_four_passes(endless: Proposal) -> None:
+def test_a_corpus_is_good_for_the_budget_whose_best_length_is_four_epochs(endless: Proposal) -> None:
     n_unique = endless.n_tokens // 40
     useful = largest_useful(BUDGET, PUBLISHED, endless, n_unique)
     assert useful < BUDGET / 50
@@ -59,7 +59,7 @@ def test_a_budget_too_small_for_a_step_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("n", "text"), [(850_321, "850k"), (1_349_000, "1.3m"), (24e9, "24b"), (999_999, "1m")])
-def test_sizes_are_written_as_the_dial_reads_them(n: float, text: str) -> None:
+def test_sizes_are_written_as_model_size_reads_them(n: float, text: str) -> None:
     assert shown_size(n) == text
     assert math.isclose(n, float(text[:-1]) * {"k": 1e3, "m": 1e6, "b": 1e9}[text[-1]], rel_tol=0.05)
 

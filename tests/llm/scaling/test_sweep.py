@@ -57,7 +57,7 @@ def test_settings_follow_from_the_runs_own_size_and_the_rest_is_the_recipes() ->
     assert small.config.loop == replace(BASE.loop, seed=0, eval_every=small.config.n_steps, n_sample_tokens=0)
 
 
-def test_rates_follow_the_dials_powers_below_its_smallest_width_too() -> None:
+def test_rates_follow_the_presets_powers_below_their_smallest_width_too() -> None:
     """From width 128 to 768, two and a half doublings (2.585), rates fall to a fifth and weights to a third."""
     shapes = tuple(SweepShape(d_model=width, n_layers=2) for width in (16, 32, 64, 128))
     runs, _ = planned_runs(replace(SWEEP, shapes=shapes, budgets=(1e12,), seeds=(0,)), BASE, CORPUS)

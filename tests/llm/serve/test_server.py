@@ -180,7 +180,7 @@ def test_what_asks_for_nothing_is_accepted(port: int) -> None:
     ("method", "path", "status"),
     [("GET", "/v1/nothing", 404), ("GET", CHAT, 405), ("GET", "/docs", 404), ("GET", "/v1/models/gpt-4", 404)],
 )
-def test_other_places_have_the_form_of_the_api_too(port: int, method: str, path: str, status: int) -> None:
+def test_other_endpoints_have_the_form_of_the_api_too(port: int, method: str, path: str, status: int) -> None:
     found, content = call(port, path, method=method)
     assert (found, content["error"]["type"]) == (status, "invalid_request_error")
 

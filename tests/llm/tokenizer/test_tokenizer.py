@@ -270,7 +270,7 @@ def write_documents(folder: Path, texts: list[str], held_out: list[bool], *, n_f
     return documents
 
 
-def test_held_out_documents_are_measured_but_not_learnt_from(tmp_path: Path) -> None:
+def test_held_out_documents_are_measured_but_not_trained_on(tmp_path: Path) -> None:
     texts = [*corpus(), "zyzzyva " * 500]
     write_documents(tmp_path / "documents", texts, [False] * 60 + [True])
     (tmp_path / "out").mkdir()

@@ -109,7 +109,7 @@ def test_the_newest_are_kept_and_those_that_are_retained(tmp_path):
 
 @pytest.mark.parametrize("file", ["model.safetensors", "training.safetensors", "state.json"])
 @pytest.mark.parametrize("damage", ["cut", "flip", "remove", "empty"])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(file, damage, tmp_path, caplog):
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(file, damage, tmp_path, caplog):
     checkpoints = saved(tmp_path, 1, 2)
     path = tmp_path / "step-00000002" / file
     content = path.read_bytes()

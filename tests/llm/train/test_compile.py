@@ -88,7 +88,7 @@ def test_batches_are_padded_to_one_shape():
     assert padded.learned().tolist() == [2, 4, IGNORED, 5, IGNORED, IGNORED]
 
 
-def test_a_padded_batch_is_learned_alike(objective):
+def test_a_padded_batch_has_the_same_loss(objective):
     draw = torch.Generator().manual_seed(1)
     tokens = torch.randint(40, (3, 12), generator=draw)
     is_learned = torch.rand(3, 11, generator=draw) < 0.6

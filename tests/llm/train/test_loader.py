@@ -42,7 +42,7 @@ def values(batches):
     return [(batch.inputs.tolist(), batch.targets.tolist()) for batch in batches]
 
 
-def test_targets_are_the_inputs_one_place_on():
+def test_targets_are_the_inputs_one_position_on():
     batch = rows_of([5, 6, 7, 8], [9, 10]).batch(np.array([1, 0]))
     assert batch.inputs.tolist() == [[9, 10, 0], [5, 6, 7]]
     assert batch.targets.tolist() == [[10, IGNORED, IGNORED], [6, 7, 8]]
@@ -56,7 +56,7 @@ def test_only_supervised_tokens_are_targets():
     assert (positions.tolist(), targets.tolist(), batch.n_learned) == ([1, 2, 4], [7, 8, 3], 3)
 
 
-def test_a_batch_learned_whole_has_no_positions():
+def test_a_batch_without_a_loss_mask_has_no_positions():
     batch = batch_of(np.array([[5, 6, 7], [8, 9, 10]], np.uint16))
     positions, targets = batch.positions, batch.learned()
     assert (positions, targets.tolist(), batch.n_learned) == (None, [6, 7, 9, 10], 4)

@@ -146,7 +146,7 @@ def test_frozen_weights_stay():
     assert "blocks.1.mlp.expand.weight" not in unchanged
 
 
-def test_muon_is_refused_for_weights_that_are_cut_up():
+def test_muon_is_refused_for_sharded_weights():
     model = tiny()
     model.blocks[0].mlp.expand.weight.placements = ()  # as those of a DTensor
     with pytest.raises(ValueError, match=r"optimizer.kind is 'muon', .* use 'adamw', or parallel.strategy 'ddp'"):

@@ -66,7 +66,7 @@ def test_a_classifier_points_to_the_figures_of_its_training(lineage: tuple[Store
     assert "**Classification**" in card
 
 
-def test_times_and_places_do_not_enter(lineage: tuple[Store, list[Artifact]], tmp_path: Path) -> None:
+def test_times_and_paths_do_not_enter(lineage: tuple[Store, list[Artifact]], tmp_path: Path) -> None:
     store, (*_, chat, scores) = lineage
     card = model_card("sourdough-x-chat", chat, store, scores)
     assert "2026" not in card

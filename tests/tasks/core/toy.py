@@ -11,7 +11,7 @@ from typing import Any
 from llm.config import Config, setting
 from llm.counts import Counts
 from tasks.core.build import Build
-from tasks.core.stage import Stage, stage
+from tasks.core.stage import Stage, StageOptions
 from tasks.core.store import Artifact
 
 
@@ -54,4 +54,4 @@ def squares(build: Build, source: Artifact, config: SquareConfig) -> Counts:
 
 def make_stage(function: Callable[..., Counts], **options: Any) -> Stage:
     """A stage that is not registered among the product's own."""
-    return Stage(function, stage(version=1, **options))
+    return Stage(function, StageOptions(version=1, **options))

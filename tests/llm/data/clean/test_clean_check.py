@@ -67,7 +67,7 @@ def test_the_check_works_with_every_filter_on() -> None:
     assert all(item.n_canaries > 0 for item in found.values())
 
 
-def test_texts_are_planted_in_whatever_their_language() -> None:
+def test_canaries_are_made_of_texts_in_whatever_language() -> None:
     for text, language in ((ENGLISH * 9, "en"), (CHINESE * 20, "zh")):
         found = check(texts(text), CleanConfig(languages=(language,)))
         assert [*found] == KINDS
@@ -85,7 +85,7 @@ def test_what_is_switched_off_is_not_checked() -> None:
     assert self_check([], CleanConfig(mask_pii=False)) == []
 
 
-def test_without_a_good_page_nothing_is_planted() -> None:
+def test_without_a_good_page_there_are_no_canaries() -> None:
     bad = tuple(WebPage(f"https://site/{n}", 200, "text/html", b"<p>no", "site") for n in range(5))
     assert [item.n_canaries for item in check(bad, CleanConfig()).values()] == [0] * len(KINDS)
 

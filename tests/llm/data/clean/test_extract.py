@@ -153,7 +153,7 @@ def test_a_page_of_nothing_but_links_gives_its_links() -> None:
     assert "Page number 7" in extract(f"<body>{NAV}</body>".encode()).text
 
 
-def test_a_short_page_is_not_filled_up_with_furniture() -> None:
+def test_a_short_page_is_not_padded_with_furniture() -> None:
     html = f"<body><nav>{NAV}</nav><main><p>Closed on Monday.</p></main><aside>{PROSE}</aside></body>"
     assert extract(html.encode()).text == "Closed on Monday."
 

@@ -50,7 +50,7 @@ def test_nothing_is_made_of_short_or_repetitive_texts() -> None:
     assert list(canary_copies(0, "again and again " * 200, 5, 0.8)) == []
 
 
-def test_planted_numbers_are_above_all_others_and_tell_their_origin() -> None:
+def test_numbers_of_canaries_are_above_all_others_and_tell_their_origin() -> None:
     numbers = np.array([Canary(7, "near", "").number, Canary(7, "control", "").number, 2 * 10**12])
     assert numbers[0] > FIRST_CANARY - 1
     assert is_canary(numbers).tolist() == [True, True, False]
@@ -58,7 +58,7 @@ def test_planted_numbers_are_above_all_others_and_tell_their_origin() -> None:
     assert [kind_of(number) for number in numbers[:2].tolist()] == ["near", "control"]
 
 
-def test_in_a_large_bucket_a_planted_copy_still_meets_its_original() -> None:
+def test_in_a_large_bucket_a_canary_still_meets_its_original() -> None:
     planted = np.array([Canary(document, "near", "").number for document in (3, 3, 99, 101)])
     numbers = np.arange(0, 204, 2)
     keys = np.array([0] * 100 + [7, 9], dtype=np.uint64)

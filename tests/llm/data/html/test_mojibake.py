@@ -51,7 +51,7 @@ def test_correct_text_stays(text: str) -> None:
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("times", [1, 2, 3])
 @pytest.mark.parametrize("codec", ["cp1252", "latin-1"])
-def test_mojibake_is_turned_back(text: str, times: int, codec: str) -> None:
+def test_mojibake_is_decoded(text: str, times: int, codec: str) -> None:
     spoilt = broken(text, times, codec)
     assert spoilt != text
     repaired, n_repaired = repair_mojibake(spoilt)
@@ -72,7 +72,7 @@ def test_mojibake_is_turned_back(text: str, times: int, codec: str) -> None:
         ("“the bakerâ€ and “loafâ€\ufffd.", "“the baker” and “loaf”."),
     ],
 )
-def test_a_spoilt_place_in_a_good_text_is_repaired_alone(spoilt: str, text: str) -> None:
+def test_a_spoilt_run_in_a_good_text_is_repaired_alone(spoilt: str, text: str) -> None:
     assert repair_mojibake(spoilt)[0] == text
 
 

@@ -118,7 +118,7 @@ def test_benchmark_items_have_four_different_answers_of_one_kind(tmp_path: Path)
     assert set(Counter(item["gold"] for item in items)) == {0, 1, 2, 3}
 
 
-def test_length_and_place_do_not_give_the_answer_away() -> None:
+def test_length_and_position_do_not_give_the_answer_away() -> None:
     rows = [row | {"answer": "x" * (20 + i * 7919 % 2000)} for i, row in enumerate(made_up_definitions(2000))]
     items = benchmark_items(rows, seed=0)
 

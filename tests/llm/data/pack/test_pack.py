@@ -73,7 +73,9 @@ def test_every_row_begins_with_a_document_and_pads_are_last(
 
 @settings(deadline=None, max_examples=50)
 @given(TEXTS, st.integers(2, 40))
-def test_every_token_of_a_document_is_in_one_place(tokenizer: Tokenizer, texts: list[str], context_length: int) -> None:
+def test_every_token_of_a_document_is_at_one_position(
+    tokenizer: Tokenizer, texts: list[str], context_length: int
+) -> None:
     """The metadata says where each token comes from; none is lost, none stands twice, nothing else is in a row."""
     shard = pack(texts, context_length, tokenizer)
     expected = {(f"document {i}", j): k for i, text in enumerate(texts) for j, k in enumerate(tokenizer.encode(text))}

@@ -92,7 +92,7 @@ def test_every_record_is_used_or_named(data, tmp_path):
     ]
 
 
-def test_the_books_of_each_file(data, tmp_path):
+def test_the_counts_of_each_file(data, tmp_path):
     artifact, _ = ingested(tmp_path, *sources(data))
     rows = pq.read_table(artifact / "files.parquet").to_pylist()
     assert [row["file"] for row in rows] == [

@@ -132,7 +132,7 @@ def test_merged_requests_hold_every_span_and_little_else():
         assert all(start - end <= MERGED_GAP_BYTES for (start, _), end in zip(inside[1:], ends, strict=False))
 
 
-def test_a_wrong_place_in_an_index_is_named(site, tmp_path):
+def test_a_wrong_position_in_an_index_is_named(site, tmp_path):
     start, length = ARCHIVES[NAMES[0]][2][3]
     rows = [(NAMES[0], start, length), (NAMES[0], start + 5, length)]
     write_index(tmp_path / "index", "jsonl", rows)

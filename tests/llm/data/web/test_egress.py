@@ -39,7 +39,7 @@ def test_what_the_recipe_names_is_allowed_at_that_port_only():
     assert "private" in policy.rejection_reason("other", "10.0.0.6", 80)
 
 
-def test_public_places_may_be_used_at_web_ports_only():
+def test_public_hosts_may_be_used_at_web_ports_only():
     policy = EgressPolicy(ports=(80, 443))
     assert policy.rejection_reason("example.org", "93.184.216.34", 443) is None
     assert "port 25" in policy.rejection_reason("example.org", "93.184.216.34", 25)

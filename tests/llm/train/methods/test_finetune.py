@@ -168,7 +168,7 @@ def test_an_example_is_shown_before_training(materials, tmp_path, caplog):
     assert "&lt;|document|&gt;" in page
 
 
-def test_replayed_sequences_are_learned_whole_among_the_examples(materials, tmp_path):
+def test_replayed_sequences_have_no_loss_mask_among_the_examples(materials, tmp_path):
     tokenizer = Tokenizer.load(materials.tokenizer_dir)
     chats = read_examples(materials.examples_dir / "train.parquet", tokenizer, 16).sequences
     shards = read_shards(materials.shards_dir, materials.tokenizer_dir).train

@@ -20,7 +20,7 @@ def test_examples_supervise_the_answer_and_the_end_of_turn(materials, tmp_path):
     assert learned == [*tokenizer.encode("bake it"), tokenizer.end_token]
 
 
-def test_examples_that_cannot_be_learned_are_counted(materials, tmp_path):
+def test_examples_that_cannot_be_trained_on_are_counted(materials, tmp_path):
     tokenizer = Tokenizer.load(materials.tokenizer_dir)
     chats = [chat("rye?", "bake"), chat("rye?", "bake " * 40), [{"role": "user", "content": "rye?"}]]
     write_chats(tmp_path / "a.parquet", chats)

@@ -147,7 +147,7 @@ def test_pairs_that_do_not_fit_are_dropped_and_counted(materials, tmp_path):
     assert (counts.n_in, counts.dropped) == (6, {"too long": 2})
 
 
-def test_a_question_that_the_evaluation_asks_is_not_learned(materials, tmp_path):
+def test_a_question_that_the_evaluation_asks_is_not_trained_on(materials, tmp_path):
     asked = [[{"role": "user", "content": f" {WORDS[0]} {WORDS[6]} "}, {"role": "assistant", "content": "yes"}]]
     (tmp_path / "examples").mkdir()
     write_chats(tmp_path / "examples" / "val.parquet", asked)

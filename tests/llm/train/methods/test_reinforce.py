@@ -165,7 +165,7 @@ def test_a_stopped_run_ends_with_the_same_bytes(materials, questions, tmp_path):
     assert artifact(tmp_path / "broken") == artifact(tmp_path / "unbroken")
 
 
-def test_a_question_that_the_evaluation_asks_is_not_learned(materials, questions, tmp_path):
+def test_a_question_that_the_evaluation_asks_is_not_trained_on(materials, questions, tmp_path):
     said = [f"{a} {b}?" for a in WORDS[:8] for b in WORDS[:2]]
     asked = [[{"role": "user", "content": text}, {"role": "assistant", "content": "a"}] for text in said]
     (tmp_path / "examples").mkdir()
