@@ -7,14 +7,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tasks import workspace
+from tasks.core import workspace
 
 workspace.configure()
 
 from flows.pipeline import stages_of
 from flows.recipe import load_recipe
 from llm.files import read_table
-from tasks.store import Store
+from tasks.core.store import Store
 
 REQUIRED = {
     ("base", "held-out documents", "bits per byte"),

@@ -22,19 +22,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from llm.data.clean import CleanConfig, clean_record
-from llm.data.documents import Document
-from llm.data.extract import extract
-from llm.data.filters.c4 import C4, c4
-from llm.data.filters.filters import Filters, apply_filters
-from llm.data.filters.fineweb import FineWeb, fineweb
-from llm.data.filters.gopher import GopherQuality, GopherRepetition, gopher_quality, gopher_repetition
-from llm.data.filters.parts import Failure, TextParts
+from llm.data.clean.clean import CleanConfig, clean_record
+from llm.data.clean.extract import extract
+from llm.data.clean.filters.c4 import C4, c4
+from llm.data.clean.filters.filters import Filters, apply_filters
+from llm.data.clean.filters.fineweb import FineWeb, fineweb
+from llm.data.clean.filters.gopher import GopherQuality, GopherRepetition, gopher_quality, gopher_repetition
+from llm.data.clean.filters.parts import Failure, TextParts
+from llm.data.clean.language import detect_language
+from llm.data.clean.pii import mask_pii
+from llm.data.clean.url_filter import BlockList
+from llm.data.common.warc_read import WebPage
 from llm.data.html.mojibake import repair_mojibake
-from llm.data.language import detect_language
-from llm.data.pii import mask_pii
-from llm.data.url_filter import BlockList
-from llm.data.warc_read import WebPage
+from llm.documents import Document
 
 FILTERS = Filters(
     gopher_repetition=GopherRepetition(),

@@ -66,7 +66,7 @@ def ours(job: dict[str, Any]) -> dict[str, Any]:
     from llm.evaluate.choices import score_prompts
     from llm.evaluate.prompts import few_shot_prompts
     from llm.model.files import load_model
-    from llm.tokenizer import Tokenizer
+    from llm.tokenizer.tokenizer import Tokenizer
 
     torch.set_num_threads(job["threads"])
     model, tokenizer = load_model(Path(job["model"])), Tokenizer.load(Path(job["model"]))
@@ -112,7 +112,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
     from llm.evaluate.benchmarks import read_benchmarks
     from llm.model.export import to_hf
     from llm.model.files import load_model
-    from llm.tokenizer import Tokenizer
+    from llm.tokenizer.tokenizer import Tokenizer
 
     items = options.data.resolve() / f"{options.benchmark}.jsonl"
     (benchmark,) = read_benchmarks(items, n_shots=0)

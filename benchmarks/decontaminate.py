@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.dedup import fresh_documents
-from llm.data.benchmark_items import BenchmarkItem
-from llm.data.decontaminate import DecontaminateConfig, build_index, put_into, read_benchmarks
-from llm.data.near.ngrams import split_words
-from llm.data.ngram_index import NgramIndex, find_ngrams
+from llm.data.common.ngrams import split_words
+from llm.data.decontaminate.decontaminate import DecontaminateConfig, build_index, put_into, read_benchmarks
+from llm.data.decontaminate.ngram_index import NgramIndex, find_ngrams
+from llm.data.user_files.benchmark_items import BenchmarkItem
 
 Pairs = set[tuple[int, int]]
 

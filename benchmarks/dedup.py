@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llm.data.dedup import DedupConfig, cluster_signatures, sign
+from llm.data.dedup.dedup import DedupConfig, cluster_signatures, sign
 
 NGRAM, THRESHOLD = 5, 0.8
 EDITS = ("substitute", "insert", "move", "surround")

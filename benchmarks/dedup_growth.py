@@ -24,8 +24,8 @@ from types import SimpleNamespace
 import numpy as np
 
 from llm.counts import Counts
-from llm.data.dedup import DedupConfig
-from llm.data.documents import Document, document_id, documents_table
+from llm.data.dedup.dedup import DedupConfig
+from llm.documents import Document, document_id, documents_table
 from llm.files import write_table
 
 FILE_DOCUMENTS = 10_000
@@ -64,9 +64,9 @@ def measure(folder: Path) -> dict[str, object]:
 
     A first run over few documents loads all code, so that its time does not count.
     """
-    from tasks.build import Build
+    from tasks.core.build import Build
+    from tasks.core.engine import EngineConfig
     from tasks.dedup import dedup
-    from tasks.engine import EngineConfig
 
     def run(name: str) -> Counts:
         (folder / f"{name}-out").mkdir()

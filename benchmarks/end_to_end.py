@@ -23,7 +23,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from llm.data.warc_write import PAGE_SCHEMA, encode_record
+from llm.data.common.warc_write import PAGE_SCHEMA, encode_record
 from llm.files import read_table, write_table
 
 
@@ -65,11 +65,11 @@ def page_row(truth: dict[str, Any], body: bytes, offset: int) -> dict[str, Any]:
 def run_ours(pages: Path, work: Path) -> None:
     """Runs our stages as the pipeline does, without Prefect; prints one line of JSON as the peer does."""
     from flows.recipe import load_recipe
-    from tasks.build import Build
     from tasks.clean import clean
+    from tasks.core.build import Build
+    from tasks.core.engine import EngineConfig
+    from tasks.core.store import Artifact
     from tasks.dedup import dedup
-    from tasks.engine import EngineConfig
-    from tasks.store import Artifact
 
     recipe = load_recipe("conf/commoncrawl.yaml")
     cpu, wall, counts = {}, {}, {}

@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from llm.data.documents import document_files
+from llm.documents import document_files
 from llm.files import read_table
 
 PARTS = ("library", "c-api", "whatsnew", "howto", "reference")

@@ -20,9 +20,9 @@ import torch
 from llm.files import read_table
 from llm.model.export import to_hf
 from llm.model.files import load_model
-from llm.tokenizer import Tokenizer
-from llm.train.answers import PairTokens, rendered
-from llm.train.prefer import PreferenceObjective, read_pairs_table
+from llm.tokenizer.tokenizer import Tokenizer
+from llm.train.methods.answers import PairTokens, rendered
+from llm.train.methods.prefer import PreferenceObjective, read_pairs_table
 
 N_PAIRS = 32
 

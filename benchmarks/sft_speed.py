@@ -24,12 +24,12 @@ import torch
 from llm.files import read_table
 from llm.model.export import to_hf
 from llm.model.files import load_model
-from llm.tokenizer import Tokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 from llm.train.config import LoopConfig, ResolvedOptimizer
 from llm.train.device import choose_dtype
-from llm.train.examples import Chats, read_examples
 from llm.train.loader import batch_of, step_rows
 from llm.train.loss import Objective
+from llm.train.methods.examples import Chats, read_examples
 from llm.train.optimizer import make_optimizer
 
 BATCH_SIZE, N_STEPS = 32, 6

@@ -27,8 +27,8 @@ from pathlib import Path
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 
-from llm.data.documents import read_documents
-from llm.tokenizer import TOKENIZER_FILE, Tokenizer
+from llm.documents import read_documents
+from llm.tokenizer.tokenizer import TOKENIZER_FILE, Tokenizer
 
 VOCAB_SIZES = (4096, 32768)
 N_ROUNDS = 5

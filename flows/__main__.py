@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from tasks import workspace
+from tasks.core import workspace
 
 if TYPE_CHECKING:
     from .show import ConsoleDisplay
@@ -263,7 +263,7 @@ def export(
     from llm.model.classifier import is_classifier, load_classifier
     from llm.model.export import classifier_to_hf, to_gguf, to_hf
     from llm.model.files import load_model
-    from llm.tokenizer import Tokenizer
+    from llm.tokenizer.tokenizer import Tokenizer
 
     from .models import find_model
 
@@ -307,7 +307,7 @@ def dropped(
     n: Annotated[int, typer.Option("-n", help="Documents to show for each reason.", min=1)] = 5,
 ) -> None:
     """Show documents that the newest artifact of a stage left out, with the reason and the text's beginning."""
-    from tasks.store import Store
+    from tasks.core.store import Store
 
     from .show import dropped_table
 
@@ -320,9 +320,9 @@ def dropped(
 @app.command()
 def track() -> None:
     """Send what MLflow has missed: artifacts that were built while it could not be reached."""
-    from tasks.registry import replay_registrations
-    from tasks.store import Store
-    from tasks.tracking import Tracker, replay
+    from tasks.core.registry import replay_registrations
+    from tasks.core.store import Store
+    from tasks.core.tracking import Tracker, replay
 
     tracker, store = Tracker(), Store(workspace.workspace() / "store")
     n_sent = replay(store, tracker)
@@ -354,7 +354,7 @@ def ui(
 
 def shown(call: Callable[[], object]) -> ConsoleDisplay:
     """Runs a flow with progress on the console."""
-    from tasks import session
+    from tasks.core import session
 
     from .show import ConsoleDisplay
 
@@ -368,7 +368,7 @@ def explained(
     recipe: Path, overrides: list[str] | None, from_: str | None = None, force: list[str] | None = None
 ) -> Any:
     """A session that has decided about every stage and built nothing."""
-    from tasks.session import running
+    from tasks.core.session import running
 
     from . import pipeline
     from .recipe import load_recipe
@@ -404,7 +404,7 @@ def summary(shown: ConsoleDisplay) -> None:
 
 def all_artifacts() -> list[Any]:
     """Every artifact of the workspace."""
-    from tasks.store import Store
+    from tasks.core.store import Store
 
     store = Store(workspace.workspace() / "store")
     return [artifact for name in store.stages() for artifact in store.artifacts(name)]
@@ -419,7 +419,7 @@ def main() -> None:
     except Exception as error:
         if type(error).__name__ != "StageError":
             raise
-        from tasks.stage import TRANSIENT
+        from tasks.core.stage import TRANSIENT
 
         if not isinstance(error.__cause__, (ValueError, OSError, type(None), *TRANSIENT)):
             traceback.print_exception(error.__cause__)

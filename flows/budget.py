@@ -20,7 +20,7 @@ from llm.scaling.propose import (
 )
 from llm.train.resolve import resolve
 from llm.train.throughput import PEAK_FLOPS, flops_per_second
-from tasks.session import Session
+from tasks.core.session import Session
 
 from .recipe import Recipe
 

@@ -13,11 +13,11 @@ from rich.table import Table
 
 from llm.evaluate.comparison import ScorePair, score_pairs
 from llm.evaluate.scores import ANSWERS_FILE, read_lines
-from llm.evaluate.statistics import Estimate
 from llm.model.generate import Sampling
 from llm.model.size import n_params
 from llm.serve.answer import Answer, LoadedModel
-from tasks.store import Artifact
+from llm.statistics import Estimate
+from tasks.core.store import Artifact
 
 from .chat import printable
 from .models import FoundModel, find_model, load_found, store

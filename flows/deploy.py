@@ -14,7 +14,7 @@ from typing import Any
 
 from llm.files import remove, write_json
 from llm.process import die_with_parent
-from tasks.workspace import SERVERS_FILE, answers, workspace
+from tasks.core.workspace import SERVERS_FILE, answers, workspace
 
 HOST = "127.0.0.1"
 START_SECONDS = 120

@@ -17,8 +17,7 @@ from llm.evaluate.gate import decide
 from llm.evaluate.metrics import DEFINITIONS, DOCUMENTS, EXAMPLES
 from llm.evaluate.scores import Items, read_items, read_scores
 from llm.files import exclusive_lock
-from tasks.evaluate import evaluate
-from tasks.registry import (
+from tasks.core.registry import (
     CANDIDATE,
     CHAMPION,
     Version,
@@ -27,11 +26,12 @@ from tasks.registry import (
     register,
     registered_name,
 )
-from tasks.session import Session, running
-from tasks.store import Artifact
-from tasks.timeline import guarded
-from tasks.tracking import Tracker
-from tasks.workspace import workspace
+from tasks.core.session import Session, running
+from tasks.core.store import Artifact
+from tasks.core.timeline import guarded
+from tasks.core.tracking import Tracker
+from tasks.core.workspace import workspace
+from tasks.evaluate import evaluate
 
 from .pipeline import build_model, new_session, tracked
 from .recipe import Recipe, load_recipe

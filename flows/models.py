@@ -10,13 +10,13 @@ from llm.model.files import WEIGHTS_FILE
 from llm.serve.answer import LoadedModel, load, use_few_threads
 from llm.serve.classify import LoadedClassifier
 from llm.serve.classify import load as load_classifier
-from tasks.registry import CANDIDATE, CHAMPION, PREFIX, all_versions
-from tasks.store import Artifact, Store
-from tasks.tracking import Tracker
-from tasks.workspace import workspace
+from tasks.core.registry import CANDIDATE, CHAMPION, PREFIX, all_versions
+from tasks.core.store import Artifact, Store
+from tasks.core.tracking import Tracker
+from tasks.core.workspace import workspace
 
 if TYPE_CHECKING:
-    from tasks.stage import ModelKind
+    from tasks.core.stage import ModelKind
 
 N_DIGITS = 12
 

@@ -12,12 +12,17 @@ from prefect.runtime import flow_run
 
 from tasks.classify import classify
 from tasks.clean import clean
+from tasks.core.fingerprint import code_closure
+from tasks.core.session import Session, running
+from tasks.core.stage import Stage
+from tasks.core.store import Artifact, Store
+from tasks.core.tracking import Tracker
+from tasks.core.workspace import workspace
 from tasks.crawl import crawl
 from tasks.decontaminate import decontaminate
 from tasks.dedup import dedup
 from tasks.evaluate import evaluate
 from tasks.finetune import finetune
-from tasks.fingerprint import code_closure
 from tasks.ingest import ingest
 from tasks.instruct import instruct
 from tasks.prefer import prefer
@@ -25,13 +30,8 @@ from tasks.pretrain import pretrain
 from tasks.reference import reference
 from tasks.reinforce import reinforce
 from tasks.report import report
-from tasks.session import Session, running
 from tasks.shard import shard
-from tasks.stage import Stage
-from tasks.store import Artifact, Store
 from tasks.tokenizer import tokenizer
-from tasks.tracking import Tracker
-from tasks.workspace import workspace
 
 from .recipe import Recipe
 from .registration import registered

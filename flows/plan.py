@@ -12,7 +12,7 @@ from llm.train.memory import needed_bytes, require_memory
 from llm.train.parallel import World
 from llm.train.resolve import Resolved, resolve
 from llm.train.throughput import flops_per_second
-from tasks.session import Outcome, Session
+from tasks.core.session import Outcome, Session
 
 from .recipe import Recipe
 

@@ -16,26 +16,32 @@ from pydantic import TypeAdapter, ValidationError
 from yaml import YAMLError
 
 from llm.config import Config
-from llm.data.clean import CleanConfig
-from llm.data.decontaminate import DecontaminateConfig
-from llm.data.dedup import DedupConfig
+from llm.data.clean.clean import CleanConfig
+from llm.data.decontaminate.decontaminate import DecontaminateConfig
+from llm.data.dedup.dedup import DedupConfig
 from llm.data.instruct.config import InstructConfig
-from llm.data.pack import ShardConfig
+from llm.data.pack.pack import ShardConfig
 from llm.data.sources.ingest import IngestConfig
 from llm.data.web.config import CrawlConfig
 from llm.evaluate.config import EvaluateConfig
 from llm.evaluate.gate import GateConfig
-from llm.imported_tokenizer import import_tokenizer
 from llm.model.published import published_shape
 from llm.model.shape import GPTConfig
 from llm.report.report import ReportConfig
 from llm.scaling.config import ScalingConfig
-from llm.tokenizer import TokenizerConfig
+from llm.tokenizer.imported_tokenizer import import_tokenizer
+from llm.tokenizer.training import TokenizerConfig
 from llm.train.config import PretrainConfig
-from llm.train.method_configs import ClassifyConfig, FinetuneConfig, PreferConfig, ReferenceConfig, ReinforceConfig
+from llm.train.methods.config import (
+    ClassifyConfig,
+    FinetuneConfig,
+    PreferConfig,
+    ReferenceConfig,
+    ReinforceConfig,
+)
 from llm.train.resolve import resolve
-from tasks.engine import EngineConfig
-from tasks.session import OnCodeChange
+from tasks.core.engine import EngineConfig
+from tasks.core.session import OnCodeChange
 
 
 @dataclass(frozen=True, kw_only=True)

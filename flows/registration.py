@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 from prefect.events import emit_event
 
-from tasks.registry import CANDIDATE, Version, evaluation_of, mark, register, registered_name
-from tasks.session import Session
-from tasks.store import Artifact
-from tasks.timeline import guarded
+from tasks.core.registry import CANDIDATE, Version, evaluation_of, mark, register, registered_name
+from tasks.core.session import Session
+from tasks.core.store import Artifact
+from tasks.core.timeline import guarded
 
 CANDIDATE_EVENT = "sourdough.model.candidate"
 """Emitted when an evaluated model waits for the gate."""

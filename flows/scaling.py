@@ -7,11 +7,11 @@ import prefect
 from llm.files import read_json
 from llm.scaling.config import ScalingConfig
 from llm.scaling.sweep import Corpus, Run, planned_runs
-from tasks.fingerprint import code_closure
+from tasks.core.fingerprint import code_closure
+from tasks.core.session import Session, running
+from tasks.core.store import Artifact
 from tasks.pretrain import pretrain
 from tasks.scaling import scaling as scaling_stage
-from tasks.session import Session, running
-from tasks.store import Artifact
 
 from .pipeline import build_model, new_session, tracked
 from .recipe import Recipe

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from llm.files import read_json, read_table
 from llm.scaling.fit import FIT_FILE, POINTS_FILE
-from tasks.store import Artifact
+from tasks.core.store import Artifact
 
 
 def result_tables(artifact: Artifact) -> Iterable[Table]:

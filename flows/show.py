@@ -20,12 +20,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from llm.data.drops import sample_dropped
+from llm.data.common.drops import sample_dropped
 from llm.evaluate.metrics import PROGRESS
 from llm.evaluate.scores import read_scores
-from tasks.build import Listener
-from tasks.session import Display, Outcome
-from tasks.store import Artifact
+from tasks.core.build import Listener
+from tasks.core.session import Display, Outcome
+from tasks.core.store import Artifact
 
 LINE_SECONDS = 10.0
 """Without a terminal, progress is a line in this time."""

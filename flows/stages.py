@@ -9,7 +9,7 @@ from typing import Any
 import prefect
 
 from llm.config import Config
-from tasks.session import running
+from tasks.core.session import running
 
 from .pipeline import PIPELINE, build_model, new_session, stages_of, tracked
 from .recipe import Recipe, load_recipe

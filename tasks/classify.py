@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from llm.counts import Counts
-from llm.data.json_records import record_files
-from llm.data.labelled import read_labelled
-from llm.train.method_configs import ClassifyConfig
+from llm.data.user_files.json_records import record_files
+from llm.data.user_files.labelled import read_labelled
+from llm.train.methods.config import ClassifyConfig
 
-from .build import Build
-from .stage import training
-from .store import Artifact
+from .core.build import Build
+from .core.stage import training
+from .core.store import Artifact
 
 
 def check(config: ClassifyConfig) -> None:
@@ -28,4 +28,4 @@ def check(config: ClassifyConfig) -> None:
 )
 def classify(build: Build, model: Artifact, config: ClassifyConfig) -> Counts:
     """A classifier, trained on labelled texts and held against baselines; a retry goes on at the last checkpoint."""
-    return build.train("llm.train.classify", config, model_dir=model.path)
+    return build.train("llm.train.methods.classify", config, model_dir=model.path)

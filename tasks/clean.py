@@ -6,15 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from llm.counts import Counts
-from llm.data.canary_check import require_found, require_shares
-from llm.data.clean import CleanConfig, clean_partition, record_slices
-from llm.data.clean_check import self_check
-from llm.data.drops import sample_dropped
-from llm.data.url_filter import load_block_list
+from llm.data.clean.clean import CleanConfig, clean_partition, record_slices
+from llm.data.clean.clean_check import self_check
+from llm.data.clean.url_filter import load_block_list
+from llm.data.common.canary_check import require_found, require_shares
+from llm.data.common.drops import sample_dropped
 
-from .build import Build
-from .stage import stage
-from .store import Artifact
+from .core.build import Build
+from .core.stage import stage
+from .core.store import Artifact
 
 
 @stage(

@@ -9,10 +9,10 @@ from llm.counts import Counts
 from llm.data.web.config import CrawlConfig
 from llm.data.web.site import resolve_site, serve
 
-from . import session
-from .build import Build
-from .stage import stage
-from .store import Artifact
+from .core import session
+from .core.build import Build
+from .core.stage import stage
+from .core.store import Artifact
 
 
 @stage(version=1, process="llm.data.web.crawl", undigested=("fetched.parquet",), on_code_change="reuse")

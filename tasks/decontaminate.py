@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from llm.counts import Counts
-from llm.data.benchmark_items import benchmark_files
-from llm.data.canary_check import require_found, require_shares
-from llm.data.decontaminate import (
+from llm.data.common.canary_check import require_found, require_shares
+from llm.data.common.drops import sample_dropped
+from llm.data.common.parts import document_parts
+from llm.data.decontaminate.decontaminate import (
     DecontaminateConfig,
     build_index,
     check_canaries,
@@ -18,14 +19,13 @@ from llm.data.decontaminate import (
     read_benchmarks,
     select_part,
 )
-from llm.data.documents import document_files
-from llm.data.drops import sample_dropped
-from llm.data.parts import document_parts
+from llm.data.user_files.benchmark_items import benchmark_files
+from llm.documents import document_files
 from llm.files import write_table
 
-from .build import Build
-from .stage import stage
-from .store import Artifact
+from .core.build import Build
+from .core.stage import stage
+from .core.store import Artifact
 
 
 @stage(version=1, external_files=lambda config: benchmark_files(config.benchmarks), check=read_benchmarks)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from llm.counts import Counts
-from llm.data.canary_check import require_found, require_shares
-from llm.data.dedup import DedupConfig
-from llm.data.documents import document_files
-from llm.data.drops import sample_dropped
-from llm.data.near.canaries import N_CANARIES
-from llm.data.near.dedup_select import (
+from llm.data.common.canary_check import require_found, require_shares
+from llm.data.common.drops import sample_dropped
+from llm.data.common.parts import document_parts, finished_folders, spread_numbers
+from llm.data.dedup.canaries import N_CANARIES
+from llm.data.dedup.dedup import DedupConfig
+from llm.data.dedup.select import (
     check_canaries,
     check_similarities,
     find_clusters,
@@ -22,13 +22,21 @@ from llm.data.near.dedup_select import (
     select_part,
     write_clusters,
 )
-from llm.data.near.dedup_steps import band_ranges, count_range, key_ranges, pair_band, scan_part, sign_part, verify_part
-from llm.data.near.signatures import StoredTexts, join_signatures
-from llm.data.parts import document_parts, finished_folders, spread_numbers
+from llm.data.dedup.signatures import StoredTexts, join_signatures
+from llm.data.dedup.steps import (
+    band_ranges,
+    count_range,
+    key_ranges,
+    pair_band,
+    scan_part,
+    sign_part,
+    verify_part,
+)
+from llm.documents import document_files
 
-from .build import Build
-from .stage import stage
-from .store import Artifact
+from .core.build import Build
+from .core.stage import stage
+from .core.store import Artifact
 
 
 @stage(version=2)

@@ -7,9 +7,9 @@ from llm.evaluate.benchmarks import check_benchmarks, external_files
 from llm.evaluate.config import EvaluateConfig
 from llm.evaluate.metrics import BASE, CHAT
 
-from .build import Build
-from .stage import stage
-from .store import Artifact
+from .core.build import Build
+from .core.stage import stage
+from .core.store import Artifact
 
 
 @stage(version=1, external_files=external_files, check=check_benchmarks)

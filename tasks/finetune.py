@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from llm.counts import Counts
-from llm.train.method_configs import FinetuneConfig
+from llm.train.methods.config import FinetuneConfig
 
-from .build import Build
-from .stage import training
-from .store import Artifact
+from .core.build import Build
+from .core.stage import training
+from .core.store import Artifact
 
 
 @training(version=1, makes="chat", label="Supervised fine-tuning")
@@ -17,7 +17,7 @@ def finetune(
     """A model that answers, trained on the answers of the examples, perhaps with some sequences of the shards among
     them; a retry goes on at the last checkpoint."""
     return build.train(
-        "llm.train.finetune",
+        "llm.train.methods.finetune",
         config,
         base_dir=base.path,
         examples_dir=examples.path,

@@ -4,9 +4,9 @@ from llm.counts import Counts
 from llm.data.sources.ingest import IngestConfig, ingest_partition, plan, put_together
 from llm.data.sources.locate import external_files
 
-from . import session
-from .build import Build, place
-from .stage import stage
+from .core import session
+from .core.build import Build, place
+from .core.stage import stage
 
 
 @stage(version=1, external_files=lambda config: external_files(config.sources))

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from llm.counts import Counts
+from llm.data.common.warc_read import page_slices
 from llm.data.instruct.config import InstructConfig
 from llm.data.instruct.definitions import extract_definitions
 from llm.data.instruct.sources import check_sources, external_files, read_sources
 from llm.data.instruct.split import overall_counts, write_examples
-from llm.data.warc_read import page_slices
 
-from . import session
-from .build import Build, place
-from .stage import stage
-from .store import Artifact
+from .core import session
+from .core.build import Build, place
+from .core.stage import stage
+from .core.store import Artifact
 
 
 @stage(version=2, external_files=external_files, check=check_sources)

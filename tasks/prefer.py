@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from llm.counts import Counts
-from llm.train.method_configs import PreferConfig
+from llm.train.methods.config import PreferConfig
 
-from .build import Build
-from .stage import training
-from .store import Artifact
+from .core.build import Build
+from .core.stage import training
+from .core.store import Artifact
 
 
 @training(version=1, makes="chat", label="Preference optimisation (DPO)")
 def prefer(build: Build, chat: Artifact, reference: Artifact, config: PreferConfig) -> Counts:
     """The chat model, trained on preference pairs (DPO); a retry goes on at the last checkpoint."""
-    return build.train("llm.train.prefer", config, model_dir=chat.path, reference_dir=reference.path)
+    return build.train("llm.train.methods.prefer", config, model_dir=chat.path, reference_dir=reference.path)

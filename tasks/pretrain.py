@@ -6,12 +6,12 @@ from pathlib import Path
 
 from llm.counts import Counts
 from llm.model.published import published_files
-from llm.tokenizer import TOKENIZER_FILE
+from llm.tokenizer.tokenizer import TOKENIZER_FILE
 from llm.train.config import PretrainConfig
 
-from .build import Build
-from .stage import training
-from .store import Artifact
+from .core.build import Build
+from .core.stage import training
+from .core.store import Artifact
 
 
 def external_files(config: PretrainConfig) -> list[Path]:
@@ -23,4 +23,4 @@ def external_files(config: PretrainConfig) -> list[Path]:
 @training(version=1, makes="base", label="Pretraining", external_files=external_files)
 def pretrain(build: Build, shards: Artifact, vocabulary: Artifact, config: PretrainConfig) -> Counts:
     """A model that predicts the next token, trained in a process of its own; a retry goes on at the last checkpoint."""
-    return build.train("llm.train.pretrain", config, shards_dir=shards.path, tokenizer_dir=vocabulary.path)
+    return build.train("llm.train.methods.pretrain", config, shards_dir=shards.path, tokenizer_dir=vocabulary.path)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from llm.counts import Counts
-from llm.data.json_records import record_files
-from llm.data.pairs import read_pairs
-from llm.train.method_configs import ReferenceConfig
+from llm.data.user_files.json_records import record_files
+from llm.data.user_files.pairs import read_pairs
+from llm.train.methods.config import ReferenceConfig
 
-from .build import Build
-from .stage import training
-from .store import Artifact
+from .core.build import Build
+from .core.stage import training
+from .core.store import Artifact
 
 
 @training(
@@ -20,4 +20,4 @@ from .store import Artifact
 )
 def reference(build: Build, chat: Artifact, examples: Artifact, config: ReferenceConfig) -> Counts:
     """Preference pairs with the chat model's log-probabilities of their answers: DPO's reference, computed once."""
-    return build.train("llm.train.reference", config, model_dir=chat.path, examples_dir=examples.path)
+    return build.train("llm.train.methods.reference", config, model_dir=chat.path, examples_dir=examples.path)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from llm.counts import Counts
-from llm.data.json_records import record_files
-from llm.data.questions import read_questions
-from llm.train.method_configs import ReinforceConfig
+from llm.data.user_files.json_records import record_files
+from llm.data.user_files.questions import read_questions
+from llm.train.methods.config import ReinforceConfig
 
-from .build import Build
-from .stage import training
-from .store import Artifact
+from .core.build import Build
+from .core.stage import training
+from .core.store import Artifact
 
 
 @training(
@@ -21,4 +21,4 @@ from .store import Artifact
 )
 def reinforce(build: Build, chat: Artifact, examples: Artifact, config: ReinforceConfig) -> Counts:
     """The chat model, trained on the rewards of its own answers (GRPO); a retry goes on at the last checkpoint."""
-    return build.train("llm.train.reinforce", config, model_dir=chat.path, examples_dir=examples.path)
+    return build.train("llm.train.methods.reinforce", config, model_dir=chat.path, examples_dir=examples.path)

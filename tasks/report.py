@@ -5,9 +5,9 @@ from __future__ import annotations
 from llm.counts import Counts
 from llm.report.report import ReportConfig, StageSummary, write_report
 
-from .build import Build
-from .stage import stage
-from .store import Artifact
+from .core.build import Build
+from .core.stage import stage
+from .core.store import Artifact
 
 
 @stage(version=1, reads_counts=True)

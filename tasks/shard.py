@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from llm.counts import Counts
-from llm.data.documents import document_files
-from llm.data.pack import ShardConfig, finish_shards, pack_partition
+from llm.data.pack.pack import ShardConfig, finish_shards, pack_partition
+from llm.documents import document_files
 
-from .build import Build
-from .stage import stage
-from .store import Artifact
+from .core.build import Build
+from .core.stage import stage
+from .core.store import Artifact
 
 
 @stage(version=1)

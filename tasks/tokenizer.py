@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from llm.counts import Counts
-from llm.imported_tokenizer import import_tokenizer
-from llm.tokenizer import TOKENIZER_FILE, TokenizerConfig, train_tokenizer
+from llm.tokenizer.imported_tokenizer import import_tokenizer
+from llm.tokenizer.tokenizer import TOKENIZER_FILE
+from llm.tokenizer.training import TokenizerConfig, train_tokenizer
 
-from .build import Build
-from .stage import stage
-from .store import Artifact
+from .core.build import Build
+from .core.stage import stage
+from .core.store import Artifact
 
 
 def external_files(config: TokenizerConfig) -> list[Path]:

@@ -17,7 +17,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # the tests run in two processes
 for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
     os.environ.pop(name, None)
 
-from tasks import workspace  # noqa: E402
+from tasks.core import workspace  # noqa: E402
 
 workspace.configure()
 

@@ -25,8 +25,8 @@ from scipy.sparse.csgraph import connected_components
 from benchmarks import house
 from flows.__main__ import app
 from flows.recipe import load_recipe
-from tasks.fingerprint import code_closure
-from tasks.stage import STAGES
+from tasks.core.fingerprint import code_closure
+from tasks.core.stage import STAGES
 
 ROOT = house.ROOT
 TEXTS = [
@@ -194,7 +194,7 @@ def test_no_folders_import_each_other_in_a_circle() -> None:
     assert house.circles(house.folder_graph(MODULES, GRAPH)) == []
 
 
-@pytest.mark.xfail(strict=True, reason="llm/data/filters/__init__.py still holds code")
+@pytest.mark.xfail(strict=True, reason="llm/data/clean/filters/__init__.py still holds code")
 def test_packages_hold_at_most_a_docstring() -> None:
     packages = [module for module in MODULES.values() if module.name == module.folder]
     assert [module.name for module in packages if len(module.tree.body) > 1 or house.n_statements(module)] == []

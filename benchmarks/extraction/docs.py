@@ -15,7 +15,7 @@ from pathlib import Path
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from llm.data.extract import extract
+from llm.data.clean.extract import extract
 
 from .pages import word_list
 

@@ -22,7 +22,7 @@ import numpy as np
 import trafilatura
 from bs4 import BeautifulSoup
 
-from llm.data.extract import extract_with
+from llm.data.clean.extract import extract_with
 from llm.data.html.block_model import BlockModel, model_from
 
 from .pages import SEED, LabelledPage, read_pages, split_pages, word_f1

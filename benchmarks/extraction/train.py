@@ -21,7 +21,7 @@ from typing import Any
 import lightgbm
 import numpy as np
 
-from llm.data.extract import page_blocks
+from llm.data.clean.extract import page_blocks
 from llm.data.html.block_columns import MAX_NAMES, WordScores, block_columns, name_keys, text_keys
 from llm.data.html.block_model import MODEL_FILE
 from llm.data.html.blocks import Blocks

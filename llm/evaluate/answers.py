@@ -20,7 +20,7 @@ import numpy as np
 from ..files import read_table
 from ..model.generate import BATCH_SIZE, Sampling, generate_batch
 from ..model.gpt import GPT
-from ..tokenizer import Tokenizer
+from ..tokenizer.tokenizer import Tokenizer
 from .likelihood import Advance, token_log_likelihoods
 from .metrics import ANSWER_LOSS, ENDED, EXACT_MATCH, EXAMPLES, TOKEN_F1
 from .scores import Units

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..data.documents import Document
+from ..documents import Document
 from ..model.gpt import GPT
-from ..tokenizer import Tokenizer
+from ..statistics import Estimate
+from ..tokenizer.tokenizer import Tokenizer
 from .likelihood import Advance, token_log_likelihoods
 from .metrics import BITS_PER_BYTE, DOCUMENTS, XZ
 from .scores import Score, Units
-from .statistics import Estimate
 
 MAX_SOURCES = 12
 """Sources whose documents are scored by themselves at most, those with the most bytes."""

@@ -7,7 +7,8 @@ How a choice is picked decides what is measured:
   items. Were they drawn from p(choice), "choice i is the right one" would have the likelihood
   p(c_i | question) * prod over j != i of p(c_j), proportional to p(c_i | question) / p(c_i): PMI is the Bayes-optimal
   pick, and no property of the choice alone (length, common words) can win. (They are drawn among those that look
-  like the question, llm/data/four_choice.py, so this holds among them.) It was chosen before any score was seen.
+  like the question, llm/data/instruct/four_choice.py, so this holds among them.) It was chosen before any score was
+  seen.
 - `sum`: the largest ln p(choice | question), lm-eval's acc; prefers short and common texts.
 - `per byte`, `per character` (lm-eval's acc_norm): the same divided by the choice's length; prefers long and
   predictable texts.
@@ -23,22 +24,16 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from ..data.four_choice import n_shared_words
+from ..data.instruct.four_choice import n_shared_words
 from ..model.gpt import GPT
-from ..tokenizer import Tokenizer
+from ..statistics import Estimate, mean_of_means
+from ..tokenizer.tokenizer import Tokenizer
 from .benchmarks import Benchmark, Pick
 from .core_set import CORE_TASKS, centred
 from .likelihood import Advance, Scored, score
-from .metrics import (
-    ACCURACY,
-    CENTRED,
-    CORE,
-    CORE_SCORE,
-    Metric,
-)
+from .metrics import ACCURACY, CENTRED, CORE, CORE_SCORE, Metric
 from .prompts import Prompt, closed_book_prompts, few_shot_prompts
 from .scores import Measured, Score, Units
-from .statistics import Estimate, mean_of_means
 from .trees import Continuation
 
 ITEMS_AT_ONCE = 1000

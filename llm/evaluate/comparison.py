@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..data.documents import document_files
+from ..documents import document_files
 from ..files import read_table
+from ..statistics import Estimate, paired_difference
 from .metrics import find
 from .scores import Items, read_items, read_scores
-from .statistics import Estimate, paired_difference
 
 GONE, NOT_NUMBERS = "measured only before", "some of the values are not numbers"
 """Problems that say something of the second model, not of the comparison."""

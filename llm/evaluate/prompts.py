@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..tokenizer import Tokenizer
+from ..tokenizer.tokenizer import Tokenizer
 from .benchmarks import Benchmark
 from .likelihood import fitted
 from .trees import Continuation

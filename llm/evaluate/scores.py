@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..files import read_table
+from ..statistics import Estimate, bootstrap_ratio, paired_difference, wilson
 from .metrics import OVER_BASE, Metric, find
-from .statistics import Estimate, bootstrap_ratio, paired_difference, wilson
 
 SCORES_FILE, ITEMS_FILE = "scores.parquet", "items.parquet"
 ANSWERS_FILE, SAMPLES_FILE = "answers.jsonl", "samples.jsonl"

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ..config import from_dict
 from ..files import read_json
-from ..tokenizer import Tokenizer
+from ..tokenizer.tokenizer import Tokenizer
 from .files import CONFIG_FILE, load_weights
 from .gpt import GPT, GPTConfig
 

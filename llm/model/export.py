@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import atomic_path, fsync_directory, read_json, remove, write_json
-from ..tokenizer import DOCUMENT, SPLIT_PATTERN, Tokenizer
+from ..tokenizer.tokenizer import DOCUMENT, SPLIT_PATTERN, Tokenizer
 from .classifier import Classifier
 from .files import save_tensors
 from .gpt import GPT, GPTConfig

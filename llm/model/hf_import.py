@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..files import read_json
-from ..imported_tokenizer import import_tokenizer
-from ..tokenizer import DOCUMENT, END, SPECIAL_TOKENS, Tokenizer
+from ..tokenizer.imported_tokenizer import import_tokenizer
+from ..tokenizer.tokenizer import DOCUMENT, END, SPECIAL_TOKENS, Tokenizer
 from .files import load_tensors
 from .gpt import GPT
 from .names import HUGGING_FACE, to_ours

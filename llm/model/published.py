@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_json
-from ..imported_tokenizer import import_tokenizer
+from ..tokenizer.imported_tokenizer import import_tokenizer
 from .shape import GPTConfig
 
 CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE = "config.json", "model.safetensors", "model.safetensors.index.json"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from ..tokenizer import Tokenizer
+    from ..tokenizer.tokenizer import Tokenizer
 
 _MAX_LABEL_CHARS = 14
 
@@ -27,7 +27,7 @@ class AttentionMap:
 
 def chat_attention(model_dir: Path, messages: Sequence[dict[str, str]], max_tokens: int) -> AttentionMap:
     """Returns the map of a chat model that reads the first `max_tokens` of a conversation in its chat form."""
-    from ..tokenizer import Tokenizer
+    from ..tokenizer.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(model_dir)
     tokens, _ = tokenizer.render_chat(messages)
@@ -36,7 +36,7 @@ def chat_attention(model_dir: Path, messages: Sequence[dict[str, str]], max_toke
 
 def text_attention(model_dir: Path, text: str, max_tokens: int) -> AttentionMap:
     """Returns the map of a base model that reads the first `max_tokens` of a document that begins with `text`."""
-    from ..tokenizer import Tokenizer
+    from ..tokenizer.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(model_dir)
     return _attention(model_dir, tokenizer, [tokenizer.document_token, *tokenizer.encode(text)][:max_tokens])

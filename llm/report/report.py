@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from ..config import Config, setting
 from ..counts import Counts
-from ..data.drops import SAMPLES_PER_REASON
+from ..data.common.drops import SAMPLES_PER_REASON
 from ..evaluate.metrics import BASE, BITS_PER_BYTE, CHAT, CORE, DEFINITIONS, DOCUMENTS, FOUR_CHOICE, XZ
 from ..evaluate.scores import ANSWERS_FILE, read_lines
 from ..files import write_text

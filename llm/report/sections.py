@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..counts import Counts
-from ..data.drops import Dropped, read_dropped, sampled
+from ..data.common.drops import Dropped, read_dropped, sampled
 from ..files import read_json, read_table
 from .figures import length_figure
 

@@ -103,7 +103,7 @@ def example(instruct: Path, finetuned: Path, max_tokens: int) -> list[Piece]:
     path, config = instruct / "train.parquet", finetuned / "config.json"
     if not path.exists() or not config.exists():
         return []
-    from ..tokenizer import Tokenizer
+    from ..tokenizer.tokenizer import Tokenizer
 
     tokenizer, context_length = Tokenizer.load(finetuned), read_json(config)["model"]["context_length"]
     for messages in read_table(path, ["messages"])["messages"]:

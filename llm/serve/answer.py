@@ -15,7 +15,7 @@ from ..model.files import CONFIG_FILE, WEIGHTS_FILE, load_model
 from ..model.generate import Sampling, generate
 from ..model.gpt import GPT
 from ..model.size import n_params
-from ..tokenizer import SPECIAL_TOKENS, Tokenizer
+from ..tokenizer.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 CHAT_SAMPLING = Sampling(temperature=0.7)
 """How answers are sampled by default."""

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.json_records import read_records
+from ..data.user_files.json_records import read_records
 from ..files import read_json
 from ..model.classifier import Classifier, class_probabilities, classifier_tokens, load_classifier
 from ..model.files import CONFIG_FILE, WEIGHTS_FILE
-from ..tokenizer import Tokenizer
+from ..tokenizer.tokenizer import Tokenizer
 
 BATCH_SIZE = 16
 RECORD_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..files import write_text
-from ..tokenizer import Tokenizer
+from ..tokenizer.tokenizer import Tokenizer
 from .config import GuardConfig
 from .loader import IGNORED, Sequences
 

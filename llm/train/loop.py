@@ -23,7 +23,7 @@ from ..files import remove, write_json
 from ..model.gpt import GPT
 from ..model.size import flops_per_token
 from ..process import MetricsLog, Stopped
-from ..tokenizer import Tokenizer
+from ..tokenizer.tokenizer import Tokenizer
 from .checkpoint import Checkpoint, Checkpoints, generator_tensors, set_generators, state_tensors
 from .compile import compiled, in_one_shape
 from .config import LoopConfig, ResolvedOptimizer

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..model.generate import Sampling, generate
 from ..model.gpt import GPT
-from ..tokenizer import Tokenizer
+from ..tokenizer.tokenizer import Tokenizer
 from .loader import Batch
 from .loss import Objective
 

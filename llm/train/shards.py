@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..files import read_json, sha256_file
-from ..tokenizer import TOKENIZER_FILE
+from ..tokenizer.tokenizer import TOKENIZER_FILE
 from .loader import Batch, Sequences, batch_of
 from .order import Epochs, Order, mixture
 

@@ -13,8 +13,8 @@ from llm.evaluate.scores import ITEM_SCHEMA, SCORE_SCHEMA
 from llm.files import write_table, write_text
 from llm.model.files import save_model
 from llm.serve.answer import LoadedModel
-from tasks.fingerprint import Code, Key
-from tasks.store import Artifact, Store
+from tasks.core.fingerprint import Code, Key
+from tasks.core.store import Artifact, Store
 
 
 def add_model(store: Store, stage: str, loaded: LoadedModel, config: dict[str, Any], *inputs: Artifact) -> Artifact:

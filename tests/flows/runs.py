@@ -10,8 +10,8 @@ import pytest
 
 from flows.pipeline import stages_of
 from flows.recipe import load_recipe
-from tasks.store import Artifact, Store
-from tasks.workspace import REPOSITORY, workspace
+from tasks.core.store import Artifact, Store
+from tasks.core.workspace import REPOSITORY, workspace
 
 PORT = 7932 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 """Each test process serves the site at a port of its own."""

@@ -13,8 +13,8 @@ from flows.recipe import load_recipe
 from flows.stages import stage_flows
 from llm.model.classifier import load_classifier
 from llm.model.files import load_model
-from tasks.session import running
-from tasks.stage import StageError
+from tasks.core.session import running
+from tasks.core.stage import StageError
 from tests.flows.runs import TINY, Run, run_recipe
 
 LOOP = "{micro_batch_size: 8, eval_every: 2, checkpoint_every: 2, n_sample_tokens: 4, n_threads: 1}"

@@ -15,7 +15,7 @@ from flows.chat import ChatSettings, Conversation, printable, talk
 from flows.models import find_model, load_found
 from llm.model.generate import Sampling
 from llm.serve.answer import Answer, ContextOverflow, LoadedModel
-from tasks.store import Artifact
+from tasks.core.store import Artifact
 from tests.flows.chat_models import add_model, new_store
 from tests.llm.serve.serving import CONTEXT_LENGTH, QUESTION, saying, tiny_model
 

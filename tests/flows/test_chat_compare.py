@@ -11,11 +11,11 @@ from rich.console import Console
 
 from flows.__main__ import compare as command
 from flows.compare import compare, show
-from llm.evaluate.statistics import paired_difference
 from llm.model.generate import Sampling
 from llm.model.size import n_params
 from llm.serve.answer import Answer, LoadedModel
-from tasks.store import Artifact, Store
+from llm.statistics import paired_difference
+from tasks.core.store import Artifact, Store
 from tests.flows.chat_models import add_evaluation, add_model, new_store
 from tests.llm.serve.serving import QUESTION, tiny_model
 

@@ -19,8 +19,8 @@ from flows.models import find_model, load_found
 from flows.pipeline import PIPELINE
 from llm.counts import Counts
 from llm.serve.classify import LoadedClassifier
-from tasks.fingerprint import Code, Key
-from tasks.store import Artifact
+from tasks.core.fingerprint import Code, Key
+from tasks.core.store import Artifact
 from tests.flows.chat_models import add_model, new_store
 from tests.flows.test_chat_serve import start
 from tests.llm.serve.serving import LABELS, call, save_classifier, tiny_classifier, tiny_model

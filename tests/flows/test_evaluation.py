@@ -20,12 +20,12 @@ from flows.registration import announce, gated
 from llm.evaluate.history import read
 from llm.files import read_table, write_table
 from llm.model.files import load_model, save_model
-from llm.tokenizer import Tokenizer
-from tasks.fingerprint import Code, Key
-from tasks.registry import CHAMPION, Version, aliased, record_decision, register
-from tasks.session import Session
-from tasks.store import Artifact, Store
-from tasks.tracking import Tracker, guarded
+from llm.tokenizer.tokenizer import Tokenizer
+from tasks.core.fingerprint import Code, Key
+from tasks.core.registry import CHAMPION, Version, aliased, record_decision, register
+from tasks.core.session import Session
+from tasks.core.store import Artifact, Store
+from tasks.core.tracking import Tracker, guarded
 from tests.flows.runs import TINY, Run
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of alembic and sqlalchemy, inside MLflow
@@ -190,7 +190,7 @@ def fail(*arguments: object, **options: object) -> None:
 
 
 def test_an_alias_that_did_not_move_is_no_new_champion(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.registry.make_champion", guarded(fail))
+    monkeypatch.setattr("tasks.core.registry.make_champion", guarded(fail))
     evaluation(recipe(workspace, "stuck"), again=False)
     said = history(workspace, "sourdough-stuck-chat")[-1]["gate"]
     assert "is refused (against nobody): MLflow failed before it could become champion" in said

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.store import Store
+from tasks.core.store import Store
 from tests.flows.runs import TINY, TINY_STAGES, Run
 
 DEADLINE_SECONDS = 120

@@ -18,8 +18,8 @@ from flows.pipeline import build_model, new_session, pipeline
 from flows.recipe import load_recipe
 from llm.files import read_table
 from llm.model.files import load_model
-from tasks.session import Outcome, running
-from tasks.stage import StageError
+from tasks.core.session import Outcome, running
+from tasks.core.stage import StageError
 from tests.flows.runs import TINY, TINY_STAGES, Run, run_recipe
 
 
@@ -194,7 +194,7 @@ def without_site(port: int) -> list[str]:
 
 @pytest.mark.usefixtures("prefect_server")
 def test_an_unreachable_seed_and_a_failing_site_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks.stage import STAGES
+    from tasks.core.stage import STAGES
 
     monkeypatch.setattr(STAGES["crawl"]._task, "retry_delay_seconds", 0)
     with pytest.raises(
@@ -228,7 +228,7 @@ def test_too_little_or_unfit_input_is_named(tiny: Run, tmp_path: Path, override:
 def test_a_comment_in_llm_reruns_nothing_and_a_changed_line_names_its_module(
     tiny: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tasks import fingerprint
+    from tasks.core import fingerprint
 
     repository = tmp_path / "repository"
     for package in ("llm", "tasks"):
@@ -244,7 +244,7 @@ def test_a_comment_in_llm_reruns_nothing_and_a_changed_line_names_its_module(
     assert outcomes["clean"].action == "hit"
     assert (outcomes["dedup"].action, outcomes["dedup"].reasons) == (
         "run",
-        ["code of llm.data.near.candidates has changed"],
+        ["code of llm.data.dedup.candidates has changed"],
     )
     assert outcomes["tokenizer"].reasons == ["runs if the output of decontaminate changes"]
 

@@ -11,8 +11,8 @@ import torch
 
 from flows.__main__ import export
 from flows.recipe import load_recipe
-from llm.imported_tokenizer import import_tokenizer
 from llm.model.files import load_model
+from llm.tokenizer.imported_tokenizer import import_tokenizer
 from tests.flows.runs import TINY, Run, run_recipe
 from tests.published_models import publish
 

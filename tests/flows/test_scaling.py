@@ -20,9 +20,9 @@ from llm.counts import Counts
 from llm.files import read_json, read_table, write_json
 from llm.scaling.config import ScalingConfig
 from llm.scaling.fit import FIGURE_FILE, FIT_FILE, POINTS_FILE
-from tasks.fingerprint import Code, Key
-from tasks.session import Session, running
-from tasks.store import Artifact, Store
+from tasks.core.fingerprint import Code, Key
+from tasks.core.session import Session, running
+from tasks.core.store import Artifact, Store
 from tests.flows.runs import TINY, Run
 
 SWEEP = """

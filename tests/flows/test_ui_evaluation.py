@@ -20,8 +20,8 @@ import pytest
 
 from llm.evaluate.history import read
 from llm.files import read_table, write_table
-from tasks.registry import CANDIDATE, aliased
-from tasks.tracking import Tracker
+from tasks.core.registry import CANDIDATE, aliased
+from tasks.core.tracking import Tracker
 from tests.flows.runs import PORT, TINY, Run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]

@@ -16,7 +16,15 @@ import pytest
 
 from llm.config import Config, from_dict, setting
 from llm.counts import Counts
-from llm.files import atomic_path, exclusive_lock, read_rows, read_table, sha256_file, write_json, write_table
+from llm.files import (
+    atomic_path,
+    exclusive_lock,
+    read_rows,
+    read_table,
+    sha256_file,
+    write_json,
+    write_table,
+)
 from llm.process import MetricsLog, read_metrics
 
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from llm.config import Config, from_dict, identity, setting
-from llm.tokenizer import TokenizerConfig
+from llm.tokenizer.training import TokenizerConfig
 from llm.train.config import PretrainConfig
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from llm.counts import Counts
-from llm.data.documents import Document, documents_table
+from llm.documents import Document, documents_table
 from llm.files import read_table, sha256_file, write_table
-from tasks.build import Build
-from tasks.engine import EngineConfig
-from tasks.stage import Stage
+from tasks.core.build import Build
+from tasks.core.engine import EngineConfig
+from tasks.core.stage import Stage
 
 
 def prose(n_words: int, seed: object) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 from llm.data.sources import ingest
 from llm.data.sources.config import SourceConfig
 from llm.data.sources.ingest import IngestConfig, ingest_partition, plan, put_together
-from tasks.build import Build, place
-from tasks.engine import EngineConfig
+from tasks.core.build import Build, place
+from tasks.core.engine import EngineConfig
 
 
 def main(data: Path, root: Path, n_workers: int) -> None:

@@ -10,11 +10,11 @@ import yaml
 from llm.config import from_dict, identity
 from llm.counts import Counts
 from llm.data.web.config import CrawlConfig
+from tasks.core.fingerprint import Code, Key
+from tasks.core.session import Session, running
+from tasks.core.store import Artifact, Store
+from tasks.core.workspace import REPOSITORY
 from tasks.crawl import newest_crawl
-from tasks.fingerprint import Code, Key
-from tasks.session import Session, running
-from tasks.store import Artifact, Store
-from tasks.workspace import REPOSITORY
 
 
 def config(*seeds: str, snapshot: str = "1") -> CrawlConfig:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm.data import decontaminate as science
-from llm.data.decontaminate import DecontaminateConfig
-from llm.data.documents import Document, document_id
+from llm.data.decontaminate import decontaminate as science
+from llm.data.decontaminate.decontaminate import DecontaminateConfig
+from llm.documents import Document, document_id
 from llm.files import sha256_file
 from tasks.decontaminate import decontaminate
 from tests.tasks.document_stage import StageRun, prose

@@ -12,14 +12,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from llm.data.dedup import DedupConfig
-from llm.data.documents import Document, document_id, documents_table
-from llm.data.near import dedup_steps, keyed
+from llm.data.common import keyed
+from llm.data.dedup import steps as dedup_steps
+from llm.data.dedup.dedup import DedupConfig
+from llm.documents import Document, document_id, documents_table
 from llm.files import write_table
-from tasks.build import Build
+from tasks.core.build import Build
+from tasks.core.engine import EngineConfig
+from tasks.core.workspace import REPOSITORY
 from tasks.dedup import dedup
-from tasks.engine import EngineConfig
-from tasks.workspace import REPOSITORY
 
 FILE_DOCUMENTS = 250
 

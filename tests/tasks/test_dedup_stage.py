@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llm.data.dedup import DedupConfig
-from llm.data.documents import Document, document_id
-from llm.data.near import dedup_steps, keyed, minhash
-from llm.data.near.ngrams import hash_shingles
+from llm.data.common import keyed
+from llm.data.common.ngrams import hash_shingles
+from llm.data.dedup import minhash
+from llm.data.dedup import steps as dedup_steps
+from llm.data.dedup.dedup import DedupConfig
+from llm.documents import Document, document_id
 from tasks.dedup import dedup
 from tests.tasks.document_stage import StageRun, prose
 

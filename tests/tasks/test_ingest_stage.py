@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.workspace import REPOSITORY
+from tasks.core.workspace import REPOSITORY
 
 N_FILES = 8
 

@@ -9,10 +9,10 @@ import pytest
 
 from flows.pipeline import PIPELINE, check_files, stages_by_section, stages_of
 from flows.recipe import Recipe, load_recipe
-from llm.data.clean import CleanConfig
-from llm.data.decontaminate import DecontaminateConfig
-from llm.train.method_configs import ClassifyConfig, ReferenceConfig, ReinforceConfig
-from tests.tasks.toy import make_stage, numbers
+from llm.data.clean.clean import CleanConfig
+from llm.data.decontaminate.decontaminate import DecontaminateConfig
+from llm.train.methods.config import ClassifyConfig, ReferenceConfig, ReinforceConfig
+from tests.tasks.core.toy import make_stage, numbers
 
 
 def files(stage: str, config: Any) -> list[Path]:
@@ -62,7 +62,7 @@ def test_a_stage_without_its_section_in_the_recipe_is_an_error() -> None:
 
 def test_stages_stand_in_the_order_of_the_pipeline() -> None:
     from flows.pipeline import build_model, new_session
-    from tasks.session import running
+    from tasks.core.session import running
 
     more = ["reference={files: [x]}", "prefer={}", "reinforce={files: [x]}", "classify={files: [x]}"]
     recipe: Recipe = load_recipe("conf/demo.yaml", more)

@@ -11,7 +11,7 @@ import codecs
 import re
 import unicodedata
 
-from ..language_model import likeliest_language
+from ..common.language_model import likeliest_language
 
 BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 META_BYTES = 4_096  # the HTML standard asks browsers for 1,024; real pages are later at times

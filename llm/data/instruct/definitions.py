@@ -17,12 +17,12 @@ from bs4 import BeautifulSoup
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from ...counts import Counts
+from ...documents import document_files
 from ...files import read_table, write_table
-from ..documents import document_files
-from ..drops import Dropped, write_dropped
+from ..common.drops import Dropped, write_dropped
+from ..common.warc_read import PageSlice, WebPage, read_pages
 from ..html.charset import decode_html
 from ..html.depth import is_too_deep
-from ..warc_read import PageSlice, WebPage, read_pages
 from .config import InstructConfig
 
 DEFINITION_SCHEMA = pa.schema(

@@ -10,17 +10,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...tokenizer import SPECIAL_TOKENS
-from ..drops import Dropped
-from ..file_patterns import matching_files
-from ..json_records import SUFFIXES, values_of
-from ..messages import EMPTY_ANSWER, EMPTY_QUESTION, BadRecord, Message, check_turns, messages_of, text_of, with_input
+from ...tokenizer.tokenizer import SPECIAL_TOKENS
+from ..common.drops import Dropped
+from ..common.file_patterns import matching_files
+from ..user_files.json_records import SUFFIXES, values_of
+from ..user_files.messages import (
+    EMPTY_ANSWER,
+    EMPTY_QUESTION,
+    BadRecord,
+    Message,
+    check_turns,
+    messages_of,
+    text_of,
+    with_input,
+)
 from .config import InstructConfig, InstructSource
 from .definitions import hash_of
 
 SPECIAL_TOKEN, DUPLICATE = "special token", "duplicate"
 ALWAYS_DROPPED = (EMPTY_ANSWER, SPECIAL_TOKEN, DUPLICATE)
-"""Sound records that there is nothing to learn from, or that our chat template refuses (see llm/tokenizer.py)."""
+"""Sound records that teach nothing, or that our chat template refuses (see llm/tokenizer/tokenizer.py)."""
 
 _SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 

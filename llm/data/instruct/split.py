@@ -14,11 +14,11 @@ import pyarrow as pa
 from ...counts import Counts
 from ...files import read_table, write_table, write_text
 from ...splits import held_out_groups
-from ..components import components
-from ..drops import Dropped, write_dropped
-from ..four_choice import N_CHOICES, benchmark_items
+from ..common.components import components
+from ..common.drops import Dropped, write_dropped
 from .config import InstructConfig, InstructSource
 from .definitions import hash_of
+from .four_choice import N_CHOICES, benchmark_items
 from .sources import DUPLICATE, Example, Found
 
 EXAMPLE_SCHEMA = pa.schema(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from dataclasses import dataclass
 
-from ..texts import TextRecord
+from ..common.texts import TextRecord
 
 MAX_RECORD_BYTES = 32 * 2**20
 """A larger record is skipped: it is no page and no document, and would cost every worker its memory."""

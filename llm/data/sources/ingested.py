@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...counts import Counts
-from ..texts import TEXT_SCHEMA
-from ..warc_write import MAX_FILE_BYTES, PAGE_SCHEMA
+from ..common.texts import TEXT_SCHEMA
+from ..common.warc_write import MAX_FILE_BYTES, PAGE_SCHEMA
 from .found import Found, FoundPage, Skipped
 
 SKIPPED_SCHEMA = pa.schema(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...files import atomic_path
-from ..file_patterns import matching_files
+from ..common.file_patterns import matching_files
 from .config import KINDS, LOCAL_BUILDERS, SourceConfig
 from .download import download, file_name
 

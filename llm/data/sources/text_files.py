@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from ..texts import TextRecord
+from ..common.texts import TextRecord
 from .config import SourceConfig
 from .found import MAX_RECORD_BYTES, Found, Skipped, decoded, is_unicode
 from .members import CUT_OFF, DAMAGED, MAGIC, TOO_LARGE, Damage, gzip_stream

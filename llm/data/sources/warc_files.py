@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 from fastwarc.warc import WarcRecord, WarcRecordType
 
-from ..texts import TextRecord
-from ..warc_write import encode_record
+from ..common.texts import TextRecord
+from ..common.warc_write import encode_record
 from .found import MAX_RECORD_BYTES, Found, FoundPage, Skipped, decoded, is_unicode
 from .warc_split import RawRecord, measured, raw_records
 

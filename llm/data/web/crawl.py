@@ -19,7 +19,7 @@ from typing import Any
 from ...config import from_dict
 from ...counts import Counts
 from ...process import MetricsLog, Stopped, run_job
-from ..warc_write import write_crawl
+from ..common.warc_write import write_crawl
 from .config import CrawlConfig
 from .frontier import Frontier
 from .outcome import Refusal

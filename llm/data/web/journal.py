@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...files import atomic_path, sha256_file
-from ..warc_write import encode_record
+from ..common.warc_write import encode_record
 from .outcome import FetchedPage
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..warc_write import JournalPage
+from ..common.warc_write import JournalPage
 from .journal import Journal, Segment
 from .links import host_of
 from .outcome import GUESSED_SITEMAP, PAGE, READ, FetchedPage, Refusal, Row

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from ...files import read_table
-from ..warc_read import read_record
+from ..common.warc_read import read_record
 
 logger = logging.getLogger(__name__)
 

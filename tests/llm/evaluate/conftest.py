@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from llm.model.gpt import GPT, GPTConfig
-from llm.tokenizer import Tokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 
 CONTEXT_LENGTH = 24
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from llm.data.decontaminate import HIT_SCHEMA
+from llm.data.decontaminate.decontaminate import HIT_SCHEMA
 from llm.evaluate.benchmarks import (
     RULES_FILE,
     BenchmarkRules,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from llm.data.documents import Document
+from llm.documents import Document
 from llm.evaluate.bits_per_byte import MAX_SOURCES, bits_per_byte, document_tokens, xz_score
 
 TEXTS = ["os.path.join joins paths.", "naïve café ☕ 日本語 🍞", "", "x", "returns the square root of a number. " * 9]

@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from llm.data.documents import Document, documents_table
+from llm.documents import Document, documents_table
 from llm.evaluate.comparison import compare_items, held_out_documents, keep_items
-from llm.evaluate.statistics import paired_difference
 from llm.files import write_table
+from llm.statistics import paired_difference
 from tests.llm.evaluate.test_gate import ACCURACY, LOSS, RIGHT, N, losses, rows, table
 
 

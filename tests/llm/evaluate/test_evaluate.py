@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 import torch
 
-from llm.data.documents import Document, document_id, documents_table
+from llm.documents import Document, document_id, documents_table
 from llm.evaluate.config import EvaluateConfig
 from llm.evaluate.evaluate import evaluate_models
 from llm.files import write_table
@@ -290,7 +290,7 @@ def test_items_of_benchmarks_are_limited_and_examples_are_not(run_dir, quiz, tmp
 def test_items_that_stand_in_the_training_documents_are_told_apart(run_dir, quiz, tmp_path):
     import pyarrow as pa
 
-    from llm.data.decontaminate import HIT_SCHEMA
+    from llm.data.decontaminate.decontaminate import HIT_SCHEMA
 
     other = tmp_path / "other"
     shutil.copytree(run_dir, other)

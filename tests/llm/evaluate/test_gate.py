@@ -8,7 +8,7 @@ import pytest
 
 from llm.evaluate.gate import GateConfig, decide
 from llm.evaluate.scores import ITEM_SCHEMA
-from llm.evaluate.statistics import paired_difference
+from llm.statistics import paired_difference
 
 N = 60
 NOISE = np.random.default_rng(0).normal(0, 1, (4, N))

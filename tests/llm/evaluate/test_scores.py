@@ -20,8 +20,8 @@ from llm.evaluate.scores import (
     score_rows,
     score_table,
 )
-from llm.evaluate.statistics import Estimate, mean_of_means, paired_difference, wilson
 from llm.files import write_table
+from llm.statistics import Estimate, mean_of_means, paired_difference, wilson
 
 QUIZ = replace(ACCURACY, version=3)
 HITS = np.array([1, 0, 1, 1, 0, 1, 1, 1], dtype=np.float64)

@@ -16,7 +16,7 @@ from llm.model.classifier import (
 )
 from llm.model.files import save_model
 from llm.model.gpt import GPT, GPTConfig
-from llm.tokenizer import Tokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 
 SHAPE = {"vocab_size": 31, "context_length": 12, "n_layers": 2, "n_heads": 2, "d_model": 16, "init_std": 0.4}
 

@@ -11,7 +11,7 @@ from llm.model.export import to_gguf, to_hf
 from llm.model.files import load_tensors, save_tensors
 from llm.model.gpt import GPT, GPTConfig
 from llm.model.hf_import import from_hf
-from llm.tokenizer import Tokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of transformers' own imports
 

@@ -12,7 +12,7 @@ import torch
 from llm.model.classifier import Classifier, class_probabilities, classifier_tokens
 from llm.model.export import classifier_to_hf, to_gguf
 from llm.model.gpt import GPTConfig
-from llm.tokenizer import Tokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of transformers' own imports
 

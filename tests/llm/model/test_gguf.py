@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from llm.imported_tokenizer import import_tokenizer
 from llm.model.export import to_gguf
 from llm.model.gpt import GPT, GPTConfig
 from llm.model.hf_import import published_model
-from llm.tokenizer import Tokenizer
+from llm.tokenizer.imported_tokenizer import import_tokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 from tests.published_models import publish
 
 

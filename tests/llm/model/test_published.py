@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from llm.imported_tokenizer import import_tokenizer
 from llm.model.export import to_hf
 from llm.model.hf_import import published_model
 from llm.model.published import published_files, published_shape
-from llm.tokenizer import Tokenizer
+from llm.tokenizer.imported_tokenizer import import_tokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 from tests.published_models import SPECIAL, TEXTS, publish, published_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of transformers' own imports

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from llm.counts import Counts
-from llm.data.documents import Document, document_id, documents_table
-from llm.data.drops import Dropped, write_dropped
+from llm.data.common.drops import Dropped, write_dropped
+from llm.documents import Document, document_id, documents_table
 from llm.evaluate.scores import SCORE_SCHEMA
 from llm.files import write_json, write_table
 from llm.model.files import save_model
 from llm.model.gpt import GPT, GPTConfig
 from llm.report.report import StageSummary
-from llm.tokenizer import Tokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 
 INPUTS = {
     "crawl": (),

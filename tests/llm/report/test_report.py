@@ -13,7 +13,16 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 import llm.report
 from llm.counts import Counts
 from llm.files import read_json, write_json
-from llm.report.report import TEMPLATES, ReportConfig, StageSummary, compact, cut, figure, spaced, write_report
+from llm.report.report import (
+    TEMPLATES,
+    ReportConfig,
+    StageSummary,
+    compact,
+    cut,
+    figure,
+    spaced,
+    write_report,
+)
 
 CONFIG = ReportConfig(attention_tokens=6)
 

@@ -11,10 +11,15 @@ import pytest
 from selectolax.lexbor import LexborHTMLParser
 
 from llm.counts import Counts
-from llm.evaluate.classification import calibration_table, confusion, confusion_table, scores_table
 from llm.files import write_json, write_table
 from llm.report.classifier import MAX_LABELS, classifier
 from llm.report.report import ReportConfig, StageSummary, write_report
+from llm.train.methods.classification_scores import (
+    calibration_table,
+    confusion,
+    confusion_table,
+    scores_table,
+)
 
 
 def write_results(path, labels):

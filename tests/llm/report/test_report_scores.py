@@ -10,9 +10,9 @@ import pytest
 
 from llm.evaluate.metrics import ACCURACY, CENTRED, CORE_SCORE
 from llm.evaluate.scores import SCORE_SCHEMA, Score, Units, score_rows, score_table
-from llm.evaluate.statistics import Estimate
 from llm.files import write_table
 from llm.report.scores import ScoreRow, samples, score_tables, scores
+from llm.statistics import Estimate
 
 
 def accuracies(n_right: int) -> Units:

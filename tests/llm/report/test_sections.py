@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from llm.counts import Counts
-from llm.data.drops import Dropped, write_dropped
+from llm.data.common.drops import Dropped, write_dropped
 from llm.files import write_table
 from llm.report.sections import dropped
 

@@ -20,7 +20,7 @@ from llm.model.gpt import GPT, GPTConfig
 from llm.serve.answer import LoadedModel
 from llm.serve.classify import LoadedClassifier
 from llm.serve.server import Server, listen
-from llm.tokenizer import SPECIAL_TOKENS, Tokenizer
+from llm.tokenizer.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 CORPUS = ["The bread is baked — naïve café, 麺麭, 🍞🥖.", "What does the baker do? The baker bakes the bread."] * 5
 CONTEXT_LENGTH = 96

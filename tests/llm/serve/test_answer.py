@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from llm.model.files import save_model
 from llm.model.generate import Sampling, generate
 from llm.serve.answer import Answer, ContextOverflow, LoadedModel, StopText, load, whole_characters
-from llm.tokenizer import SPECIAL_TOKENS
+from llm.tokenizer.tokenizer import SPECIAL_TOKENS
 from tests.llm.serve.serving import CONTEXT_LENGTH, QUESTION, tiny_model
 
 SPECIAL = range(len(SPECIAL_TOKENS))

@@ -16,8 +16,8 @@ from llm.train.compile import choose_compile, compiles, in_one_shape, rough_seco
 from llm.train.config import LoopConfig, ParallelConfig
 from llm.train.loader import IGNORED, Batch
 from llm.train.loss import Objective
-from llm.train.method_configs import FinetuneConfig
-from llm.train.pretrain import micro_batch_sizes
+from llm.train.methods.config import FinetuneConfig
+from llm.train.methods.pretrain import micro_batch_sizes
 from tests.llm.train.train_materials import LOOP, artifact, tiny_job
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

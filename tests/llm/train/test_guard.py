@@ -12,7 +12,7 @@ import torch
 
 from llm.model.gpt import GPT, GPTConfig
 from llm.process import Stopped
-from llm.tokenizer import Tokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 from llm.train.checkpoint import state_tensors
 from llm.train.config import GuardConfig, LoopConfig, ResolvedOptimizer
 from llm.train.guard import rejection_reason

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from llm.counts import Counts
-from llm.data.pack import (
+from llm.data.pack.pack import (
     ShardConfig,
     finish_shards,
     pack_documents,
@@ -18,7 +18,7 @@ from llm.data.pack import (
     write_shard,
 )
 from llm.files import read_json, sha256_file, write_json, write_table
-from llm.tokenizer import Tokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 from llm.train.__main__ import train
 from llm.train.loader import IGNORED, StepLoader
 from llm.train.shards import IN_MEMORY_BYTES, read_shards

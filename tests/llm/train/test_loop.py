@@ -11,13 +11,13 @@ from torch.nn import functional as F
 from llm.model.files import load_model
 from llm.model.gpt import GPT, GPTConfig
 from llm.process import Stopped
-from llm.tokenizer import Tokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 from llm.train.__main__ import train
 from llm.train.config import LoopConfig, ResolvedOptimizer
-from llm.train.examples import read_examples
 from llm.train.loader import step_rows
 from llm.train.loop import RunSpec, Trainer
 from llm.train.measure import held_out
+from llm.train.methods.examples import read_examples
 from llm.train.optimizer import learning_rate
 from llm.train.shards import read_shards
 from llm.train.throughput import TIMED_FIELDS, Throughput

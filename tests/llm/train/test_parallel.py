@@ -13,16 +13,25 @@ import torch
 from llm.files import read_json, write_json
 from llm.model.files import load_tensors
 from llm.model.gpt import GPT, GPTConfig
-from llm.tokenizer import Tokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 from llm.train.__main__ import train
 from llm.train.compile import has_compiler
 from llm.train.config import LoopConfig, ParallelConfig
-from llm.train.examples import read_examples
 from llm.train.loader import Batch, batch_of, step_rows
 from llm.train.loss import Objective
+from llm.train.methods.examples import read_examples
 from llm.train.parallel import World, distribute
 from tests.llm.train.ranks import Ranks
-from tests.llm.train.train_materials import CONTEXT_LENGTH, LOOP, TINY, WORDS, artifact, chat, tiny_job, write_chats
+from tests.llm.train.train_materials import (
+    CONTEXT_LENGTH,
+    LOOP,
+    TINY,
+    WORDS,
+    artifact,
+    chat,
+    tiny_job,
+    write_chats,
+)
 
 SHAPES = {
     "gpt2": TINY | {"dropout": 0.0},

@@ -180,7 +180,7 @@ def test_sizes_and_shapes_that_cannot_be_are_refused(shape, message):
 
 
 def test_training_keeps_and_logs_what_it_was_resolved_to(materials, tmp_path, caplog):
-    with caplog.at_level("INFO", logger="llm.train.pretrain"):
+    with caplog.at_level("INFO", logger="llm.train.methods.pretrain"):
         train(tiny_job(materials, tmp_path, n_steps=1))
     content = json.loads((tmp_path / "out" / "config.json").read_text())
     assert content["training"]["optimizer.learning_rate"] == learning_rate(16)

@@ -5,7 +5,7 @@ import pytest
 
 from llm.config import from_dict
 from llm.train.config import LoopConfig, ModelShape, OptimizerConfig, PretrainConfig, result_settings
-from llm.train.method_configs import FinetuneConfig
+from llm.train.methods.config import FinetuneConfig
 
 
 @pytest.mark.parametrize("config", [PretrainConfig(sample_prompts=("a", "b")), FinetuneConfig(n_steps=3)])

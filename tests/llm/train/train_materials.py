@@ -12,11 +12,11 @@ import pyarrow as pa
 import torch
 
 from llm.counts import Counts
-from llm.data.pack import ShardConfig, finish_shards, pack_partition
+from llm.data.pack.pack import ShardConfig, finish_shards, pack_partition
 from llm.files import write_table
 from llm.model.files import save_model
 from llm.model.gpt import GPT, GPTConfig
-from llm.tokenizer import Tokenizer
+from llm.tokenizer.tokenizer import Tokenizer
 from llm.train.throughput import TIMED_FIELDS
 
 WORDS = ["flour", "water", "salt", "starter", "knead", "fold", "proof", "bake", "crumb", "crust", "oven", "rye"]

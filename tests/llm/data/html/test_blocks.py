@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser
 
-from llm.data.extract import extract
+from llm.data.clean.extract import extract
 from llm.data.html.block_text import data_tables, text_of
 from llm.data.html.blocks import FLAGS, Blocks, blocks_of
 from tests.llm.data.html.visible_text import visible_blocks

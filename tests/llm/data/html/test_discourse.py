@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from selectolax.lexbor import LexborHTMLParser
 
-from llm.data.extract import extract
+from llm.data.clean.extract import extract
 from llm.data.html.discourse import topic_html
 
 POSTS = [

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from bs4 import BeautifulSoup
 
-from llm.data.documents import Document, documents_table
-from llm.data.drops import read_dropped
+from llm.data.common.drops import read_dropped
+from llm.data.common.warc_read import PageSlice, WebPage
 from llm.data.instruct import definitions as definition_module
 from llm.data.instruct.config import InstructConfig
 from llm.data.instruct.definitions import (
@@ -18,7 +18,7 @@ from llm.data.instruct.definitions import (
     definitions,
     extract_definitions,
 )
-from llm.data.warc_read import PageSlice, WebPage
+from llm.documents import Document, documents_table
 from llm.files import read_table, write_table
 
 

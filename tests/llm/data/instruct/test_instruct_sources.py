@@ -10,7 +10,7 @@ import pytest
 from llm.data.instruct.config import InstructConfig, InstructSource
 from llm.data.instruct.sources import check_sources, external_files, read_source, read_sources
 from llm.files import write_table
-from llm.tokenizer import SPECIAL_TOKENS
+from llm.tokenizer.tokenizer import SPECIAL_TOKENS
 
 QUESTION, ANSWER = {"role": "user", "content": "Rye?"}, {"role": "assistant", "content": "Bake it."}
 SYSTEM = {"role": "system", "content": "You bake."}

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 
 from llm.counts import Counts
-from llm.data.drops import read_dropped
-from llm.data.four_choice import benchmark_items
+from llm.data.common.drops import read_dropped
 from llm.data.instruct.config import InstructConfig, InstructSource
 from llm.data.instruct.definitions import DEFINITION_SCHEMA
+from llm.data.instruct.four_choice import benchmark_items
 from llm.data.instruct.sources import Example, Found
 from llm.data.instruct.split import EXAMPLE_SCHEMA, connected, held_out_ids, overall_counts, write_examples
 from llm.files import read_table, write_table

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from llm.counts import Counts
-from llm.data.clean import record_slices
+from llm.data.clean.clean import record_slices
+from llm.data.common.texts import TextRecord
+from llm.data.common.warc_read import WebPage
 from llm.data.sources.config import SourceConfig
 from llm.data.sources.ingest import IngestConfig, ingest_partition, plan, put_together
-from llm.data.texts import TextRecord
-from llm.data.warc_read import WebPage
 
 
 def ingested(

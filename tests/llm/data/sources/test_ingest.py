@@ -16,13 +16,13 @@ from omegaconf import OmegaConf
 from pydantic import TypeAdapter, ValidationError
 
 from llm.config import from_dict, identity
-from llm.data.clean import record_slices
+from llm.data.clean.clean import record_slices
+from llm.data.common.warc_write import encode_record
 from llm.data.sources import ingest
 from llm.data.sources import ingested as artifacts
 from llm.data.sources.config import KINDS, Kind, SourceConfig
 from llm.data.sources.ingest import IngestConfig, plan
 from llm.data.sources.locate import external_files
-from llm.data.warc_write import encode_record
 from tests.llm.data.sources.ingesting import content_of, ingested, pages_of, records_of, skipped_of, texts_of
 
 REPOSITORY = Path(__file__).parents[4]

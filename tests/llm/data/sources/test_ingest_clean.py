@@ -6,10 +6,10 @@ import random
 import string
 
 from llm.counts import Counts
-from llm.data.clean import CleanConfig, clean_partition, record_slices
-from llm.data.documents import read_documents
+from llm.data.clean.clean import CleanConfig, clean_partition, record_slices
+from llm.data.common.warc_write import JournalPage, encode_record, write_crawl
 from llm.data.sources.config import SourceConfig
-from llm.data.warc_write import JournalPage, encode_record, write_crawl
+from llm.documents import read_documents
 from tests.llm.data.sources.ingesting import ingested
 
 

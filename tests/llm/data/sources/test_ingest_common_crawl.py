@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from llm.data.common.warc_write import encode_record
 from llm.data.sources import download as downloads
 from llm.data.sources.common_crawl import MERGED_BYTES, MERGED_GAP_BYTES, merged
 from llm.data.sources.config import SourceConfig
 from llm.data.sources.ingest import IngestConfig, plan
-from llm.data.warc_write import encode_record
 from tests.llm.data.sources.file_server import serving
 from tests.llm.data.sources.ingesting import ingested, pages_of, skipped_of, texts_of
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from llm.data.common.texts import TextRecord
 from llm.data.sources import text_files
 from llm.data.sources.config import SourceConfig
 from llm.data.sources.dataset import n_shards, read_dataset
@@ -15,7 +16,6 @@ from llm.data.sources.found import Skipped
 from llm.data.sources.members import Damage
 from llm.data.sources.tables import read_parquet
 from llm.data.sources.text_files import read_jsonl, read_text, split_pieces
-from llm.data.texts import TextRecord
 
 TEXTS = [f"Text {number}: \u00fcber bread " + "x" * (number * 37 % 500) for number in range(60)]
 ROWS = [{"text": text, "title": f"T{number}", "url": f"http://a/{number}"} for number, text in enumerate(TEXTS)]

@@ -12,10 +12,10 @@ from warcio.archiveiterator import ArchiveIterator
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
+from llm.data.common.warc_write import encode_record
 from llm.data.sources import members, warc_split
 from llm.data.sources.found import FoundPage, Skipped
 from llm.data.sources.warc_files import read_warc, read_wet
-from llm.data.warc_write import encode_record
 
 HTML = [("Content-Type", "text/html; charset=utf-8")]
 

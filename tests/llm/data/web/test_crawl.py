@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from llm.data.warc_read import read_pages
+from llm.data.common.warc_read import read_pages
 from llm.data.web.config import CrawlConfig
 from llm.data.web.site import serve
 from tests.llm.data.web.crawling import TEST_SITE, crawl, html, site, start

@@ -11,7 +11,7 @@ import zlib
 import pyarrow.parquet as pq
 import pytest
 
-from llm.data.warc_read import read_pages
+from llm.data.common.warc_read import read_pages
 from tests.llm.data.web.crawling import html, site, start
 
 HTML = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n"

@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import pytest
 
-from llm.data import language
+from llm.data.clean import language
 from llm.data.web.links import Scope, is_cut
 from llm.data.web.markup import read_markup, robots_words
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pyarrow.parquet as pq
 import pytest
 
-from llm.data.warc_read import read_pages
+from llm.data.common.warc_read import read_pages
 from llm.data.web.sitemap import MAX_ENTRIES, Sitemap, guessed_sitemap, looks_like_sitemap, parse_sitemap
 from tests.llm.data.web.crawling import crawl, html, site
 

@@ -1,0 +1,1 @@
+"""Documents out of web pages and texts: extraction, filters, personal data."""

@@ -1,0 +1,1 @@
+"""What several stages share: partitions, drops, canaries, WARC, words and their hashes."""

@@ -1,0 +1,1 @@
+"""Documents without the items of benchmarks."""

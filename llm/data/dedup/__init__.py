@@ -1,0 +1,1 @@
+"""One document of each cluster of exact and near duplicates."""

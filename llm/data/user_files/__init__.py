@@ -1,0 +1,1 @@
+"""Records that users bring: chats, pairs, questions, labelled texts, benchmark items."""

@@ -1,0 +1,1 @@
+"""The machinery under all stages: keys, store, sessions, builds, tracking."""

@@ -1,0 +1,76 @@
+"""Where everything lives, and the environment that Prefect, MLflow and torch read before they are imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+WORKSPACE_VARIABLE = "SOURDOUGH_WORKSPACE"
+SERVERS_FILE = "servers.json"
+
+
+def workspace() -> Path:
+    """The workspace directory: the store, Prefect's home, MLflow's database, downloads."""
+    return Path(os.environ.get(WORKSPACE_VARIABLE, REPOSITORY / "workspace")).resolve()
+
+
+def configure() -> None:
+    """Points Prefect and MLflow at the workspace, without telemetry; call it before they or torch are imported.
+
+    When the servers of `flows ui` are up, runs go through them and show there; else Prefect starts its own temporary
+    server and MLflow writes to its SQLite file.
+    """
+    root = workspace()
+    for directory in ("store", "prefect", "mlflow"):
+        (root / directory).mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.environ.update(
+        {
+            WORKSPACE_VARIABLE: str(root),
+            "DO_NOT_TRACK": "1",
+            "PREFECT_HOME": str(root / "prefect"),
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+            "PREFECT_TASKS_DEFAULT_PERSIST_RESULT": "true",
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # a busy machine takes longer than its 20 s
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+        }
+    )
+    # Threads of torch that wait for each other spin; by default so long that on a busy machine a step of training takes
+    # thirty times as long. This costs a quiet one nothing (benchmarks/RESULTS.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    # Errors reach a person as one message of ours; Prefect's own log, with tracebacks, is kept by its server.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    servers = running_servers()
+    if servers:
+        os.environ.setdefault("PREFECT_API_URL", servers["prefect"] + "/api")
+        os.environ.setdefault("MLFLOW_TRACKING_URI", servers["mlflow"])
+    else:
+        os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow' / 'mlflow.db'}")
+
+
+def running_servers() -> dict[str, Any] | None:
+    """The addresses that `flows ui` left in the workspace, if both servers answer there."""
+    path = workspace() / SERVERS_FILE
+    if not path.exists():
+        return None
+    servers = json.loads(path.read_text())
+    alive = answers(servers["prefect"] + "/api/health") and answers(servers["mlflow"] + "/health")
+    return servers if alive else None
+
+
+def answers(url: str) -> bool:
+    """Whether `url` answers with a success within a second."""
+    try:
+        with urllib.request.urlopen(url, timeout=1) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False

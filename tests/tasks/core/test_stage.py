@@ -1,0 +1,366 @@
+"""A stage inside a flow: built once, taken from the store after that, rebuilt for a named cause."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import prefect
+import pytest
+
+from llm.counts import Counts
+from tasks.core.build import Build, WorkerLost
+from tasks.core.fingerprint import Code, file_states
+from tasks.core.session import Outcome, Session, running
+from tasks.core.stage import StageError
+from tasks.core.store import Artifact, Store
+from tests.tasks.core.toy import NumbersConfig, SquareConfig, make_stage, numbers, squares
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+class Chain:
+    """numbers -> squares, as flows over one store."""
+
+    def __init__(self, root: Path) -> None:
+        self.store = Store(root)
+        self.numbers = make_stage(numbers)
+        self.squares = make_stage(squares, undigested=("speed.txt",), verify_inputs=True)
+
+    def run(self, config: NumbersConfig | None = None, **options: object) -> list[Outcome]:
+        session = Session(self.store, stages=("numbers", "squares"), **options)  # type: ignore[arg-type]
+
+        def call() -> None:
+            with running(session):
+                made = self.numbers(config=config or NumbersConfig())
+                self.squares(made, config=SquareConfig())
+
+        if session.execute:
+            prefect.flow(call, name="chain")()
+        else:
+            call()
+        self.built = session.built
+        return session.outcomes
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Iterator[Chain]:
+    return Chain(tmp_path)
+
+
+def actions(outcomes: list[Outcome]) -> list[str]:
+    return [outcome.action for outcome in outcomes]
+
+
+def test_the_second_run_builds_nothing(chain: Chain) -> None:
+    assert actions(chain.run()) == ["run", "run"]
+    before = chain.built
+    times = [path.stat().st_mtime_ns for path in chain.store.root.rglob("*.json")]
+    assert actions(chain.run()) == ["hit", "hit"]
+    assert chain.built == before
+    assert [path.stat().st_mtime_ns for path in chain.store.root.rglob("*.json")] == times
+
+
+def test_an_execution_field_rebuilds_nothing(chain: Chain) -> None:
+    chain.run()
+    assert actions(chain.run(NumbersConfig(n_workers=5))) == ["hit", "hit"]
+
+
+def test_a_changed_field_rebuilds_only_what_its_output_changes(chain: Chain) -> None:
+    chain.run(NumbersConfig(n=9))
+    outcomes = chain.run(NumbersConfig(n=10))  # 9 is odd and dropped: the same files
+    assert actions(outcomes) == ["run", "hit"]
+    assert outcomes[0].reasons == ["config n: 9 -> 10"]
+    outcomes = chain.run(NumbersConfig(n=11))
+    assert actions(outcomes) == ["run", "run"]
+    assert outcomes[1].reasons == ["input numbers has changed"]
+
+
+def test_explain_says_what_would_happen_and_builds_nothing(chain: Chain) -> None:
+    assert actions(chain.run(execute=False)) == ["run", "wait"]
+    assert list(chain.store.root.iterdir()) == []
+    chain.run()
+    assert actions(chain.run(execute=False)) == ["hit", "hit"]
+    outcomes = chain.run(NumbersConfig(shift=1), execute=False)
+    assert (outcomes[0].reasons, outcomes[1].action) == (["config shift: 0 -> 1"], "wait")
+    assert outcomes[1].reasons == ["runs if the output of numbers changes"]
+
+
+def test_a_file_outside_of_the_store_counts_by_its_state(chain: Chain, tmp_path: Path) -> None:
+    a, b, c = files = [tmp_path / name for name in "abc"]
+    for path in (a, b):
+        path.write_text("1")
+    chain.numbers = make_stage(numbers, external_files=lambda config: [path for path in files if path.exists()])
+    assert actions(chain.run()) == ["run", "run"]
+    assert chain.built["numbers"].manifest["external_files"] == file_states([a, b])
+    assert actions(chain.run()) == ["hit", "hit"]
+    a.write_text("2")
+    b.rename(c)
+    outcomes = chain.run()
+    assert actions(outcomes) == ["run", "hit"]
+    assert outcomes[0].reasons == [f"file {a} has changed", f"file {b} is gone", f"file {c} is new"]
+
+
+def test_a_file_that_changes_while_it_is_read_stops_the_build(chain: Chain, tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("1")
+
+    def impatient(build: Build, config: NumbersConfig) -> Counts:
+        file.write_text("2")
+        return numbers(build, config)
+
+    chain.numbers = make_stage(impatient, external_files=lambda config: [file])
+    with pytest.raises(StageError, match="impatient: files that it reads were changed while it ran"):
+        chain.run()
+    assert chain.store.artifacts("impatient") == []
+
+
+def test_an_input_that_the_recipe_has_not_is_no_input(chain: Chain) -> None:
+    def both(build: Build, first: Artifact, second: Artifact | None, config: SquareConfig) -> Counts:
+        (build.out_dir / "second.txt").write_text(str(second))
+        return Counts("numbers", 1, 1)
+
+    made = make_stage(both)
+
+    def call() -> None:
+        with running(Session(chain.store)):
+            numbered = chain.numbers(config=NumbersConfig())
+            chain.both = made(numbered, None, config=SquareConfig())
+
+    prefect.flow(call, name="chain")()
+    assert (chain.both.path / "second.txt").read_text() == "None"
+    assert [item["stage"] for item in chain.both.manifest["inputs"]] == ["numbers"]
+
+
+def test_force_builds_again(chain: Chain) -> None:
+    chain.run()
+    outcomes = chain.run(force=("numbers",))
+    assert actions(outcomes) == ["run", "hit"]
+    assert outcomes[0].reasons == ["asked for: --force"]
+
+
+def test_until_ends_the_run(chain: Chain) -> None:
+    assert actions(chain.run(until_stage="numbers")) == ["run"]
+
+
+def test_from_takes_what_is_there(chain: Chain) -> None:
+    with pytest.raises(ValueError, match="run without --from first"):
+        chain.run(from_stage="squares")
+    chain.run()
+    assert actions(chain.run(from_stage="squares", force=("squares",))) == ["hit", "run"]
+
+
+def test_a_damaged_artifact_is_named_and_built_again(chain: Chain) -> None:
+    chain.run()
+    digest = chain.built["numbers"].digest
+    path = chain.built["numbers"].path / "numbers-00000.json"
+    path.write_text(path.read_text().replace("2", "3"))
+    outcomes = chain.run()
+    assert actions(outcomes) == ["run", "hit"]
+    assert "numbers-00000.json" in outcomes[0].reasons[0]
+    assert chain.built["numbers"].digest == digest
+
+
+def test_prefects_record_alone_is_no_hit(chain: Chain) -> None:
+    chain.run()
+    (chain.built["squares"].path / "manifest.json").unlink()
+    assert actions(chain.run()) == ["hit", "run"]
+    assert (chain.built["squares"].path / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(("policy", "action"), [("rebuild", "run"), ("reuse", "hit"), ("refuse", None)])
+def test_changed_code_follows_the_policy(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, policy: str, action: str | None
+) -> None:
+    def code(text: str) -> Callable[[object], Code]:
+        return lambda modules: Code(text, {"llm.toy": text})
+
+    monkeypatch.setattr("tasks.core.stage.code_closure", code("one"))
+    chain.run(until_stage="numbers")
+    monkeypatch.setattr("tasks.core.stage.code_closure", code("two"))
+    options = {"on_code_change": {"numbers": policy}, "until_stage": "numbers"}
+    if action is None:
+        with pytest.raises(ValueError, match=r"code of llm\.toy has changed.*refuse"):
+            chain.run(**options)
+    else:
+        outcome = chain.run(**options)[0]
+        assert outcome.action == action
+        assert outcome.reasons[0] == "code of llm.toy has changed"
+
+
+def test_a_failed_stage_leaves_nothing_and_names_itself(chain: Chain) -> None:
+    with pytest.raises(StageError, match=r"^numbers: nothing is left of 0 numbers"):
+        chain.run(NumbersConfig(n=0))
+    assert chain.store.artifacts("numbers") == []
+    assert not list(chain.store.root.glob("numbers/.tmp*"))
+
+
+def test_a_full_disk_leaves_nothing(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(StageError, match=r"numbers: .*No space left on device.*free disk space"):
+            chain.run()
+    assert chain.store.artifacts("numbers") == []
+    assert actions(chain.run()) == ["run", "run"]
+
+
+def flaky(build: Build, config: NumbersConfig) -> Counts:
+    """Fails twice as a killed worker does, then works."""
+    tries = build.work_dir / "tries"
+    tries.write_text((tries.read_text() if tries.exists() else "") + "x")
+    if len(tries.read_text()) < 3:
+        raise WorkerLost("killed")
+    (build.out_dir / "tries.json").write_text(json.dumps(len(tries.read_text())))
+    return Counts("tries", 1, 1)
+
+
+def test_a_lost_worker_is_tried_again_and_a_wrong_value_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = make_stage(flaky)
+    stage._task.retry_delay_seconds = 0
+    session = Session(Store(tmp_path))
+
+    @prefect.flow
+    def run() -> None:
+        with running(session):
+            stage(config=NumbersConfig())
+
+    run()
+    assert session.built["flaky"].counts.n_out == 1
+
+
+def test_a_stage_outside_of_a_flow_says_so() -> None:
+    with pytest.raises(RuntimeError, match="outside of a session"):
+        make_stage(numbers)(config=NumbersConfig())
+
+
+def test_damage_in_an_input_of_training_is_found_even_if_size_and_time_are_unchanged(chain: Chain) -> None:
+    import os
+
+    chain.run(until_stage="numbers")
+    source = chain.built["numbers"]
+    path = source.path / "numbers-00000.json"
+    times = path.stat()
+    path.write_text(path.read_text().replace("2", "3"))
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    session = Session(chain.store)
+    with running(session), pytest.raises(StageError, match=r"input numbers is damaged.*rebuild"):
+        chain.squares(source, config=SquareConfig())
+    assert chain.store.find("numbers", source.fingerprint) is None
+
+
+def slow_numbers(build: Build, config: NumbersConfig) -> Counts:
+    """Takes a moment, and notes that it ran."""
+    import time
+
+    with open(build.out_dir.parent.parent / "runs", "a") as file:
+        file.write("run\n")
+    time.sleep(0.3)
+    (build.out_dir / "x").write_text("x")
+    return Counts("numbers", 1, 1)
+
+
+def test_several_that_ask_for_one_artifact_build_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.core.timeline.show_counts", lambda artifact: None)
+    stage = make_stage(slow_numbers)
+    with running(Session(Store(tmp_path))):
+        key = stage.key([], NumbersConfig())
+    digests: list[str] = []
+
+    def ask() -> None:
+        with running(Session(Store(tmp_path))):
+            digests.append(stage._build(key, [], NumbersConfig(), None).digest)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(digests)) == 1
+    assert len(digests) == 4
+    assert (tmp_path / "runs").read_text() == "run\n"
+
+
+def test_an_artifact_moves_with_its_workspace(chain: Chain, tmp_path: Path) -> None:
+    chain.run()
+    moved = tmp_path.with_name("moved")
+    tmp_path.rename(moved)
+    chain.store = Store(moved)
+    assert actions(chain.run()) == ["hit", "hit"]
+    assert chain.built["squares"].path.is_relative_to(moved)
+    moved.rename(tmp_path)
+
+
+def test_code_that_is_edited_while_a_stage_runs_makes_no_artifact(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = iter("abcdefgh")
+    monkeypatch.setattr("tasks.core.stage.code_closure", lambda modules: Code(next(states), {"llm.toy": "a"}))
+    with pytest.raises(StageError, match=r"numbers: its code was edited while it ran.*run again"):
+        chain.run()
+    assert chain.store.artifacts("numbers") == []
+
+
+def test_code_that_is_edited_while_a_process_of_its_own_runs_costs_nothing(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = iter("abcdefgh")
+    monkeypatch.setattr("tasks.core.stage.code_closure", lambda modules: Code(next(states), {"llm.toy": "a"}))
+    chain.numbers = make_stage(numbers, process="llm.toy")
+    assert actions(chain.run(until_stage="numbers")) == ["run"]
+    assert chain.built["numbers"].manifest["code"] == {"content": "a", "modules": {"llm.toy": "a"}}
+
+
+def test_a_lost_prefect_server_costs_the_timeline_only(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lost(*arguments: object, **options: object) -> None:
+        raise ConnectionError("server is gone")
+
+    monkeypatch.setattr("tasks.core.timeline.create_table_artifact", lost)
+    assert actions(chain.run()) == ["run", "run"]
+    assert "the Prefect timeline cannot be updated: server is gone" in caplog.text
+
+
+def test_a_forced_stage_that_gives_the_same_leaves_the_artifact_in_place(chain: Chain) -> None:
+    chain.run()
+    path = chain.built["numbers"].path / "numbers-00000.json"
+    before = path.stat().st_ino
+    assert actions(chain.run(force=("numbers",))) == ["run", "hit"]
+    assert path.stat().st_ino == before
+    assert chain.built["numbers"].damage(full=False) == []
+
+
+def test_a_machine_without_git_builds_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks.core.stage import git_commit
+
+    monkeypatch.setenv("PATH", "")
+    assert git_commit() is None
+
+
+def test_what_is_before_the_start_is_taken_though_a_file_was_touched_or_is_gone(chain: Chain, tmp_path: Path) -> None:
+    def files(config: object) -> list[Path]:
+        if not path.exists():
+            raise ValueError("there is no file a.txt")
+        return [path]
+
+    path = tmp_path / "a.txt"
+    path.write_text("1")
+    chain.numbers = make_stage(numbers, external_files=files)
+    chain.run()
+    path.write_text("2")
+    outcomes = chain.run(from_stage="squares")
+    assert actions(outcomes) == ["hit", "hit"]
+    assert outcomes[0].reasons == [f"file {path} has changed", "taken as it was built"]
+    path.unlink()
+    outcomes = chain.run(from_stage="squares")
+    assert actions(outcomes) == ["hit", "hit"]
+    assert outcomes[0].reasons == [f"file {path} is gone", "taken as it was built"]
+    with pytest.raises(ValueError, match=r"there is no file a\.txt"):
+        chain.run()
+    with pytest.raises(ValueError, match="run without --from first"):
+        chain.run(NumbersConfig(shift=1), from_stage="squares")
