@@ -302,7 +302,7 @@ def measured(modules: Mapping[str, Module], keys: Mapping[str, int]) -> str:
         ("circles of modules", listed(circles(graph))),
         ("circles of folders", listed(circles(folders))),
     ]
-    within = {folder: rooms(graph, folder) for folder in folders}
+    within = {folder: rooms(graph, folder) for folder in sorted({module.folder for module in modules.values()})}
     count = Counter(module.folder for module in modules.values())
     by_folder = [
         (
