@@ -1,1 +1,1 @@
-"""lm-eval's tasks, asked of our models."""
+"""lm-eval's tasks for the stage evaluate, asked of our models; optional."""
