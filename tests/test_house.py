@@ -185,7 +185,6 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert house.circles(GRAPH) == []
 
 
-@pytest.mark.xfail(strict=True, reason="llm/evaluate and its folder lm_eval import each other")
 def test_no_folders_import_each_other_in_a_circle() -> None:
     assert house.circles(house.folder_graph(MODULES, GRAPH)) == []
 

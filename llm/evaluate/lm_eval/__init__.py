@@ -1,1 +1,0 @@
-"""lm-eval's tasks for the stage evaluate, asked of our models; optional."""
