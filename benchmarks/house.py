@@ -19,8 +19,10 @@ that shares its name with another counts as named more often than it is (the num
 jumps: dunder methods, everything with a decorator (properties, commands, fixtures of frameworks), and methods that
 override one of a base class in the three packages (bases from elsewhere are not looked at).
 
-A **key** is what `tasks` hashes for a stage: its file, the modules that its decorator names as strings, and all of llm
-that they import, packages counted.
+A **key** is what `tasks` hashes for a stage. Of the checkout that this file lies in it is asked of the stages
+themselves (`tasks.core.fingerprint.code_closure`). Another checkout is only read, so there it is, as keys were before
+they followed content: the stage's file, the modules that its decorator names as strings, and all of llm that these
+import; packages whose `__init__.py` holds no code are not counted in either.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from __future__ import annotations
 import argparse
 import ast
 import functools
+import importlib
 import re
 import statistics
 from collections import Counter
@@ -161,7 +164,7 @@ def n_arrows(graph: Graph) -> int:
 
 
 def key_modules(modules: Mapping[str, Module], graph: Graph) -> dict[str, int]:
-    """Returns the number of modules in each stage's key, by the stage's name."""
+    """Returns the number of modules in each stage's key, by the stage's name, as the syntax trees have it."""
     sizes = {}
     of_llm = {name: {other for other in others if other.startswith("llm.")} for name, others in graph.items()}
     for module in modules.values():
@@ -172,13 +175,20 @@ def key_modules(modules: Mapping[str, Module], graph: Graph) -> dict[str, int]:
                     named = [name for name in strings if isinstance(name, str) and name in modules]
                     mains = [f"{name}.__main__" for name in named if f"{name}.__main__" in modules]
                     starts = {module.name, *named, *mains}
-                    sizes[function.name] = len(with_packages(starts | reachable(of_llm, starts)))
+                    found = starts | reachable(of_llm, starts)
+                    sizes[function.name] = sum(n_statements(modules[name]) > 0 for name in found)
     return dict(sorted(sizes.items()))
 
 
-def with_packages(names: Iterable[str]) -> set[str]:
-    """Returns the names and those of their packages."""
-    return {".".join(name.split(".")[:n]) for name in names for n in range(1, name.count(".") + 2)}
+def hashed_modules() -> dict[str, int]:
+    """Returns the number of modules in each stage's key, by the stage's name, as this checkout hashes them."""
+    from tasks.core.fingerprint import code_closure
+    from tasks.core.stage import STAGES
+
+    for path in (ROOT / "tasks").glob("*.py"):
+        importlib.import_module(f"tasks.{path.stem}")
+    ours = {name: stage for name, stage in STAGES.items() if stage.modules[0] == f"tasks.{name}"}
+    return {name: len(code_closure(stage.modules).modules) for name, stage in sorted(ours.items())}
 
 
 def functions_of(module: Module) -> list[Function]:
@@ -268,8 +278,8 @@ def table(head: tuple[str, ...], rows: Iterable[Iterable[object]]) -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-def measured(modules: Mapping[str, Module]) -> str:
-    """Returns all tables."""
+def measured(modules: Mapping[str, Module], keys: Mapping[str, int]) -> str:
+    """Returns all tables; `keys` are the numbers of modules in the stages' keys."""
     graph = imports(modules)
     functions = [function for module in modules.values() for function in functions_of(module)]
     lengths = sorted(map(n_lines, functions))
@@ -292,7 +302,7 @@ def measured(modules: Mapping[str, Module]) -> str:
         ("circles of modules", listed(circles(graph))),
         ("circles of folders", listed(circles(folders))),
     ]
-    within = {folder: rooms(graph, folder) for folder in folders}
+    within = {folder: rooms(graph, folder) for folder in sorted({module.folder for module in modules.values()})}
     count = Counter(module.folder for module in modules.values())
     by_folder = [
         (
@@ -310,7 +320,7 @@ def measured(modules: Mapping[str, Module]) -> str:
         [
             table(("what", "value"), whole),
             table(("folder", "files", "rooms", "arrows", "upward", "floors", "circles"), by_folder),
-            table(("stage", "modules in its key"), key_modules(modules, graph).items()),
+            table(("stage", "modules in its key"), keys.items()),
         ]
     )
 
@@ -332,60 +342,63 @@ def folder_graph(modules: Mapping[str, Module], graph: Graph) -> dict[str, set[s
 
 def tree(modules: Mapping[str, Module]) -> str:
     """Returns a line a folder: its name and what its `__init__.py` says of it."""
-    lines = []
-    for package in PACKAGES:
-        for module in (modules[name] for name in modules if name == package or name.startswith(f"{package}.")):
-            if module.name == module.folder:
-                label = "  " * module.name.count(".") + f"{module.name.rpartition('.')[2]}/"
-                lines.append(f"{label:<18}{ast.get_docstring(module.tree) or ''}".rstrip())
-    return "\n".join(lines)
+    found = {
+        "  " * module.name.count(".") + f"{module.name.rpartition('.')[2]}/": ast.get_docstring(module.tree) or ""
+        for package in PACKAGES
+        for module in modules.values()
+        if module.name == module.folder and module.name.split(".")[0] == package
+    }
+    width = max(map(len, found)) + 2
+    return "\n".join(f"{label:<{width}}{text}".rstrip() for label, text in found.items())
 
 
 def picture(modules: Mapping[str, Module]) -> str:
-    """Returns an SVG of the folders, each above all that it imports; arrows that others imply are left out."""
+    """Returns an SVG of the folders, each on its floor above all that it imports; arrows that others imply are left
+    out."""
     graph = folder_graph(modules, imports(modules))
     below = condensed(graph)
-    circle_of = {circle[0]: circle for circle in circles(graph)}
-    above: dict[str, list[str]] = {name: [] for name in sorted(below)}
-    for name in above:
-        for other in sorted(below[name] - reachable(below, below[name])):
-            above[other].append(name)
-    drawing = draw([Node(name, tuple(importers), ("", "")) for name, importers in above.items()])
-    # The drawing runs from left to right, with boxes for two more lines: it is turned, and the boxes made wide and low.
+    circle_of = {circle[0]: len(circle) for circle in circles(graph)}
+    nodes = [Node(n, tuple(sorted(below[n] - reachable(below, below[n]))), ("", "")) for n in sorted(below)]
+    drawing = draw(nodes)
+    # The drawing runs from left to right, with boxes for two more lines: it is turned, and the boxes made low.
     wide, high = BOX / BOX_HEIGHT, LOW_BOX / BOX_WIDTH
-    lines = [f'<path d="{turned(d, wide, high)}"/>' for d in drawing.arrows]
+    height = round(drawing.width * high)
+    lines = [f'<path d="{turned(d, wide, high, height)}"/>' for d in drawing.arrows]
     for box in drawing.boxes:
-        x, y, circle = round(box.y * wide), round(box.x * high), circle_of.get(box.node.name, [])
-        title = box.node.name.replace(".", "/") + (f" and {len(circle) - 1} in a circle" if circle else "")
+        x, y, name = round(box.y * wide), height - round(box.x * high) - LOW_BOX, box.node.name
+        folder, _, title = name.rpartition(".")
         lines.append(f'<rect x="{x}" y="{y}" width="{BOX}" height="{LOW_BOX}" rx="7"/>')
-        lines.append(f'<text x="{x + BOX // 2}" y="{y + LOW_BOX // 2 + 5}">{title}</text>')
-        if box.node.inputs:
+        lines.append(f'<text x="{x + BOX // 2}" y="{y + LOW_BOX // 2 + (14 if folder else 6)}">{title}</text>')
+        if folder:
+            place = folder.replace(".", "/") + "/" + (f" (circle of {circle_of[name]})" if name in circle_of else "")
+            lines.append(f'<text class="folder" x="{x + BOX // 2}" y="{y + LOW_BOX // 2 - 5}">{place}</text>')
+        if any(name in other.inputs for other in nodes):
             lines.append(f'<path class="head" d="M{x + BOX // 2 - 5} {y - 8}h10l-5 8z"/>')
-    head = SVG_HEAD.format(width=round(drawing.height * wide), height=round(drawing.width * high))
-    return "\n".join([head, *lines, "</svg>", ""])
+    return "\n".join([SVG_HEAD.format(width=round(drawing.height * wide), height=height), *lines, "</svg>", ""])
 
 
-BOX, LOW_BOX = 168, 52
+BOX, LOW_BOX = 122, 52
 SVG_HEAD = """\
 <svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="The folders of the code, each above what it imports" \
 viewBox="0 0 {width} {height}">
 <style>
 path{{fill:none;stroke:#8a93a3;stroke-width:1.4}}.head{{fill:#8a93a3;stroke:none}}rect{{fill:#fff;stroke:#c3cad6}}
-text{{font-family:system-ui,sans-serif;font-size:13px;font-weight:600;text-anchor:middle;fill:#1d2433}}
+text{{font-family:system-ui,sans-serif;font-size:14px;font-weight:600;text-anchor:middle;fill:#1d2433}}
+.folder{{font-size:12px;font-weight:400;fill:#5b6472}}
 </style>
 <rect width="100%" height="100%" style="fill:#f7f8fa;stroke:none"/>"""
 
 
-def turned(path: str, wide: float, high: float) -> str:
-    """Returns the `d` of an SVG path of moves, curves and level lines, turned so that it runs from top to bottom."""
+def turned(path: str, wide: float, high: float, height: int) -> str:
+    """Returns the `d` of an SVG path of moves, curves and level lines, turned so that it runs from bottom to top."""
     made = []
     for command, text in re.findall(r"([MCH])([^MCH]*)", path):
         numbers = [float(number) for number in text.split()]
         if command == "H":
-            made.append(f"V{numbers[0] * high:.0f}")
+            made.append(f"V{height - numbers[0] * high:.0f}")
         else:
             pairs = zip(numbers[::2], numbers[1::2], strict=True)
-            made.append(command + " ".join(f"{y * wide:.0f} {x * high:.0f}" for x, y in pairs))
+            made.append(command + " ".join(f"{y * wide:.0f} {height - x * high:.0f}" for x, y in pairs))
     return "".join(made)
 
 
@@ -409,7 +422,8 @@ def main() -> None:
         for name, words in naming(modules, set(options.naming)).items():
             print(f"{name}: {', '.join(words)}")
     else:
-        print(measured(modules))
+        is_this = options.root.resolve() == ROOT
+        print(measured(modules, hashed_modules() if is_this else key_modules(modules, imports(modules))))
 
 
 if __name__ == "__main__":

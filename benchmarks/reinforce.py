@@ -46,7 +46,9 @@ def run(folder: Path, kind: str, config: dict[str, Any], **folders: Path) -> Pat
     for path in (work, out):
         path.mkdir(parents=True)
     paths = {name: str(path) for name, path in folders.items()}
-    train({"method": f"llm.train.{kind}", "config": config, "work_dir": str(work), "out_dir": str(out), **paths})
+    train(
+        {"method": f"llm.train.methods.{kind}", "config": config, "work_dir": str(work), "out_dir": str(out), **paths}
+    )
     return out
 
 

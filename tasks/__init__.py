@@ -1,1 +1,1 @@
-"""One file per stage, and the machinery under them: store, fingerprints, builds, tracking."""
+"""One file per stage: its inputs, its facts in the decorator, and the call into llm."""

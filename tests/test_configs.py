@@ -18,12 +18,19 @@ import pytest
 
 from benchmarks import house
 from llm.config import Config
+from llm.train.config import ResolvedOptimizer
 
 REQUIRED: dict[str, dict[str, Any]] = {
     "CrawlConfig": {"seeds": ("http://127.0.0.1:1/",), "allow_private": ("127.0.0.1:1",)},
     "GPTConfig": {"vocab_size": 64, "context_length": 16, "n_layers": 1, "n_heads": 1, "d_model": 8},
     "IngestConfig": {"sources": ()},
     "Recipe": {"name": "r"},
+    "ResolvedOptimizer": {"learning_rate": 0.001, "warmup_steps": 20, "weight_decay": 0.1},
+    "ResolvedPretrain": {
+        "n_steps": 1,
+        "batch_tokens": 16,
+        "optimizer": ResolvedOptimizer(learning_rate=0.001, warmup_steps=20, weight_decay=0.1),
+    },
     "ScalingConfig": {"budgets": (1e9,), "shapes": ()},
     "SourceConfig": {"name": "notes", "kind": "text", "paths": ("notes.txt",)},
     "SweepShape": {"d_model": 8, "n_layers": 1},
@@ -62,7 +69,9 @@ FIELDS = [
     for field in dataclasses.fields(made)  # type: ignore[arg-type]
 ]
 CHOICES = [param for param in FIELDS if any(typing.get_origin(option) is Literal for option in param.values[2])]
-IN_RECIPES = [param for param in FIELDS if param.values[0].__name__ != "GPTConfig"]  # that is a model's identity
+MADE_BY_CODE = ("GPTConfig", "ResolvedOptimizer", "ResolvedPretrain")
+"""No sections of a recipe: no person writes them."""
+IN_RECIPES = [param for param in FIELDS if param.values[0].__name__ not in MADE_BY_CODE]
 BOUNDED = [
     pytest.param(*param.values, bound, direction, id=f"{param.id}-{key}")
     for param in FIELDS

@@ -1,1 +1,1 @@
-"""Scores with intervals."""
+"""Stage evaluate, and the gate between models: log-likelihoods, benchmarks, scores with intervals."""

@@ -17,7 +17,7 @@ from ..data.user_files.benchmark_items import BenchmarkRow, ItemForm, benchmark_
 from ..files import read_table
 from .config import EvaluateConfig
 from .core_set import CoreTask, core_tasks
-from .lm_eval.tasks import check_tasks, task_files
+from .lm_eval_tasks import check_tasks, task_files
 from .metrics import ACCURACY, DEFINITIONS, FOUR_CHOICE, FOUR_CHOICE_BY_SUM, FOUR_CHOICE_PER_BYTE, Metric
 
 RULES_FILE, HITS_FILE = "benchmarks.yaml", "hits.parquet"

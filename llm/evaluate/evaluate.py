@@ -34,7 +34,7 @@ from .bits_per_byte import bits_per_byte, document_tokens, xz_score
 from .choices import centred_rows, choice_units, choose, word_overlap
 from .config import EvaluateConfig
 from .likelihood import Advance, n_targets
-from .lm_eval.tasks import quiet_hub
+from .lm_eval_tasks import quiet_hub
 from .metrics import BASE, CHAT, DEFINITIONS, DOCUMENTS, EXAMPLES, FOUR_CHOICE, WORD_OVERLAP
 from .scores import (
     ANSWERS_FILE,
@@ -238,7 +238,7 @@ def _samples(candidate: Candidate, config: EvaluateConfig) -> list[Sample]:
 def _lm_eval(candidate: Candidate, config: EvaluateConfig) -> tuple[list[Units], list[Score]]:
     """Returns what a model scores in tasks of lm-eval."""
     quiet_hub(config.lm_eval_tasks)
-    from .lm_eval.model import measured_by, run_tasks  # five seconds of imports, which must see the environment
+    from .lm_eval_model import measured_by, run_tasks  # five seconds of imports, which must see the environment
 
     results = run_tasks(
         candidate.model,

@@ -1,1 +1,1 @@
-"""The language model: its layers, its files, its sampling."""
+"""The language model of all stages that train or ask one: layers, files, sampling, LoRA, import, export."""

@@ -1,1 +1,1 @@
-"""Figures and the run report."""
+"""Stage report: figures, and one page over all stages."""

@@ -1,1 +1,1 @@
-"""A trained model in use: answers as text, and a server that speaks OpenAI's API."""
+"""A trained model in use: answers, labels, and a server that speaks OpenAI's API."""

@@ -1,1 +1,1 @@
-"""Byte-level BPE: training, encoding, the chat format."""
+"""Stage tokenizer, and its use in all others: byte-level BPE, training, encoding, the chat format, import."""

@@ -54,10 +54,12 @@ def import_tokenizer(directory: Path) -> ImportedTokenizer:
 def _import(path: Path, *_state: int) -> ImportedTokenizer:
     """Does so; the arguments after the path change when the file does."""
     try:
-        text = path.read_text(encoding="utf-8")
-        content, published = json.loads(text), tokenizers.Tokenizer.from_str(text)
+        published = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers raises a plain Exception for what it cannot read
         raise ValueError(f"{path} is not a tokenizer of the library tokenizers: {error}") from error
+    content = json.loads(
+        published.to_str()
+    )  # as tokenizers writes it today: old files leave out what goes without saying
     vocabulary = published.get_vocab(with_added_tokens=True)
     _require_byte_level(path, content, vocabulary)
     old_ids = [vocabulary.get(token) for token in SPECIAL_TOKENS]

@@ -1,1 +1,1 @@
-"""Training: batches, optimizer, loop, checkpoints."""
+"""What all stages that train share: batches, optimizer, loop, checkpoints, several processes."""

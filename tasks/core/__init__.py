@@ -1,1 +1,1 @@
-"""The machinery under all stages: keys, store, sessions, builds, tracking."""
+"""The machinery under all stages: keys, store, sessions, builds, engine, tracking, registry."""

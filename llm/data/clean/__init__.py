@@ -1,1 +1,1 @@
-"""Documents out of web pages and texts: extraction, filters, personal data."""
+"""Stage clean: documents out of pages and texts by extraction, language, filters, masking of personal data."""

@@ -1,1 +1,1 @@
-"""What several stages share: partitions, drops, canaries, WARC, words and their hashes."""
+"""What several stages of data share: partitions, drops, canary checks, WARC, words and their hashes."""

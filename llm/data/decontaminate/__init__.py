@@ -1,1 +1,1 @@
-"""Documents without the items of benchmarks."""
+"""Stage decontaminate: documents that give no benchmark item away, by an index of n-grams."""

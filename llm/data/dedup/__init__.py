@@ -1,1 +1,1 @@
-"""One document of each cluster of exact and near duplicates."""
+"""Stage dedup: one document of each cluster of exact and near duplicates, without repeated paragraphs."""

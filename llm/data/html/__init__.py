@@ -1,1 +1,1 @@
-"""From the bytes of a page to blocks of text: charset, parse, and which blocks are the main content."""
+"""From the bytes of a page to blocks of text, for crawl, clean, instruct: charset, markup, the main content."""

@@ -1,1 +1,1 @@
-"""The instruct stage: examples of questions and answers, out of the corpus, files and data sets."""
+"""Stage instruct: examples of questions and answers, out of the corpus, files and data sets."""

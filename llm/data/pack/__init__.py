@@ -1,1 +1,1 @@
-"""Documents as packed sequences of tokens."""
+"""Stage shard: documents as packed sequences of tokens."""

@@ -1,1 +1,1 @@
-"""Readers of the kinds of source that the ingest stage knows; each gives records, and says what it could not use."""
+"""Stage ingest: a reader for each kind of source, which gives records and says what it could not use."""

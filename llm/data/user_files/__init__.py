@@ -1,1 +1,1 @@
-"""Records that users bring: chats, pairs, questions, labelled texts, benchmark items."""
+"""Records that users bring to any stage: chats, pairs, questions, labelled texts, benchmark items."""

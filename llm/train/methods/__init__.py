@@ -1,1 +1,1 @@
-"""The training methods: each a module with a function of its stage's name."""
+"""The stages that train, pretrain to classify: each a module with a function of the stage's name."""

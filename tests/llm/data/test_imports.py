@@ -28,11 +28,11 @@ def test_no_data_modules_import_each_other_in_a_circle() -> None:
 @pytest.mark.parametrize(
     ("stage", "foreign"),
     [
-        ("web.crawl", {"language", "html.mojibake", "extract", "clean", "texts", "control_characters"}),
-        ("sources.ingest", {"warc_read", "clean", "language"}),
-        ("clean", {"warc_write", "web.crawl", "dedup"}),
-        ("instruct.split", {"warc_write", "language", "near.minhash", "clean"}),
-        ("instruct.definitions", {"warc_write", "language", "extract", "clean"}),
+        ("web.crawl", {"clean.language", "html.mojibake", "clean.extract", "clean.clean", "common.texts"}),
+        ("sources.ingest", {"common.warc_read", "clean.clean", "clean.language"}),
+        ("clean.clean", {"common.warc_write", "web.crawl", "dedup.dedup"}),
+        ("instruct.split", {"common.warc_write", "clean.language", "dedup.minhash", "clean.clean"}),
+        ("instruct.definitions", {"common.warc_write", "clean.language", "clean.extract", "clean.clean"}),
     ],
 )
 def test_a_stage_does_not_reach_the_code_of_another(stage: str, foreign: set[str]) -> None:

@@ -111,6 +111,17 @@ def test_a_special_token_that_is_there_is_moved(tmp_path: Path) -> None:
     assert imported.published_ids.index(n - 1) not in imported.tokenizer.encode(text), "no text spells an added token"
 
 
+def test_a_file_of_the_first_tokenizers_is_read(tmp_path: Path) -> None:
+    """That of GPT-2 on the hub: no type of model, merges as text, the special token in the vocabulary."""
+    expected = import_tokenizer(saved(tmp_path, published_tokenizer()))
+    content = json.loads((tmp_path / "tokenizer.json").read_text())
+    model = {name: value for name, value in content["model"].items() if name != "type"}
+    model["vocab"] = model["vocab"] | {"<|endoftext|>": expected.n_published - 1}
+    model["merges"] = [" ".join(pair) for pair in model["merges"]]
+    changed(tmp_path, model=model)
+    assert import_tokenizer(tmp_path).tokenizer.to_json() == expected.tokenizer.to_json()
+
+
 def changed(folder: Path, **changes: Any) -> None:
     content = json.loads((folder / "tokenizer.json").read_text())
     (folder / "tokenizer.json").write_text(json.dumps(content | changes))

@@ -19,12 +19,7 @@ from hypothesis import strategies as st
 
 from llm.documents import Document, document_id, documents_table
 from llm.files import read_json, write_table
-from llm.tokenizer.tokenizer import (
-    MIN_VOCAB_SIZE,
-    SPECIAL_TOKENS,
-    SPLIT_PATTERN,
-    Tokenizer,
-)
+from llm.tokenizer.tokenizer import MIN_VOCAB_SIZE, SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
 from llm.tokenizer.training import TokenizerConfig, train_tokenizer
 
 TEXT = (

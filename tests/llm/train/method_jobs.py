@@ -35,7 +35,7 @@ def job(folder: Path, kind: str, config: dict[str, Any], **folders: Path) -> dic
         (folder / name).mkdir(parents=True, exist_ok=True)
     paths = {name: str(path) for name, path in folders.items()}
     return {
-        "method": f"llm.train.{kind}",
+        "method": f"llm.train.methods.{kind}",
         "config": config,
         "work_dir": str(folder / "work"),
         "out_dir": str(folder / "out"),

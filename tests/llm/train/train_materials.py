@@ -89,7 +89,7 @@ def write_chats(path: Path, chats: list[list[dict[str, str]]]) -> None:
 
 def tiny_job(made: Materials, folder: Path, kind: str = "pretrain", **changes: Any) -> dict[str, Any]:
     """The values of a job of 12 steps, with its folders under `folder`; `changes` go into its config."""
-    job: dict[str, Any] = {"method": f"llm.train.{kind}", "tokenizer_dir": str(made.tokenizer_dir)}
+    job: dict[str, Any] = {"method": f"llm.train.methods.{kind}", "tokenizer_dir": str(made.tokenizer_dir)}
     for name in ("work", "out"):
         (folder / name).mkdir(parents=True, exist_ok=True)
         job[f"{name}_dir"] = str(folder / name)

@@ -194,20 +194,50 @@ def test_code_in_a_package_counts_for_what_is_in_it(repository: Path) -> None:
     assert after.differences(before) == ["code of llm.sub is new"]
 
 
-def test_moving_a_module_of_ours_leaves_every_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a person does it: the file goes into another folder, imports of it follow and are sorted anew."""
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This repository's code, to be edited."""
     for package in ("llm", "tasks"):
         shutil.copytree(REPOSITORY / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(fingerprint, "REPOSITORY", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "stages"),
+    [
+        ("llm/data/clean/language.py", "CERTAIN = 0.8", "CERTAIN = 0.7", {"clean"}),
+        ("llm/train/methods/classify.py", '"n_labels"', '"n_classes"', {"classify"}),
+        ("llm/train/methods/reinforce.py", '"n_epochs"', '"epochs"', {"reinforce"}),
+        ("llm/data/common/warc_write.py", "import zlib", "import zlib, os", {"crawl", "ingest"}),
+        ("llm/evaluate/gate.py", "gate.min_items asks for", "gate.min_items wants", set()),
+        ("tasks/core/store.py", "is missing", "is gone", set()),
+    ],
+)
+def test_an_edit_reaches_the_stages_whose_result_it_can_change(
+    copy: Path, file: str, old: str, new: str, stages: set[str]
+) -> None:
+    before = {name: code_closure(made.modules) for name, made in pipeline_stages().items()}
+    text = (copy / file).read_text()
+    assert old in text
+    (copy / file).write_text(text.replace(old, new))
+    after = {name: code_closure(made.modules) for name, made in pipeline_stages().items()}
+    assert {name for name in after if after[name].content != before[name].content} == stages
+    module = file.removesuffix(".py").replace("/", ".")
+    assert all(after[name].differences(before[name]) == [f"code of {module} has changed"] for name in stages)
+
+
+def test_moving_a_module_of_ours_leaves_every_key(copy: Path) -> None:
+    """As a person does it: the file goes into another folder, imports of it follow and are sorted anew."""
     stages = {name: made.modules for name, made in pipeline_stages().items()}
     before = {name: code_closure(modules) for name, modules in stages.items()}
     assert "llm.counts" in before["clean"].modules
-    (tmp_path / "llm/deep").mkdir()
-    (tmp_path / "llm/deep/__init__.py").write_text("")
-    (tmp_path / "llm/counts.py").rename(tmp_path / "llm/deep/numbers.py")
+    (copy / "llm/deep").mkdir()
+    (copy / "llm/deep/__init__.py").write_text("")
+    (copy / "llm/counts.py").rename(copy / "llm/deep/numbers.py")
     n_changed = 0
-    for path in sorted(tmp_path.rglob("*.py")):
-        depth = len(path.relative_to(tmp_path / "llm").parts) if path.is_relative_to(tmp_path / "llm") else 0
+    for path in sorted(copy.rglob("*.py")):
+        depth = len(path.relative_to(copy / "llm").parts) if path.is_relative_to(copy / "llm") else 0
         text = path.read_text().replace("from llm.counts import", "from llm.deep.numbers import")
         if depth:
             text = text.replace(f"from {'.' * depth}counts import", "from llm.deep.numbers import")

@@ -18,16 +18,16 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from ...model.generate import Sampling, generate_batch
-from ...model.gpt import GPT
-from ...statistics import Estimate
-from ...tokenizer.tokenizer import Tokenizer
-from ..answers import special_tokens
-from ..likelihood import fitted, score
-from ..metrics import LM_EVAL, Metric
-from ..scores import Score, Units
-from ..trees import Continuation
-from .tasks import is_local, task_name
+from ..model.generate import Sampling, generate_batch
+from ..model.gpt import GPT
+from ..statistics import Estimate
+from ..tokenizer.tokenizer import Tokenizer
+from .answers import special_tokens
+from .likelihood import fitted, score
+from .lm_eval_tasks import is_local, task_name
+from .metrics import LM_EVAL, Metric
+from .scores import Score, Units
+from .trees import Continuation
 
 MAX_NEW_TOKENS = 256
 """Tokens of an answer where a task does not say how many, as in lm-eval's own models."""

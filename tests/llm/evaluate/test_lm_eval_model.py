@@ -15,7 +15,7 @@ import torch
 
 from llm.evaluate.benchmarks import RULES_FILE, read_benchmarks
 from llm.evaluate.choices import choice_units, choose
-from llm.evaluate.lm_eval.tasks import check_tasks, quiet_hub
+from llm.evaluate.lm_eval_tasks import check_tasks, quiet_hub
 from llm.model.generate import Sampling, generate
 from tests.llm.evaluate.conftest import random_model
 
@@ -117,7 +117,7 @@ def written(model, tokenizer, prompt: str) -> str:
 def results(folder, roomy_model, tokenizer) -> dict:
     """What lm-eval says of the four tasks, with the network forbidden."""
     quiet_hub([str(folder / "quiz.yaml")])
-    from llm.evaluate.lm_eval.model import run_tasks
+    from llm.evaluate.lm_eval_model import run_tasks
 
     def forbidden(*_):
         raise AssertionError("the network was called")
@@ -183,7 +183,7 @@ def test_generation_stops_at_the_text_that_ends_it(results, folder):
 
 
 def test_results_become_scores_with_intervals_and_chance_levels(results):
-    from llm.evaluate.lm_eval.model import measured_by
+    from llm.evaluate.lm_eval_model import measured_by
 
     units, bare = measured_by(results, "base")
     by_name = {(each.benchmark, each.metric.name): each for each in units}

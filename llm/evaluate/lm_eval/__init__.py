@@ -1,1 +1,0 @@
-"""lm-eval's tasks, asked of our models."""
