@@ -52,7 +52,7 @@ def import_tokenizer(directory: Path) -> ImportedTokenizer:
 
 @functools.lru_cache(maxsize=4)
 def _import(path: Path, *_state: int) -> ImportedTokenizer:
-    """Does so; the arguments after the path change when the file does."""
+    """Reads the file; the arguments after the path are there to notice that it has changed."""
     try:
         published = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers raises a plain Exception for what it cannot read

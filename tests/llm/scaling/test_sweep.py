@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
+from llm.files import write_json
 from llm.model.size import flops_per_token, n_matmul_params
 from llm.scaling.config import ScalingConfig, SweepShape
-from llm.scaling.sweep import Corpus, planned_runs
+from llm.scaling.sweep import Corpus, planned_runs, read_corpus
 from llm.train.config import LoopConfig, ModelShape, OptimizerConfig, PretrainConfig
 from llm.train.resolve import resolve
 
@@ -30,6 +32,11 @@ BASE = PretrainConfig(
     n_steps=7,
     loop=LoopConfig(seed=9, n_threads=1),
 )
+
+
+def test_the_corpus_is_read_from_its_shards(tmp_path: Path) -> None:
+    write_json(tmp_path / "shards.json", {"vocab_size": 1024, "context_length": 128, "n_train_tokens": 3_000_000})
+    assert read_corpus(tmp_path) == CORPUS
 
 
 def test_every_budget_shape_and_seed_is_a_run_and_takes_what_it_may() -> None:
