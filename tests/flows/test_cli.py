@@ -86,7 +86,7 @@ def readme_commands() -> list[list[str]]:
     return [shlex.split(line) for line in lines]
 
 
-OWN_TESTS = {"scaling", "serve", "track", "ui"}
+OWN_TESTS = {"classify", "scaling", "serve", "track", "ui"}
 SHOWN = {
     "explain": r"clean +would run +config min_chars: 200 -> 300",
     "plan": r"(?s)pretrain +in the store +[\d,]+ parameters, 12,288 tokens .* FLOPs.*\nn_steps 12 \(set\)"

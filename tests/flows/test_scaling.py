@@ -117,7 +117,7 @@ def test_a_proposal_says_budget_law_size_corpus_and_what_to_set(tiny: Run) -> No
     assert lines[0] == "2 h on h200: 2.8e+18 FLOPs at 40% of its peak of 989 TFLOP/s, assumed"
     assert "Besiroglu et al. 2024 (there is no scaling artifact in the store" in lines[1]
     assert f"corpus: {n_tokens:,} training tokens, so" in text
-    assert re.search(r"it lacks [\d,]+ tokens for that: beyond 4 passes", text)
+    assert re.search(r"it lacks [\d,]+ tokens for that: beyond 4 epochs", text)
     assert "expected held-out loss" not in text, "the published law is of another corpus"
     overrides = lines[-1].removeprefix("set: ").split()
     asked = load_recipe(TINY, overrides).pretrain
