@@ -106,7 +106,7 @@ class InstructConfig(Config):
 
     held_out_fraction: float = setting(0.1, at_least=0, at_most=0.9)
     """Share of the examples kept from training, for validation and the benchmark (never less than four). Examples that
-    share a question or an answer are kept together."""
+    ask the same question are kept together, and those with one answer where it is no label that many share."""
 
     pages_per_partition: int = setting(200, at_least=1)
     """Pages read for definitions by each partition: the unit of parallel work."""

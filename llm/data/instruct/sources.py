@@ -56,11 +56,6 @@ class Example:
         """What the user says first."""
         return next(message["content"] for message in self.messages if message["role"] == "user")
 
-    @property
-    def last_question(self) -> str:
-        """What the user says before the last answer."""
-        return self.messages[-2]["content"]
-
 
 @dataclass(frozen=True)
 class Found:

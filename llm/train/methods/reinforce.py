@@ -35,7 +35,7 @@ from ..loop import RunSpec
 from ..order import one_group
 from .answers import AnswerObjective, chats_batch
 from .config import ReinforceConfig
-from .examples import ASKED_LATER, held_out_questions, questions_of
+from .examples import ASKED_LATER, HeldOutQuestions
 from .start import Start
 
 
@@ -211,8 +211,8 @@ def reinforce(
     config = replace(config, optimizer=optimizer, loop=replace(config.loop, guard=only_finite))
     files = record_files("reinforce", config.files)
     found, dropped = read_questions(files)
-    asked = held_out_questions(examples_dir)
-    unasked = [item for item in found if not asked & questions_of(item.prompt)]
+    held_out_questions = HeldOutQuestions.of(examples_dir)
+    unasked = [item for item in found if not held_out_questions.are_in(item.prompt)]
     start = Start.of(model_dir, config.loop)
     start.require_memory(config.loop.micro_batch_size, optimizer)
     kept = fitting(unasked, start, config.max_answer_tokens)
