@@ -24,15 +24,6 @@ from .sources import DUPLICATE, Example, Found
 N_LINKED = 3
 """Examples that share a last answer or a later question, and are kept together for it."""
 
-EXAMPLE_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("question", pa.string()),
-        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
-        ("document_id", pa.string()),
-    ]
-)
-
 
 def write_examples(
     definitions: Sequence[Path], given: Found, out_dir: Path, config: InstructConfig, dropped_name: str
@@ -48,8 +39,9 @@ def write_examples(
     held_out = held_out_ids(kept, config)
     train = [example for example in kept if example.id not in held_out for _ in range(example.weight)]
     val = [example for example in kept if example.id in held_out]
-    write_table(out_dir / "train.parquet", example_table(train))
-    write_table(out_dir / "val.parquet", example_table(val))
+    schema = example_schema(kept)
+    write_table(out_dir / "train.parquet", example_table(train, schema))
+    write_table(out_dir / "val.parquet", example_table(val, schema))
     write_dropped(out_dir / dropped_name, dropped)
     figures = {"n_train": len(train), "n_val": len(val)}
     if definitions:
@@ -171,11 +163,24 @@ def connected(examples: Sequence[Example], texts: Mapping[str, Sequence[tuple[st
     return list(groups.values())
 
 
-def example_table(examples: Sequence[Example]) -> pa.Table:
-    """Returns the examples as they are stored, `EXAMPLE_SCHEMA`."""
-    columns = EXAMPLE_SCHEMA.names
-    rows = [{name: getattr(example, name) for name in columns} for example in examples]
-    return pa.Table.from_pylist(rows, EXAMPLE_SCHEMA)
+def example_schema(examples: Sequence[Example]) -> pa.Schema:
+    """Returns how the examples are stored; `messages` have a field `weight` only where a turn is not to be learned."""
+    turn = [("role", pa.string()), ("content", pa.string())]
+    if any("weight" in message for example in examples for message in example.messages):
+        turn.append(("weight", pa.int8()))
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("question", pa.string()),
+            ("messages", pa.list_(pa.struct(turn))),
+            ("document_id", pa.string()),
+        ]
+    )
+
+
+def example_table(examples: Sequence[Example], schema: pa.Schema) -> pa.Table:
+    """Returns the examples as they are stored."""
+    return pa.Table.from_pylist([{name: getattr(one, name) for name in schema.names} for one in examples], schema)
 
 
 def overall_counts(extracted: Counts | None, written: Counts) -> Counts:

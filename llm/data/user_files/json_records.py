@@ -8,13 +8,13 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
 from ...files import read_table
 from ..common.file_patterns import all_matching_files
-from .messages import BadRecord, Message, check_turns, messages_of, text_of, with_input
+from .messages import BadRecord, Message, check_turns, messages_of, spoken, text_of, with_input, with_system
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (".json", ".jsonl", ".parquet", *DELIMITERS)
@@ -35,19 +35,36 @@ class Record:
         """Returns the text of a field; raises BadRecord, naming place and field, as `text_of` does."""
         return text_of(self.values, name, self.field(name))
 
-    def prompt(self) -> list[Message]:
-        """Returns what is asked: the field `prompt` (text or messages) or `instruction` and `input`.
+    def chat(self, name: str, *, last: Literal["user", "assistant"]) -> list[Message]:
+        """Returns the messages of a field: a list of them, a chat in one text (see `spoken`), or a text of `last`.
+
+        Raises BadRecord, naming place and field, for one that is malformed or in which not `last` speaks last.
+        """
+        value = self.values.get(name)
+        if isinstance(value, list):
+            messages = messages_of(value, self.field(name))
+        else:
+            text = self.text(name)
+            messages = spoken(text) or [{"role": last, "content": text}]
+        if [message["role"] for message in messages] != [last]:
+            check_turns(messages, self.field(name), last=last)
+        if "weight" in messages[-1]:
+            raise BadRecord("not learned", f"{self.field(name)}: the answer to learn from has weight 0")
+        return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+    def asked(self) -> list[Message]:
+        """Returns the field `prompt` (text or messages), or `instruction` and `input`, as messages.
 
         Raises BadRecord, naming place and field, for one that is malformed.
         """
-        if "prompt" not in self.values:
-            question = with_input(self.text("instruction"), self.values, "input", self.field("input"))
-            return [{"role": "user", "content": question}]
-        if not isinstance(self.values["prompt"], list):
-            return [{"role": "user", "content": self.text("prompt")}]
-        messages = messages_of(self.values["prompt"], self.field("prompt"))
-        check_turns(messages, self.field("prompt"), last="user")
-        return messages
+        if "prompt" in self.values:
+            return self.chat("prompt", last="user")
+        question = with_input(self.text("instruction"), self.values, "input", self.field("input"))
+        return [{"role": "user", "content": question}]
+
+    def with_system(self, messages: list[Message]) -> list[Message]:
+        """Returns the chat with what the record says beside it; see `messages.with_system`."""
+        return with_system(messages, self.values, f"{self.place}: ")
 
 
 def record_files(section: str, patterns: Sequence[str]) -> list[Path]:

@@ -36,7 +36,7 @@ def read_questions(paths: Iterable[Path]) -> tuple[list[Question], dict[str, int
     for record in (record for path in paths for record in read_records(path)):
         value = record.values.get("answer")
         answer = str(value) if isinstance(value, int | float) else record.text("answer").strip()
-        question = Question(record.prompt(), answer)
+        question = Question(record.with_system(record.asked()), answer)
         before = found.setdefault(question.key, question)
         if before.answer != answer:
             raise ValueError(f"{record.place}: the same question has another answer before, {before.answer!r}")

@@ -15,7 +15,7 @@ from llm.data.instruct.config import InstructConfig, InstructSource
 from llm.data.instruct.definitions import DEFINITION_SCHEMA
 from llm.data.instruct.four_choice import benchmark_items
 from llm.data.instruct.sources import Example, Found
-from llm.data.instruct.split import EXAMPLE_SCHEMA, held_out_ids, linked, overall_counts, write_examples
+from llm.data.instruct.split import example_schema, held_out_ids, linked, overall_counts, write_examples
 from llm.files import read_table, write_table
 
 
@@ -42,7 +42,7 @@ def split(folder: Path, rows: list[dict[str, str]], *, n_files: int = 1, config:
         write_table(path, pa.Table.from_pylist(rows[k * size : (k + 1) * size], DEFINITION_SCHEMA))
     counts = write_examples(paths, Found(), folder, config or InstructConfig(), "dropped-00000.parquet")
     train, val = read_table(folder / "train.parquet"), read_table(folder / "val.parquet")
-    assert train.schema == val.schema == EXAMPLE_SCHEMA
+    assert train.schema == val.schema == example_schema([])
     items = [json.loads(line) for line in (folder / "benchmark.jsonl").read_text(encoding="utf-8").splitlines()]
     return counts, train.to_pylist(), val.to_pylist(), items
 
@@ -281,6 +281,17 @@ def test_duplicates_are_dropped_and_weights_repeat_in_training_only(tmp_path: Pa
     assert set(Counter(val).values()) == {1}
     assert counts.figures == {"n_train": len(train), "n_val": len(val)}
     assert [(item.reason, item.excerpt) for item in read_dropped(tmp_path)] == [("duplicate", "question 0")]
+
+
+def test_a_turn_that_is_not_learned_is_stored_as_such(tmp_path: Path) -> None:
+    chats = [turns(f"Who {i}?", "wrong", "No.", f"right {i}") for i in range(20)]
+    chats[3].messages[1]["weight"] = 0
+    write_examples([], Found(chats), tmp_path, FILES_ONLY, "dropped-00000.parquet")
+    parts = [read_table(tmp_path / f"{name}.parquet") for name in ("train", "val")]
+    assert parts[0].schema == parts[1].schema != example_schema([])
+    stored = {row["id"]: [turn["weight"] for turn in row["messages"]] for part in parts for row in part.to_pylist()}
+    assert [weights for weights in stored.values() if weights != [None] * 4] == [[None, 0, None, None]]
+    assert stored[chats[3].id] == [None, 0, None, None]
 
 
 def test_definitions_and_files_make_one_set(tmp_path: Path) -> None:

@@ -20,6 +20,19 @@ def test_examples_supervise_the_answer_and_the_end_of_turn(materials, tmp_path):
     assert learned == [*tokenizer.encode("bake it"), tokenizer.end_token]
 
 
+def test_a_turn_of_weight_0_is_context_only(materials, tmp_path):
+    tokenizer = Tokenizer.load(materials.tokenizer_dir)
+    wrong = chat("rye?", "salt")
+    wrong[1]["weight"] = 0
+    write_chats(tmp_path / "a.parquet", [[*wrong, *chat("rye?", "bake it")], chat("rye?", "fold")])
+    sequences = read_examples(tmp_path / "a.parquet", tokenizer, 32).sequences
+    tokens, learned = sequences[0]
+    assert tokenizer.encode("salt")[0] in tokens
+    assert tokens[learned].tolist() == [*tokenizer.encode("bake it"), tokenizer.end_token]
+    tokens, learned = sequences[1]
+    assert tokens[learned].tolist() == [*tokenizer.encode("fold"), tokenizer.end_token]
+
+
 def test_examples_that_cannot_be_learned_are_counted(materials, tmp_path):
     tokenizer = Tokenizer.load(materials.tokenizer_dir)
     chats = [chat("rye?", "bake"), chat("rye?", "bake " * 40), [{"role": "user", "content": "rye?"}]]
