@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .json_records import Record, read_records
+from .json_records import BadExamples, BadRecords, Record, read_examples
 from .messages import BadRecord, Message
 
 
@@ -26,25 +25,24 @@ class Pair:
         return json.dumps(self.prompt, ensure_ascii=False)
 
 
-def read_pairs(paths: Iterable[Path]) -> tuple[list[Pair], dict[str, int]]:
+def read_pairs(paths: Iterable[Path], bad_examples: BadExamples = "refuse") -> tuple[list[Pair], dict[str, int]]:
     """Returns the pairs of files in their order, each once, and how many were dropped for which reason.
 
     A record has `chosen` and `rejected`, texts or chats that end with the assistant, and `prompt` (text or messages),
     or `instruction` and `input`; without either the chats hold the prompt, as in Anthropic's HH. Raises ValueError that
-    names file, line and field for what is malformed.
+    names file, line and field for what is malformed, unless that is to be dropped.
     """
     pairs: dict[tuple[str, str, str], Pair] = {}
-    dropped = Counter[str]()
-    for record in (record for path in paths for record in read_records(path)):
-        pair = pair_of(record)
+    bad = BadRecords("reference", bad_examples)
+    for _, pair in read_examples(paths, pair_of, bad):
         identity = pair.key, pair.chosen, pair.rejected
         if pair.chosen == pair.rejected:
-            dropped["both answers the same"] += 1
+            bad.dropped["both answers the same"] += 1
         elif identity in pairs:
-            dropped["duplicate"] += 1
+            bad.dropped["duplicate"] += 1
         else:
             pairs[identity] = pair
-    return list(pairs.values()), dict(dropped)
+    return list(pairs.values()), dict(bad.dropped)
 
 
 def pair_of(record: Record) -> Pair:

@@ -53,7 +53,7 @@ def reference(
     A pair that does not fit into the context is dropped, not cut; a question that `examples_dir` holds out as well.
     Raises ValueError for malformed files, and when too few pairs are left; `Stopped` when asked to stop.
     """
-    found, dropped = read_pairs(record_files("reference", config.files))
+    found, dropped = read_pairs(record_files("reference", config.files), config.bad_examples)
     held_out_questions = HeldOutQuestions.of(examples_dir)
     pairs = [pair for pair in found if not held_out_questions.are_in(pair.prompt)]
     loop = LoopConfig(precision=config.precision, device=config.device, n_threads=config.n_threads)

@@ -121,6 +121,21 @@ def test_a_malformed_record_is_named_with_its_line(record, message, tmp_path):
         read_pairs([path])
 
 
+def test_broken_pairs_are_dropped_and_counted_on_request(tmp_path):
+    good = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    path = written(tmp_path, good, good | {"rejected": ""}, [1], {"chosen": "b", "rejected": "c"}, good)
+    pairs, dropped = read_pairs([path], "drop")
+    assert len(pairs) == 1
+    assert dropped == {"empty text": 1, "no object": 1, "no common prompt": 1, "duplicate": 1}
+    with pytest.raises(
+        ValueError, match=r"line 2: field 'rejected' is empty\. Mend it, or set reference\.bad_examples: "
+    ):
+        read_pairs([path])
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(ValueError, match="holds no record"):
+        read_pairs([tmp_path / "empty.jsonl"], "drop")
+
+
 def test_files_without_records_are_refused(tmp_path):
     empty, broken, other = tmp_path / "a.jsonl", tmp_path / "b.jsonl", tmp_path / "c.json"
     empty.write_text("\n")
