@@ -167,9 +167,9 @@ def spoken(text: str) -> list[Message] | None:
 
     None: it is no such text. What has no words (the place for an answer) is no message.
     """
-    before, *parts = _SPOKEN.split(text)
-    if before.strip() or not parts or not text.startswith("\n\nHuman:"):
+    if not text.startswith("\n\nHuman:"):
         return None
+    parts = _SPOKEN.split(text)[1:]
     turns = zip(parts[::2], parts[1::2], strict=True)
     return [{"role": _SPEAKERS[name], "content": said.strip()} for name, said in turns if said.strip()]
 
