@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -28,8 +29,32 @@ def held_out_keys(keys: Iterable[str], fraction: float) -> set[str]:
     n_held_out = max(1, round(fraction * len(groups)))
     if n_held_out >= len(groups):
         raise ValueError(f"{len(groups)} different records are too few to hold some out and train on the others")
-    drawn = held_out_groups(groups, lambda key: hashlib.blake2b(key.encode(), digest_size=16).hexdigest(), n_held_out)
-    return {key for group in drawn for key in group}
+    return {key for group in held_out_groups(groups, _hash, n_held_out) for key in group}
+
+
+def held_out_of_each(labels: Mapping[str, str], fraction: float) -> set[str]:
+    """Returns the given share of the keys (0 to 1), at least one, with the same share of each label.
+
+    Of each label those with the lowest hashes are taken, and never its last: that stays to be trained on. Raises
+    ValueError when no label has two keys.
+    """
+    keys_of = defaultdict[str, list[str]](list)
+    for key, label in labels.items():
+        keys_of[label].append(key)
+    ranked = [
+        ((rank + 0.5) / len(keys), _hash(key), key)
+        for keys in keys_of.values()
+        for rank, key in enumerate(sorted(keys, key=_hash)[:-1])
+    ]
+    if not ranked:
+        raise ValueError(
+            f"{len(labels)} texts with {len(keys_of)} labels are too few to hold some out and train on every label"
+        )
+    return {key for *_, key in sorted(ranked)[: max(1, round(fraction * len(labels)))]}
+
+
+def _hash(key: str) -> str:
+    return hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
 
 
 def held_out_groups(

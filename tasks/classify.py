@@ -16,7 +16,8 @@ def check(config: ClassifyConfig) -> None:
     """Reads the labelled texts; raises ValueError with file, line and field."""
     files, held_out = record_files("classify", config.files), config.held_out_files
     held_out_files = record_files("classify", held_out) if held_out else []
-    read_labelled(files, held_out_files, config.held_out_fraction, config.text_field, config.label_field)
+    fields = config.text_field, config.label_field
+    read_labelled(files, held_out_files, config.held_out_fraction, *fields, config.bad_examples)
 
 
 @training(

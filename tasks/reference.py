@@ -16,7 +16,7 @@ from .core.store import Artifact
     version=1,
     label="Reference log-probabilities",
     external_files=lambda config: record_files("reference", config.files),
-    check=lambda config: read_pairs(record_files("reference", config.files)),
+    check=lambda config: read_pairs(record_files("reference", config.files), config.bad_examples),
 )
 def reference(build: Build, chat: Artifact, examples: Artifact, config: ReferenceConfig) -> Counts:
     """Computes the chat model's log-probabilities of preference pairs' answers: DPO's reference, computed once."""

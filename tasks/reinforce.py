@@ -17,7 +17,7 @@ from .core.store import Artifact
     makes="chat",
     label="Reinforcement learning (GRPO)",
     external_files=lambda config: record_files("reinforce", config.files),
-    check=lambda config: read_questions(record_files("reinforce", config.files)),
+    check=lambda config: read_questions(record_files("reinforce", config.files), config.bad_examples),
 )
 def reinforce(build: Build, chat: Artifact, examples: Artifact, config: ReinforceConfig) -> Counts:
     """Trains the chat model on the rewards of its own answers (GRPO); a retry goes on at the last checkpoint."""

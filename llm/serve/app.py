@@ -50,8 +50,7 @@ def create_app(loaded: LoadedModel | LoadedClassifier, worker: Worker, default: 
     @app.post("/v1/chat/completions", response_model=None)
     async def chat_completions(body: ChatRequest, request: Request) -> Response | dict[str, Any]:
         chat = language_model(body.model, loaded, is_chat=True)
-        messages = [message.for_template() for message in body.messages]
-        prompt = await run_in_threadpool(chat.chat_prompt, messages)
+        prompt = await run_in_threadpool(chat.chat_prompt, body.chat)
         return await respond(chat, body, prompt, request, is_chat=True)
 
     @app.post("/v1/completions", response_model=None)

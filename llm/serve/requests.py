@@ -5,8 +5,9 @@ from __future__ import annotations
 import secrets
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
+from ..data.user_files.messages import content_text, our_role, without_empty_system
 from ..model.generate import Sampling
 
 MAX_STOPS = 4
@@ -33,16 +34,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "use_activation": (True,),
 }
 """Parameters that are not built, with the values that ask for nothing (as null and empty lists do for all)."""
-
-
-def text_of(content: Any) -> Any:
-    """Returns the text of a message or prompt: text itself, or a list of parts of the type `text`."""
-    if not isinstance(content, list):
-        return content
-    parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
-    if len(parts) != len(content) or not all(isinstance(part.get("text"), str) for part in parts):
-        raise ValueError("expected text, or a list of parts of the type 'text'")
-    return "".join(part["text"] for part in parts)
 
 
 def encodable(text: str) -> str:
@@ -79,15 +70,16 @@ class Body(BaseModel):
         return [name for name, value in asked.items() if name not in IGNORED and value not in NEUTRAL.get(name, ())]
 
 
+def content_of_role(content: Any, info: ValidationInfo) -> Any:
+    """Returns the text of a message, read as in the files that a model is trained on."""
+    return content_text(content, info.data.get("role"))
+
+
 class Message(Body):
     """One turn of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[Text, BeforeValidator(text_of)]
-
-    def for_template(self) -> dict[str, str]:
-        """Returns the message as `Tokenizer.render_chat` takes it; `developer` is OpenAI's newer word for `system`."""
-        return {"role": "system" if self.role == "developer" else self.role, "content": self.content}
+    role: Annotated[Literal["system", "user", "assistant"], BeforeValidator(our_role)]
+    content: Annotated[Text, BeforeValidator(content_of_role)]
 
 
 class StreamOptions(BaseModel):
@@ -136,6 +128,11 @@ class ChatRequest(Generation):
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)  # the newer name of max_tokens
+
+    @property
+    def chat(self) -> list[dict[str, str]]:
+        """The messages as `Tokenizer.render_chat` takes them, read as in the files that a model is trained on."""
+        return without_empty_system([{"role": turn.role, "content": turn.content} for turn in self.messages])
 
     @property
     def token_limit(self) -> int | None:

@@ -161,19 +161,20 @@ class Tokenizer:
         return n_bytes
 
     def render_chat(
-        self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = False
+        self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False
     ) -> tuple[list[int], list[bool]]:
         """Returns the ids of a chat and its loss mask: True for the assistant's words and the end of its turn.
 
         `<|document|>`, then for each message `<|role|>`, content, `<|end|>`. With `add_generation_prompt` a final
-        `<|assistant|>` asks for an answer. `CHAT_TEMPLATE` says the same in Jinja.
+        `<|assistant|>` asks for an answer. `CHAT_TEMPLATE` says the same in Jinja. A turn with `weight` 0 is context
+        only.
         """
         ids, mask = [self.document_token], [False]
         for message in messages:
             role, content = _role_and_content(message)
             turn = [*self.encode(content), self.end_token]
             ids += [SPECIAL_TOKENS.index(ROLES[role]), *turn]
-            mask += [False] + [role == "assistant"] * len(turn)
+            mask += [False] + [role == "assistant" and message.get("weight") != 0] * len(turn)
         if add_generation_prompt:
             ids.append(SPECIAL_TOKENS.index(ASSISTANT))
             mask.append(False)
@@ -189,7 +190,7 @@ def _untrained() -> tokenizers.Tokenizer:
     return backend
 
 
-def _role_and_content(message: Mapping[str, str]) -> tuple[str, str]:
+def _role_and_content(message: Mapping[str, Any]) -> tuple[str, str]:
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
         raise ValueError(f"role of a message is {role!r}; allowed: {', '.join(ROLES)}")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llm.splits import held_out_groups, held_out_keys
+from llm.splits import held_out_groups, held_out_keys, held_out_of_each
 
 
 def digest(text: str) -> str:
@@ -34,3 +34,29 @@ def test_groups_are_taken_whole_and_in_order_of_their_lowest_hash(sizes: list[in
         if group not in chosen:
             before = [other for other in chosen if min(map(digest, other)) < min(map(digest, group))]
             assert len(group) > (n_items - sum(map(len, before)) if len(before) >= n_least else n_items)
+
+
+@given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=8), fraction=st.floats(0.01, 0.9))
+def test_the_same_share_of_each_label_is_held_out(sizes: list[int], fraction: float) -> None:
+    labels = {f"{i}.{j}": str(i) for i, size in enumerate(sizes) for j in range(size)}
+    if max(sizes) == 1:
+        with pytest.raises(ValueError, match="too few"):
+            held_out_of_each(labels, fraction)
+        return
+    drawn = held_out_of_each(labels, fraction)
+    n_wanted = max(1, round(fraction * len(labels)))
+    assert len(drawn) == min(n_wanted, len(labels) - len(sizes))
+    assert held_out_of_each(dict(reversed(labels.items())), fraction) == drawn
+    shares = []
+    for i, size in enumerate(sizes):
+        keys = sorted(
+            (f"{i}.{j}" for j in range(size)), key=lambda key: hashlib.blake2b(key.encode(), digest_size=16).digest()
+        )
+        n = len(drawn & set(keys))
+        assert drawn & set(keys) == set(keys[:n]), "those with the lowest hashes"
+        assert n < size
+        if n < size - 1:
+            shares.append((n, size))
+    for n, size in shares:  # of any two labels neither is more than half a text ahead of the other's share
+        for m, other in shares:
+            assert (n - 0.5) / size <= (m + 0.5) / other

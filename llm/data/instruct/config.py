@@ -26,7 +26,8 @@ class InstructSource(Config):
 
     kind: SourceKind = "definitions"
     """definitions: what the corpus says of a name; alpaca: records with instruction, input and output; chat: records
-    with messages (role, content), or conversations (from, value) as ShareGPT has them."""
+    with messages (role, content), or conversations (from, value) as ShareGPT has them; a turn of the assistant with
+    `weight: 0` is context only. A field `system` stands before either."""
     path: str | None = None
     """For alpaca and chat: a file (JSON, JSONL, Parquet, CSV or TSV), a folder with such files, or a pattern with
     `*`."""
@@ -90,7 +91,8 @@ class InstructConfig(Config):
 
     bad_examples: Literal["refuse", "drop"] = "refuse"
     """What to do with a record that is broken (no JSON, a field missing, roles out of order): refuse, naming file, line
-    and field; or drop it, and count it. Empty answers, special tokens in a text and duplicates are always dropped."""
+    and field; or drop it, and count it. Empty answers, special tokens in a text, duplicates and chats of which nothing
+    is learned are always dropped."""
 
     question: str = "What does {symbol} do?"
     """For definitions: the question; `{symbol}` stands for the name that is asked about."""
@@ -106,7 +108,7 @@ class InstructConfig(Config):
 
     held_out_fraction: float = setting(0.1, at_least=0, at_most=0.9)
     """Share of the examples kept from training, for validation and the benchmark (never less than four). Examples that
-    share a question or an answer are kept together."""
+    ask the same question are kept together, and those with one answer where it is no label that many share."""
 
     pages_per_partition: int = setting(200, at_least=1)
     """Pages read for definitions by each partition: the unit of parallel work."""

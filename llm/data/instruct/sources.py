@@ -23,12 +23,13 @@ from ..user_files.messages import (
     messages_of,
     text_of,
     with_input,
+    with_system,
 )
 from .config import InstructConfig, InstructSource
 from .definitions import hash_of
 
-SPECIAL_TOKEN, DUPLICATE = "special token", "duplicate"
-ALWAYS_DROPPED = (EMPTY_ANSWER, SPECIAL_TOKEN, DUPLICATE)
+SPECIAL_TOKEN, DUPLICATE, NOT_LEARNED = "special token", "duplicate", "not learned"
+ALWAYS_DROPPED = (EMPTY_ANSWER, SPECIAL_TOKEN, DUPLICATE, NOT_LEARNED)
 """Sound records that teach nothing, or that our chat template refuses (see llm/tokenizer/tokenizer.py)."""
 
 _SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
@@ -55,11 +56,6 @@ class Example:
     def first_question(self) -> str:
         """What the user says first."""
         return next(message["content"] for message in self.messages if message["role"] == "user")
-
-    @property
-    def last_question(self) -> str:
-        """What the user says before the last answer."""
-        return self.messages[-2]["content"]
 
 
 @dataclass(frozen=True)
@@ -141,6 +137,10 @@ def chat_of(record: Any, source: InstructSource) -> list[Message]:
     if not isinstance(record, dict):
         raise BadRecord("no object", f"expected an object, found {record!r:.80}")
     messages = _of_alpaca(record, source) if source.kind == "alpaca" else _of_messages(record, source)
+    while messages and "weight" in messages[-1]:  # nothing comes after it that is learned
+        messages = messages[:-2]
+    if not messages or messages[-1]["role"] != "assistant":
+        raise BadRecord(NOT_LEARNED, "all turns of the assistant have weight 0")
     for number, message in enumerate(messages, 1):
         if found := _SPECIAL.search(message["content"]):
             where = f"message {number}, of the {message['role']},"
@@ -153,7 +153,9 @@ def _of_alpaca(record: dict[str, Any], source: InstructSource) -> list[Message]:
     if source.input_field:
         question = with_input(question, record, source.input_field, source.input_field)
     answer = text_of(record, source.output_field, source.output_field, when_empty=EMPTY_ANSWER)
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    read = {source.instruction_field, source.input_field, source.output_field}
+    beside = {name: value for name, value in record.items() if name not in read}
+    return with_system([{"role": "user", "content": question}, {"role": "assistant", "content": answer}], beside)
 
 
 def _of_messages(record: dict[str, Any], source: InstructSource) -> list[Message]:
@@ -164,7 +166,7 @@ def _of_messages(record: dict[str, Any], source: InstructSource) -> list[Message
         raise BadRecord("missing field", f"{' or '.join(names)} is missing; there are {found}")
     messages = messages_of(record[name], name)
     check_turns(messages, name, last="assistant")
-    return messages
+    return with_system(messages, record)
 
 
 def _records(source: InstructSource, downloads: Path) -> Iterator[tuple[str, Any]]:

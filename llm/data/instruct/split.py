@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +21,8 @@ from .definitions import hash_of
 from .four_choice import N_CHOICES, benchmark_items
 from .sources import DUPLICATE, Example, Found
 
-EXAMPLE_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("question", pa.string()),
-        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
-        ("document_id", pa.string()),
-    ]
-)
+N_LINKED = 3
+"""Examples that share a last answer or a later question, and are kept together for it."""
 
 
 def write_examples(
@@ -45,8 +39,9 @@ def write_examples(
     held_out = held_out_ids(kept, config)
     train = [example for example in kept if example.id not in held_out for _ in range(example.weight)]
     val = [example for example in kept if example.id in held_out]
-    write_table(out_dir / "train.parquet", example_table(train))
-    write_table(out_dir / "val.parquet", example_table(val))
+    schema = example_schema(kept)
+    write_table(out_dir / "train.parquet", example_table(train, schema))
+    write_table(out_dir / "val.parquet", example_table(val, schema))
     write_dropped(out_dir / dropped_name, dropped)
     figures = {"n_train": len(train), "n_val": len(val)}
     if definitions:
@@ -92,33 +87,75 @@ def without_duplicates(examples: Sequence[Example]) -> tuple[list[Example], list
 def held_out_ids(examples: Sequence[Example], config: InstructConfig) -> set[str]:
     """Returns the examples kept from training: the groups with the lowest hashes, up to the configured share of all.
 
-    A group are the examples that share a question (first or last) or the last answer, directly or through others. One
-    that is larger than the share ("Thank you.") stays in training; a benchmark of definitions takes at least four.
-    Raises ValueError when there are too few groups.
+    See `linked` for what a group is. One that is larger than the share stays in training; a benchmark of definitions
+    takes at least four. Raises ValueError when there are too few groups.
     """
-    groups, n_least = connected(examples), N_CHOICES if config.definitions else 1
+    n_least = N_CHOICES if config.definitions else 1
     n_wanted = max(n_least, round(config.held_out_fraction * len(examples)))
-    chosen = held_out_groups(groups, lambda example: hash_of(str(config.seed), example.answer), n_wanted, n_least)
-    if len(groups) <= n_least or not chosen:
+    groups, n_with = linked(examples, n_wanted), n_sharing(examples)
+
+    def drawn_by(example: Example) -> str:
+        """Those with one answer are drawn together, unless it is a label that would bring all others with it."""
+        is_label = n_with["answer", example.answer] > N_LINKED and example.definition is None
+        return hash_of(str(config.seed), example.id if is_label else example.answer)
+
+    chosen = held_out_groups(groups, drawn_by, n_wanted, n_least)
+    if len(groups) <= n_least:
         raise ValueError(
-            f"{len(groups)} examples with different questions and answers were found, {n_least + 1} are needed: give "
-            "more examples; for definitions crawl pages that hold Sphinx definition lists (dl.py), or widen "
-            "min_answer_chars and max_answer_chars"
+            f"among {len(examples)} examples {len(groups)} with different questions were found, {n_least + 1} "
+            "are needed: give more examples; for definitions crawl pages that hold Sphinx definition lists (dl.py), or "
+            "widen min_answer_chars and max_answer_chars"
+        )
+    if not chosen:
+        raise ValueError(
+            f"the {len(examples)} examples make {len(groups)} groups that share a question, the smallest of "
+            f"{min(map(len, groups))} examples, and at most {n_wanted} may be held out: give more examples, or raise "
+            "held_out_fraction"
         )
     return {example.id for group in chosen for example in group}
 
 
-def connected(examples: Sequence[Example]) -> list[list[Example]]:
-    """Returns the examples in groups; two that share a question (first or last) or their last answer are in one."""
+def linked(examples: Sequence[Example], n_most: int) -> list[list[Example]]:
+    """Returns the examples in groups, each of which stands whole on one side of the split.
+
+    A question that begins a chat is whole in itself: all chats that ask it, at any turn, are one group, and so are
+    those with the answer of a definition, which the benchmark asks. Any other text of a chat means little without it,
+    and links only where at most `N_LINKED` examples share it ("continue", "Yes" and other labels do not), and not into
+    a group of more than `n_most` examples, of which none could be held out.
+    """
+    n_with = n_sharing(examples)
+    whole = {("question", example.first_question) for example in examples}
+    whole |= {("answer", example.answer) for example in examples if example.definition}
+    always = {example.id: [text for text in texts_of(example) if text in whole] for example in examples}
+    few = {
+        example.id: [text for text in texts_of(example) if text in whole or n_with[text] <= N_LINKED]
+        for example in examples
+    }
+    groups = connected(examples, few)
+    return [part for group in groups for part in ([group] if len(group) <= n_most else connected(group, always))]
+
+
+def texts_of(example: Example) -> list[tuple[str, str]]:
+    """Returns what two examples may share: each question once, and the last answer."""
+    asked = dict.fromkeys(message["content"] for message in example.messages if message["role"] == "user")
+    return [*(("question", text) for text in asked), ("answer", example.answer)]
+
+
+def n_sharing(examples: Sequence[Example]) -> Counter[tuple[str, str]]:
+    """Returns how many examples have each of their texts."""
+    return Counter(text for example in examples for text in texts_of(example))
+
+
+def connected(examples: Sequence[Example], texts: Mapping[str, Sequence[tuple[str, str]]]) -> list[list[Example]]:
+    """Returns the examples in groups; two that have a text in common, directly or through others, are in one.
+
+    `texts` holds those of each example, by its id, one at least.
+    """
     first_with: dict[tuple[str, str], int] = {}
     pairs = [
-        (first_with.setdefault(key, number), number)
+        (first_with.setdefault(text, number), number)
         for number, example in enumerate(examples)
-        for key in (
-            ("question", example.first_question),
-            ("question", example.last_question),
-            ("answer", example.answer),
-        )
+        for text in texts[example.id]
     ]
     groups: dict[int, list[Example]] = defaultdict(list)
     for number, first in zip(*components(np.array(pairs, dtype=np.int64).reshape(-1, 2)), strict=True):
@@ -126,11 +163,24 @@ def connected(examples: Sequence[Example]) -> list[list[Example]]:
     return list(groups.values())
 
 
-def example_table(examples: Sequence[Example]) -> pa.Table:
-    """Returns the examples as they are stored, `EXAMPLE_SCHEMA`."""
-    columns = EXAMPLE_SCHEMA.names
-    rows = [{name: getattr(example, name) for name in columns} for example in examples]
-    return pa.Table.from_pylist(rows, EXAMPLE_SCHEMA)
+def example_schema(examples: Sequence[Example]) -> pa.Schema:
+    """Returns how the examples are stored; `messages` have a field `weight` only where a turn is not to be learned."""
+    turn = [("role", pa.string()), ("content", pa.string())]
+    if any("weight" in message for example in examples for message in example.messages):
+        turn.append(("weight", pa.int8()))
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("question", pa.string()),
+            ("messages", pa.list_(pa.struct(turn))),
+            ("document_id", pa.string()),
+        ]
+    )
+
+
+def example_table(examples: Sequence[Example], schema: pa.Schema) -> pa.Table:
+    """Returns the examples as they are stored."""
+    return pa.Table.from_pylist([{name: getattr(one, name) for name in schema.names} for one in examples], schema)
 
 
 def overall_counts(extracted: Counts | None, written: Counts) -> Counts:

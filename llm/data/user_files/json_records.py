@@ -5,19 +5,23 @@ from __future__ import annotations
 import codecs
 import csv
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 
 from ...files import read_table
 from ..common.file_patterns import all_matching_files
-from .messages import BadRecord, Message, check_turns, messages_of, text_of, with_input
+from .messages import BadRecord, Message, check_turns, messages_of, spoken, text_of, with_input, with_system
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (".json", ".jsonl", ".parquet", *DELIMITERS)
+
+BadExamples = Literal["refuse", "drop"]
+Example = TypeVar("Example")
 
 
 @dataclass(frozen=True)
@@ -35,19 +39,36 @@ class Record:
         """Returns the text of a field; raises BadRecord, naming place and field, as `text_of` does."""
         return text_of(self.values, name, self.field(name))
 
-    def prompt(self) -> list[Message]:
-        """Returns what is asked: the field `prompt` (text or messages) or `instruction` and `input`.
+    def chat(self, name: str, *, last: Literal["user", "assistant"]) -> list[Message]:
+        """Returns the messages of a field: a list of them, a chat in one text (see `spoken`), or a text of `last`.
+
+        Raises BadRecord, naming place and field, for one that is malformed or in which not `last` speaks last.
+        """
+        value = self.values.get(name)
+        if isinstance(value, list):
+            messages = messages_of(value, self.field(name))
+        else:
+            text = self.text(name)
+            messages = spoken(text) or [{"role": last, "content": text}]
+        if [message["role"] for message in messages] != [last]:
+            check_turns(messages, self.field(name), last=last)
+        if "weight" in messages[-1]:
+            raise BadRecord("not learned", f"{self.field(name)}: the answer to learn from has weight 0")
+        return [{"role": message["role"], "content": message["content"]} for message in messages]
+
+    def asked(self) -> list[Message]:
+        """Returns the field `prompt` (text or messages), or `instruction` and `input`, as messages.
 
         Raises BadRecord, naming place and field, for one that is malformed.
         """
-        if "prompt" not in self.values:
-            question = with_input(self.text("instruction"), self.values, "input", self.field("input"))
-            return [{"role": "user", "content": question}]
-        if not isinstance(self.values["prompt"], list):
-            return [{"role": "user", "content": self.text("prompt")}]
-        messages = messages_of(self.values["prompt"], self.field("prompt"))
-        check_turns(messages, self.field("prompt"), last="user")
-        return messages
+        if "prompt" in self.values:
+            return self.chat("prompt", last="user")
+        question = with_input(self.text("instruction"), self.values, "input", self.field("input"))
+        return [{"role": "user", "content": question}]
+
+    def with_system(self, messages: list[Message]) -> list[Message]:
+        """Returns the chat with what the record says beside it; see `messages.with_system`."""
+        return with_system(messages, self.values, f"{self.place}: ")
 
 
 def record_files(section: str, patterns: Sequence[str]) -> list[Path]:
@@ -57,19 +78,89 @@ def record_files(section: str, patterns: Sequence[str]) -> list[Path]:
     return all_matching_files(f"{section}.files", patterns, SUFFIXES)
 
 
+@dataclass
+class BadRecords:
+    """What to do with broken records of a section's files: refuse the first, or drop them and count the reasons."""
+
+    section: str
+    choice: BadExamples = "refuse"
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def drop(self, error: BadRecord, n: int = 1) -> None:
+        """Counts broken records; raises ValueError, with the choice there is, when they are to be refused."""
+        if self.choice == "refuse":
+            raise ValueError(
+                f"{error}. Mend it, or set {self.section}.bad_examples: drop to leave such records out"
+            ) from error
+        self.dropped[error.reason] += n
+
+
+def read_examples(
+    paths: Iterable[Path], parse: Callable[[Record], Example], bad: BadRecords
+) -> Iterator[tuple[str, Example]]:
+    """Yields what `parse` makes of each record of files, and where it stands, in words.
+
+    Raises ValueError naming file and line for a broken record, unless `bad` drops it, and for a file without records.
+    """
+    for path in paths:
+        is_empty = True
+        for where, value in values_of(path):
+            is_empty = False
+            try:
+                record = _record(f"{path}, {where}", value)
+                example = parse(record)
+            except BadRecord as error:
+                bad.drop(error)
+            else:
+                yield record.place, example
+        if is_empty:
+            raise ValueError(f"{path} holds no record; give a file with at least one")
+
+
+def one_answer_each(
+    examples: Iterable[tuple[str, Example]],
+    key_and_answer: Callable[[Example], tuple[str, str]],
+    bad: BadRecords,
+    *,
+    words: str,
+) -> dict[str, Example]:
+    """Returns the first example of each key; a key with two answers is broken, all of its examples are.
+
+    Counts the others in `bad.dropped`. Raises ValueError naming both places, between them `words` ("the same text has
+    label"), unless `bad` drops what is broken.
+    """
+    found: dict[str, tuple[str, Example]] = {}
+    n_of, broken = Counter[str](), dict[str, BadRecord]()
+    for place, example in examples:
+        key, answer = key_and_answer(example)
+        before_place, before = found.setdefault(key, (place, example))
+        n_of[key] += 1
+        said = key_and_answer(before)[1]
+        if said != answer:
+            broken[key] = BadRecord("two answers", f"{place}: {words} {said!r} in {before_place}")
+            bad.drop(broken[key], 0)
+    for key, error in broken.items():
+        bad.drop(error, n_of[key])
+    kept = {key: example for key, (_, example) in found.items() if key not in broken}
+    bad.dropped["duplicate"] += sum(n_of[key] - 1 for key in kept)
+    return kept
+
+
 def read_records(path: Path) -> list[Record]:
     """Returns the records of a file; raises ValueError naming file and line for one that is empty or malformed."""
-    records = []
-    for where, value in values_of(path):
-        if isinstance(value, BadRecord):
-            raise ValueError(f"{path}, {where}: {value}") from value
-        if not isinstance(value, dict):
-            kind = type(value).__name__
-            raise ValueError(f"{path}, {where}: a record must be an object with fields, but is {kind}")
-        records.append(Record(f"{path}, {where}", value))
+    records = [_record(f"{path}, {where}", value) for where, value in values_of(path)]
     if not records:
         raise ValueError(f"{path} holds no record; give a file with at least one")
     return records
+
+
+def _record(place: str, value: Any) -> Record:
+    if isinstance(value, BadRecord):
+        raise BadRecord(value.reason, f"{place}: {value}") from value
+    if not isinstance(value, dict):
+        kind = type(value).__name__
+        raise BadRecord("no object", f"{place}: a record must be an object with fields, but is {kind}")
+    return Record(place, value)
 
 
 def values_of(path: Path) -> Iterator[tuple[str, Any]]:

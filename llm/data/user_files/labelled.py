@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...splits import held_out_keys
-from .json_records import Record, read_records
+from ...splits import held_out_of_each
+from .json_records import BadExamples, BadRecords, Record, one_answer_each, read_examples
+from .messages import BadRecord
 
 
 @dataclass(frozen=True)
@@ -32,47 +34,60 @@ class LabelledSet:
 
 
 def read_labelled(
-    paths: Iterable[Path], held_out_paths: Iterable[Path], held_out_fraction: float, text_field: str, label_field: str
+    paths: Iterable[Path],
+    held_out_paths: Iterable[Path],
+    held_out_fraction: float,
+    text_field: str,
+    label_field: str,
+    bad_examples: BadExamples = "refuse",
 ) -> LabelledSet:
-    """Returns the records of files, each text once; without held-out files a share of the texts is held out.
+    """Returns the records of files, each text once; without held-out files a share of each label's texts is held out.
 
-    A text that is held out is never trained on. Raises ValueError, naming file, line and field, for a malformed record,
-    for a text with two labels, for a single label, and for a label that training has not seen.
+    A text that is held out is never trained on, and a label with a single text is. Raises ValueError for a single label
+    and, unless these are to be dropped, naming file, line and field, for a malformed record, for a text with two
+    labels, and for a label that training has not seen.
     """
-    dropped = Counter[str]()
-    given = [_unique(some, text_field, label_field, dropped) for some in (paths, held_out_paths)]
-    if given[1]:
-        held_out = set(given[1])
-        dropped["also held out"] += len(held_out & given[0].keys())
+    bad = BadRecords("classify", bad_examples)
+
+    def labelled(record: Record) -> Labelled:
+        return Labelled(record.text(text_field), label_of(record, label_field), record.place)
+
+    given, separate = (
+        one_answer_each(
+            read_examples(some, labelled, bad),
+            lambda item: (item.text, item.label),
+            bad,
+            words="the same text has label",
+        )
+        for some in (paths, held_out_paths)
+    )
+    if separate:
+        held_out = set(separate)
+        bad.dropped["also held out"] += len(held_out & given.keys())
     else:
-        held_out = held_out_keys(given[0], held_out_fraction)
-    train = [item for text, item in given[0].items() if text not in held_out]
-    val = list(given[1].values()) or [item for text, item in given[0].items() if text in held_out]
+        held_out = held_out_of_each({text: item.label for text, item in given.items()}, held_out_fraction)
+    train = [item for text, item in given.items() if text not in held_out]
     labels = tuple(sorted({item.label for item in train}))
     if len(labels) < 2:
-        raise ValueError(f"all texts to train on have one label, {', '.join(labels)!r}; a classifier needs two or more")
-    for item in val:
-        if item.label not in labels:
-            raise ValueError(
-                f"{item.place}: label {item.label!r} is not among those trained on ({', '.join(labels)}): add texts "
-                "with it to train on, or take it out"
-            )
-    return LabelledSet(train, val, labels, {reason: n for reason, n in dropped.items() if n})
+        raise ValueError(
+            f"all {len(train)} texts to train on have one label, {', '.join(labels)!r}; a classifier needs two or more"
+        )
+    val = []
+    for item in separate.values() or [given[text] for text in given if text in held_out]:
+        if item.label in labels:
+            val.append(item)
+        else:
+            why = f"label {item.label!r} is not among those trained on ({', '.join(labels)})"
+            bad.drop(BadRecord("label not trained on", f"{item.place}: {why}: add texts with it to train on"))
+    if not val:
+        raise ValueError("no text is left to measure the classifier with; add some with labels that it is trained on")
+    return LabelledSet(train, val, labels, {reason: n for reason, n in bad.dropped.items() if n})
 
 
-def _unique(paths: Iterable[Path], text_field: str, label_field: str, dropped: Counter[str]) -> dict[str, Labelled]:
-    found: dict[str, Labelled] = {}
-    for record in (record for path in paths for record in read_records(path)):
-        item = Labelled(record.text(text_field), _label(record, label_field), record.place)
-        before = found.setdefault(item.text, item)
-        if before.label != item.label:
-            raise ValueError(f"{item.place}: the same text has label {before.label!r} in {before.place}")
-        dropped["duplicate"] += before is not item
-    return found
-
-
-def _label(record: Record, field: str) -> str:
+def label_of(record: Record, field: str) -> str:
+    """Returns a label as text; a whole number is the same label however it is written (0, 0.0, "0.0")."""
     value = record.values.get(field)
-    if isinstance(value, int):  # True and False too
-        return str(value)
-    return record.text(field).strip()
+    is_number = isinstance(value, int | float) and math.isfinite(value)  # True and False too
+    label = str(value) if is_number else record.text(field).strip()
+    whole = re.fullmatch(r"(-?\d+)\.0+", label)
+    return whole[1] if whole else label

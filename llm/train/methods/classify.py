@@ -111,7 +111,7 @@ def classify(
     files, held_out = record_files("classify", config.files), config.held_out_files
     val_files = record_files("classify", held_out) if held_out else []
     fields = config.text_field, config.label_field
-    data = read_labelled(files, val_files, config.held_out_fraction, *fields)
+    data = read_labelled(files, val_files, config.held_out_fraction, *fields, config.bad_examples)
     start = Start.of(model_dir, config.loop)
     start.require_memory(min(config.loop.micro_batch_size, config.batch_size), optimizer)
     if config.trainable_blocks > len(start.model.blocks):

@@ -76,6 +76,9 @@ class ReferenceConfig(Config):
     messages; or with `instruction`, `input`, `chosen`, `rejected`."""
     held_out_fraction: float = setting(0.1, at_least=0.001, at_most=0.9)
     """Share of the prompts kept from training, chosen by their content."""
+    bad_examples: Literal["refuse", "drop"] = "refuse"
+    """What to do with a record that is broken (no JSON, a field missing, an empty answer, roles out of order): refuse,
+    naming file, line and field; or drop it, and count it."""
     micro_batch_size: int = setting(16, at_least=1)
     """Pairs that go through the model at once."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -121,11 +124,14 @@ class ClassifyConfig(Config):
     held_out_files: tuple[str, ...] = ()
     """The same, to measure with; empty: a part of `files` is held out."""
     held_out_fraction: float = setting(0.2, at_least=0.001, at_most=0.9)
-    """Share of the texts kept from training, chosen by their content, where there are no `held_out_files`."""
+    """Share of each label's texts kept from training, chosen by their content, where there are no `held_out_files`."""
     text_field: str = "text"
     """The column or key that holds the text; a text longer than the context is cut at its end."""
     label_field: str = "label"
     """The column or key that holds the label: a text or a number."""
+    bad_examples: Literal["refuse", "drop"] = "refuse"
+    """What to do with a record that is broken (no label, a text with two labels, a held-out label that is not trained
+    on): refuse, naming file, line and field; or drop it, and count it."""
     trainable_blocks: int = setting(2, at_least=0)
     """Last blocks of the model that learn, with the norm after them and the class head; the rest stays as it is."""
     random_baseline: bool = True
@@ -160,6 +166,9 @@ class ReinforceConfig(Config):
     `instruction` and `input`) and `answer`, the right answer."""
     held_out_fraction: float = setting(0.1, at_least=0.001, at_most=0.9)
     """Share of the questions kept from training, chosen by their content."""
+    bad_examples: Literal["refuse", "drop"] = "refuse"
+    """What to do with a record that is broken (no JSON, a field missing, a question with two answers): refuse, naming
+    file, line and field; or drop it, and count it."""
     match: Literal["exact", "contains"] = "exact"
     """When an answer earns the reward 1 instead of 0: if it is the right answer (but for white space around it) and
     ends its turn, or if it contains it."""

@@ -146,20 +146,37 @@ ASKED_LATER = "held out for the evaluation"
 """Why records of other data are dropped."""
 
 
-def held_out_questions(examples_dir: Path | None) -> set[str]:
-    """Returns what users say in the examples that the evaluation asks; nothing without examples.
+@dataclass(frozen=True)
+class HeldOutQuestions:
+    """What users say in the examples that the evaluation asks; no method may train on the same questions."""
 
-    Other data may hold the same questions: no method may train on those.
-    """
-    if examples_dir is None:
-        return set()
-    chats = read_table(examples_dir / "val.parquet", ["messages"])["messages"].to_pylist()
-    return {question for messages in chats for question in questions_of(messages)}
+    begun: frozenset[str] = frozenset()
+    """Questions that begin a chat."""
+    asked: frozenset[str] = frozenset()
+    """Those and all later ones."""
+
+    @classmethod
+    def of(cls, examples_dir: Path | None) -> HeldOutQuestions:
+        """Reads those that an instruct stage holds out; there are none without it."""
+        if examples_dir is None:
+            return cls()
+        chats = read_table(examples_dir / "val.parquet", ["messages"])["messages"].to_pylist()
+        questions = [questions_of(messages) for messages in chats]
+        return cls(frozenset(said[0] for said in questions), frozenset(text for said in questions for text in said))
+
+    def are_in(self, prompt: Sequence[dict[str, str]]) -> bool:
+        """Returns whether a prompt asks one of them.
+
+        A later question ("continue") means little without what came before: one that begins neither chat is not the
+        same because its words are.
+        """
+        said = questions_of(prompt)
+        return said[0] in self.asked or not self.begun.isdisjoint(said)
 
 
-def questions_of(messages: Sequence[dict[str, str]]) -> set[str]:
+def questions_of(messages: Sequence[dict[str, str]]) -> list[str]:
     """Returns what the user says in a chat."""
-    return {message["content"].strip() for message in messages if message["role"] == "user"}
+    return [message["content"].strip() for message in messages if message["role"] == "user"]
 
 
 def prompts(chats: Sequence[Any], tokenizer: Tokenizer, n_prompts: int) -> list[list[int]]:

@@ -26,7 +26,7 @@ from ..config import LoopConfig
 from ..device import choose_device, choose_dtype
 from .answers import REFERENCE_FILE, AnswerObjective, Pairs, rendered
 from .config import ReferenceConfig
-from .examples import ASKED_LATER, held_out_questions, questions_of
+from .examples import ASKED_LATER, HeldOutQuestions
 
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 SCHEMA = pa.schema(
@@ -53,9 +53,9 @@ def reference(
     A pair that does not fit into the context is dropped, not cut; a question that `examples_dir` holds out as well.
     Raises ValueError for malformed files, and when too few pairs are left; `Stopped` when asked to stop.
     """
-    found, dropped = read_pairs(record_files("reference", config.files))
-    asked = held_out_questions(examples_dir)
-    pairs = [pair for pair in found if not asked & questions_of(pair.prompt)]
+    found, dropped = read_pairs(record_files("reference", config.files), config.bad_examples)
+    held_out_questions = HeldOutQuestions.of(examples_dir)
+    pairs = [pair for pair in found if not held_out_questions.are_in(pair.prompt)]
     loop = LoopConfig(precision=config.precision, device=config.device, n_threads=config.n_threads)
     device = choose_device(loop)
     model, tokenizer, dtype = load_model(model_dir, device), Tokenizer.load(model_dir), choose_dtype(loop, device)

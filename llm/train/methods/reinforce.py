@@ -13,6 +13,7 @@ KL term and so no reference model; all tokens of a step count alike (Yu et al. 2
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from ...data.user_files.json_records import record_files
 from ...data.user_files.questions import Question, read_questions
 from ...model.generate import Sampling, generate_batch
 from ...model.gpt import GPT
+from ...process import METRICS_FILE, read_metrics
 from ...splits import held_out_keys
 from ...statistics import wilson
 from ...tokenizer.tokenizer import Tokenizer
@@ -35,8 +37,10 @@ from ..loop import RunSpec
 from ..order import one_group
 from .answers import AnswerObjective, chats_batch
 from .config import ReinforceConfig
-from .examples import ASKED_LATER, held_out_questions, questions_of
+from .examples import ASKED_LATER, HeldOutQuestions
 from .start import Start
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,9 +214,9 @@ def reinforce(
     only_finite = replace(config.loop.guard, sigma=None)  # loss and gradient say how surprising the rewards are
     config = replace(config, optimizer=optimizer, loop=replace(config.loop, guard=only_finite))
     files = record_files("reinforce", config.files)
-    found, dropped = read_questions(files)
-    asked = held_out_questions(examples_dir)
-    unasked = [item for item in found if not asked & questions_of(item.prompt)]
+    found, dropped = read_questions(files, config.bad_examples)
+    held_out_questions = HeldOutQuestions.of(examples_dir)
+    unasked = [item for item in found if not held_out_questions.are_in(item.prompt)]
     start = Start.of(model_dir, config.loop)
     start.require_memory(config.loop.micro_batch_size, optimizer)
     kept = fitting(unasked, start, config.max_answer_tokens)
@@ -237,9 +241,26 @@ def reinforce(
         loader=functools.partial(Rollouts, sampler=sampler),
     )
     progress = start.train(spec, work_dir, out_dir, should_stop)
+    if start.world.is_first:
+        warn_unless_rewarded(work_dir / METRICS_FILE)
     n_epochs = config.n_steps * config.batch_size / len(train)
     figures = progress.metrics() | {"n_tokens": progress.n_tokens, "n_epochs": n_epochs}
     return Counts("questions", len(kept) + sum(dropped.values()), len(kept), dropped, figures)
+
+
+def warn_unless_rewarded(path: Path) -> None:
+    """Warns when the answers of each question were all as good as each other at every step: none taught anything."""
+    lines = [line for line in read_metrics(path) if "reward" in line]
+    if any(line.get("loss") for line in lines):
+        return
+    if any(line["reward"] for line in lines):
+        log.warning("nothing was learned: to each question all answers earned the same reward; ask harder ones")
+    else:
+        log.warning(
+            "nothing was learned: no answer earned a reward in %d steps; fine-tune on some questions of this kind "
+            "first, ask easier ones, or see whether reinforce.match and max_answer_tokens let a right answer count",
+            len(lines),
+        )
 
 
 def fitting(questions: Sequence[Question], start: Start, n_answer_tokens: int) -> list[Question]:

@@ -90,8 +90,13 @@ def test_a_message_may_have_parts_and_a_developer(port: int) -> None:
     parts = [{"type": "text", "text": "What does "}, {"type": "text", "text": "the baker do?"}]
     plain = [{"role": "system", "content": "Be brief."}, *QUESTION]
     other = [{"role": "developer", "content": "Be brief.", "name": "me"}, {"role": "user", "content": parts}]
+    empty = [{"role": "system", "content": None}, {"role": "system", "content": " "}]
     answers = [call(port, CHAT, chat_body(messages=messages))[1]["choices"] for messages in (plain, other)]
     assert answers[0] == answers[1]
+    answers = [call(port, CHAT, chat_body(messages=[*some, *QUESTION]))[1]["choices"] for some in (empty, [])]
+    assert answers[0] == answers[1], "a model is never trained on a system that says nothing"
+    again = [*QUESTION, {"role": "assistant", "content": None}, *QUESTION]
+    assert call(port, CHAT, chat_body(messages=again))[0] == 200
 
 
 def test_a_base_model_continues_a_text_and_says_that_it_cannot_chat(base: LoadedModel) -> None:
@@ -135,6 +140,7 @@ def user(content: Any) -> dict[str, Any]:
         (chat_body(messages=[{"role": "user"}]), 400, "messages[0].content", "missing_required_parameter"),
         (chat_body(messages=[*QUESTION, {"role": "pope", "content": "x"}]), 400, "messages[1].role", "invalid_value"),
         (user(None), 400, "messages[0].content", "invalid_type"),
+        (chat_body(messages=[{"role": ["user"], "content": "x"}]), 400, "messages[0].role", "invalid_value"),
         (user([{"type": "image_url", "image_url": {"url": "x"}}]), 400, "messages[0].content", "invalid_value"),
         (user("half of a pair: \ud800"), 400, "messages[0].content", "invalid_value"),
         (chat_body(messages=LONG), 400, "messages", "context_length_exceeded"),

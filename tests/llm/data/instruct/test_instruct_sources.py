@@ -95,12 +95,28 @@ BROKEN = [
         r"messages\[1\].role is 'tool'",
     ),
     ("chat", {"messages": [QUESTION, {"role": "assistant"}]}, "missing field", r"messages\[1\].content is missing"),
+    ("chat", {"messages": [QUESTION | {"content": None}, ANSWER]}, "no text", r"messages\[0\].content is None; expect"),
     (
         "chat",
-        {"messages": [QUESTION, ANSWER | {"content": None}]},
-        "no text",
-        r"messages\[1\].content is None; expected",
+        {"messages": [QUESTION, ANSWER | {"weight": 0.5}]},
+        "unknown weight",
+        r"messages\[1\].weight is 0.5; allow",
     ),
+    (
+        "chat",
+        {"messages": [QUESTION, ANSWER | {"tool_calls": [{"id": "a"}]}]},
+        "unread field",
+        r"messages\[1\].tool_calls is .*, which is not read",
+    ),
+    ("chat", {"messages": [QUESTION, ANSWER], "tools": [{"type": "function"}]}, "unread field", "tools is .* not read"),
+    ("alpaca", ALPACA | {"history": [["a", "b"]]}, "unread field", "history is .* not read"),
+    (
+        "chat",
+        {"messages": [SYSTEM, QUESTION, ANSWER], "system": "Else."},
+        "two systems",
+        "system and the first message",
+    ),
+    ("chat", {"messages": [SYSTEM | {"content": ""}]}, "roles out of order", "the roles are none; allowed"),
     ("chat", {"conversations": [{"from": "human"}]}, "missing field", r"conversations\[0\].value is missing"),
     ("chat", {"messages": [QUESTION | {"content": " "}, ANSWER]}, "empty question", r"messages\[0\].content is empty"),
     ("chat", {"messages": [QUESTION, ANSWER | {"content": "\ud800"}]}, "no text", "half a character"),
@@ -153,10 +169,43 @@ def test_a_missing_file_is_named_with_its_override(tmp_path: Path) -> None:
 
 
 def test_empty_answers_and_special_tokens_are_dropped_always(tmp_path: Path) -> None:
+    null = {"messages": [QUESTION, ANSWER | {"content": None}]}
+    assert [item.reason for item in read(written(tmp_path / "b.jsonl", null)).dropped] == ["empty answer"]
     records = [ALPACA | {"output": "\n"}, *(ALPACA | {"instruction": f"Say {token}"} for token in SPECIAL_TOKENS)]
     found = read(written(tmp_path / "a.jsonl", *records, ALPACA), "alpaca")
     assert len(found.examples) == 1
     assert [item.reason for item in found.dropped] == ["empty answer"] + ["special token"] * len(SPECIAL_TOKENS)
+
+
+def test_what_the_system_says_beside_a_chat_is_before_it(tmp_path: Path) -> None:
+    expected = [("system", "You bake."), ("user", "Rye?"), ("assistant", "Bake it.")]
+    for beside in ({"system": "You bake."}, {"system_prompt": "You bake.", "tools": [], "history": None}):
+        path = written(tmp_path / "a.jsonl", {"messages": [QUESTION, ANSWER]} | beside)
+        assert chats(path) == [expected]
+        path = written(tmp_path / "b.jsonl", {"instruction": "Rye?", "output": "Bake it."} | beside)
+        assert chats(path, "alpaca") == [expected]
+    path = written(tmp_path / "c.jsonl", {"messages": [SYSTEM, QUESTION, ANSWER], "system": "You bake."})
+    assert chats(path) == [expected]
+    path = written(tmp_path / "d.jsonl", {"system": "Rye?", "output": "Bake it."})
+    assert chats(path, "alpaca", instruction_field="system") == [expected[1:]]
+
+
+def test_turns_of_weight_0_are_context_and_at_the_end_are_left_out(tmp_path: Path) -> None:
+    wrong, right = ANSWER | {"content": "Eat it.", "weight": 0}, ANSWER | {"weight": 1}
+    records = [
+        [QUESTION | {"weight": 0}, wrong, QUESTION, right],
+        [SYSTEM, QUESTION, right, QUESTION, wrong, QUESTION, wrong],
+        [SYSTEM, QUESTION, wrong],
+        [QUESTION, wrong],
+    ]
+    path = written(tmp_path / "a.jsonl", *({"messages": turns} for turns in records))
+    found = read(path)
+    unlearned = {"role": "assistant", "content": "Eat it.", "weight": 0}
+    assert [one.messages for one in found.examples] == [
+        [QUESTION, unlearned, QUESTION, ANSWER],
+        [SYSTEM, QUESTION, ANSWER],
+    ]
+    assert [item.reason for item in found.dropped] == ["not learned", "not learned"]
 
 
 def test_a_data_set_is_read_by_columns(tmp_path: Path) -> None:

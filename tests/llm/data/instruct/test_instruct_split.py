@@ -1,6 +1,7 @@
 """Tests of the example set: duplicates, the held-out split, the four-choice benchmark, the books."""
 
 import json
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from llm.data.instruct.config import InstructConfig, InstructSource
 from llm.data.instruct.definitions import DEFINITION_SCHEMA
 from llm.data.instruct.four_choice import benchmark_items
 from llm.data.instruct.sources import Example, Found
-from llm.data.instruct.split import EXAMPLE_SCHEMA, connected, held_out_ids, overall_counts, write_examples
+from llm.data.instruct.split import example_schema, held_out_ids, linked, overall_counts, write_examples
 from llm.files import read_table, write_table
 
 
@@ -41,7 +42,7 @@ def split(folder: Path, rows: list[dict[str, str]], *, n_files: int = 1, config:
         write_table(path, pa.Table.from_pylist(rows[k * size : (k + 1) * size], DEFINITION_SCHEMA))
     counts = write_examples(paths, Found(), folder, config or InstructConfig(), "dropped-00000.parquet")
     train, val = read_table(folder / "train.parquet"), read_table(folder / "val.parquet")
-    assert train.schema == val.schema == EXAMPLE_SCHEMA
+    assert train.schema == val.schema == example_schema([])
     items = [json.loads(line) for line in (folder / "benchmark.jsonl").read_text(encoding="utf-8").splitlines()]
     return counts, train.to_pylist(), val.to_pylist(), items
 
@@ -149,7 +150,9 @@ def test_a_small_site_still_gets_a_benchmark(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("n", [0, 1, 4])
 def test_too_few_definitions_are_an_error_with_a_remedy(tmp_path: Path, n: int) -> None:
-    with pytest.raises(ValueError, match=rf"{n} examples .* found, 5 are needed: .* crawl pages .* max_answer_chars"):
+    with pytest.raises(
+        ValueError, match=rf"among {n} examples {n} with .* found, 5 are needed: .* crawl pages .* max_answer_chars"
+    ):
         split(tmp_path / "a", made_up_definitions(n))
 
 
@@ -164,12 +167,19 @@ def example(question: str, answer: str, *, weight: int = 1, system: str = "") ->
 
 def test_questions_and_answers_that_hang_together_are_one_group() -> None:
     chain = [example("a", "1"), example("b", "1"), example("b", "2"), example("c", "3"), example("c", "3", system="s")]
-    groups = connected([*chain, example("d", "4")])
+    groups = linked([*chain, example("d", "4")], 3)
     assert [[one.id for one in group] for group in groups] == [
         [" a 1", " b 1", " b 2"],
         [" c 3", "s c 3"],
         [" d 4"],
     ]
+    smaller = linked([*chain, example("d", "4")], 2)
+    assert [[one.id for one in group] for group in smaller] == [
+        [" a 1"],
+        [" b 1", " b 2"],
+        [" c 3", "s c 3"],
+        [" d 4"],
+    ], "a group of which none could be held out is one of questions only"
 
 
 def test_the_last_question_of_several_turns_counts_too(tmp_path: Path) -> None:
@@ -180,7 +190,7 @@ def test_the_last_question_of_several_turns_counts_too(tmp_path: Path) -> None:
         messages = [*greeting, asked.messages[0], {"role": "assistant", "content": f"{n + 2}"}]
         return [Example(f"long {n}", asked.question, messages), asked]
 
-    assert len(connected(chats(2))) == 1
+    assert len(linked(chats(2), 2)) == 1
     examples = [one for n in range(40) for one in chats(n)]
     write_examples([], Found(examples), tmp_path, FILES_ONLY, "dropped-00000.parquet")
     train, val = (read_table(tmp_path / f"{name}.parquet")["messages"].to_pylist() for name in ("train", "val"))
@@ -199,14 +209,65 @@ def test_no_question_and_no_answer_is_in_both_parts(tmp_path: Path) -> None:
     assert not (tmp_path / "benchmark.jsonl").exists()
 
 
-def test_an_answer_that_many_share_stays_in_training() -> None:
-    thanks = [example(f"thanks {i}", "You are welcome.") for i in range(50)]
-    others = [example(f"question {i}", f"answer {i}") for i in range(50)]
-    held_out = held_out_ids([*thanks, *others], FILES_ONLY)
-    assert len(held_out) == 10
-    assert not held_out & {one.id for one in thanks}
-    with pytest.raises(ValueError, match="1 examples with different questions and answers were found, 2 are needed"):
-        held_out_ids(thanks, FILES_ONLY)
+def turns(*texts: str) -> Example:
+    """A chat of questions and answers in turn."""
+    roles = ["user", "assistant"] * (len(texts) // 2)
+    messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    return Example(" ".join(texts), messages[-2]["content"], messages)
+
+
+@pytest.mark.parametrize(("n", "n_labels"), [(6, 2), (8, 2), (40, 2), (100, 5), (600, 10), (600, 20)])
+def test_labels_are_split_like_answers_of_their_own(n: int, n_labels: int) -> None:
+    examples = [example(f"Is number {i} good?", f"label {i % n_labels}") for i in range(n)]
+    held_out = held_out_ids(examples, FILES_ONLY)
+    assert len(held_out) == max(1, round(n / 10))
+    assert {one.answer for one in examples if one.id not in held_out} == {one.answer for one in examples}
+    if n == 600:
+        assert {one.answer for one in examples if one.id in held_out} == {one.answer for one in examples}
+
+
+def test_chats_that_end_alike_are_split() -> None:
+    chats = [turns(f"Fact {i}?", f"It is {i}.", "continue", f"So {i * 7}.") for i in range(40)]
+    held_out = held_out_ids(chats, FILES_ONLY)
+    assert len(held_out) == 4
+    asked_first = [*chats, turns("continue", "With what?")]
+    groups = linked(asked_first, 4)
+    assert [len(group) for group in groups] == [41], "a question that begins a chat is held out with all that ask it"
+
+
+def test_no_question_that_begins_a_held_out_chat_is_trained_on_at_any_turn() -> None:
+    draw = random.Random(0)
+    names = [f"question {i}" for i in range(150)]
+    texts = [*names, "continue", "thanks"]
+    chats = {
+        one.id: one
+        for i in range(300)
+        for one in [turns(draw.choice(names), "a", draw.choice(texts), f"b {i % 9}", draw.choice(texts), f"c {i}")]
+    }
+    chats |= {one.id: one for i in range(300, 600) for one in [turns(f"question {i}", f"label {i % 7}")]}
+    examples = list(chats.values())
+    held_out = held_out_ids(examples, FILES_ONLY)
+    sides: dict[bool, list[list[str]]] = {True: [], False: []}
+    for one in examples:
+        sides[one.id in held_out].append([message["content"] for message in one.messages[::2]])
+    assert 0 < len(sides[True]) <= 60
+    assert not {said[0] for said in sides[True]} & {text for said in sides[False] for text in said}
+    assert not {said[0] for said in sides[False]} & {text for said in sides[True] for text in said}
+
+
+def test_the_answer_of_a_definition_is_on_one_side_however_many_share_it(tmp_path: Path) -> None:
+    rows = [row | {"answer": f"Answer number {i // 8} of many."} for i, row in enumerate(made_up_definitions(200))]
+    _, train, val, _ = split(tmp_path / "a", rows)
+    answers = [{row["messages"][1]["content"] for row in part} for part in (train, val)]
+    assert len(val) == 32, "the benchmark takes at least four answers"
+    assert not answers[0] & answers[1]
+
+
+def test_what_cannot_be_split_is_refused_with_the_true_reason() -> None:
+    with pytest.raises(ValueError, match="among 20 examples 1 with different questions were found, 2 are"):
+        held_out_ids([example("hi", f"hello {i}") for i in range(20)], FILES_ONLY)
+    with pytest.raises(ValueError, match=r"20 examples make 2 groups .* smallest of 10 examples, and at most 2 may be"):
+        held_out_ids([example(f"hi {i % 2}", f"hello {i}") for i in range(20)], FILES_ONLY)
 
 
 def test_duplicates_are_dropped_and_weights_repeat_in_training_only(tmp_path: Path) -> None:
@@ -220,6 +281,17 @@ def test_duplicates_are_dropped_and_weights_repeat_in_training_only(tmp_path: Pa
     assert set(Counter(val).values()) == {1}
     assert counts.figures == {"n_train": len(train), "n_val": len(val)}
     assert [(item.reason, item.excerpt) for item in read_dropped(tmp_path)] == [("duplicate", "question 0")]
+
+
+def test_a_turn_that_is_not_learned_is_stored_as_such(tmp_path: Path) -> None:
+    chats = [turns(f"Who {i}?", "wrong", "No.", f"right {i}") for i in range(20)]
+    chats[3].messages[1]["weight"] = 0
+    write_examples([], Found(chats), tmp_path, FILES_ONLY, "dropped-00000.parquet")
+    parts = [read_table(tmp_path / f"{name}.parquet") for name in ("train", "val")]
+    assert parts[0].schema == parts[1].schema != example_schema([])
+    stored = {row["id"]: [turn["weight"] for turn in row["messages"]] for part in parts for row in part.to_pylist()}
+    assert [weights for weights in stored.values() if weights != [None] * 4] == [[None, 0, None, None]]
+    assert stored[chats[3].id] == [None, 0, None, None]
 
 
 def test_definitions_and_files_make_one_set(tmp_path: Path) -> None:

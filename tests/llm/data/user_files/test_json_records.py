@@ -12,6 +12,7 @@ from llm.data.user_files.json_records import read_records
 from llm.data.user_files.labelled import read_labelled
 from llm.data.user_files.pairs import Pair, read_pairs
 from llm.data.user_files.questions import Question, read_questions
+from llm.serve.requests import ChatRequest
 
 QUESTION, ANSWER = {"role": "user", "content": "Rye?"}, {"role": "assistant", "content": "A grain."}
 HUMAN, GPT = {"from": "human", "value": "Rye?"}, {"from": "gpt", "value": "A grain."}
@@ -36,7 +37,45 @@ def test_pairs_and_questions_are_read_in_the_form_of_share_gpt_too(tmp_path: Pat
     assert read_questions([path])[0] == [Question([QUESTION], "A grain.")]
 
 
+PARTS = [{"type": "text", "text": "Ry"}, {"type": "text", "text": "e?"}]
+SYSTEM = {"role": "system", "content": "Be brief."}
+SAME = [
+    ([{"role": "user", "content": PARTS}], [QUESTION]),
+    ([SYSTEM | {"role": "developer"}, QUESTION], [SYSTEM, QUESTION]),
+    *(([SYSTEM | {"content": empty}, QUESTION], [QUESTION]) for empty in ("", " ", None, [])),
+    ([QUESTION, ANSWER | {"tool_calls": None, "refusal": None}, QUESTION], [QUESTION, ANSWER, QUESTION]),
+    ([QUESTION, ANSWER | {"weight": 0}, QUESTION | {"weight": 1}], [QUESTION, ANSWER, QUESTION]),
+]
+
+
+@pytest.mark.parametrize(("turns", "expected"), SAME)
+def test_every_form_of_a_chat_is_read_alike_by_each_method_and_the_server(
+    turns: list[Any], expected: list[Any], tmp_path: Path
+) -> None:
+    question = {"prompt": turns, "answer": "A grain."}
+    assert read_questions([written(tmp_path / "a.jsonl", question)])[0] == [Question(expected, "A grain.")]
+    pair = {"chosen": [*turns, ANSWER], "rejected": [*turns, ANSWER | {"content": "No."}]}
+    assert read_pairs([written(tmp_path / "b.jsonl", pair)])[0] == [Pair(expected, "A grain.", "No.")]
+    source = InstructSource(kind="chat", path=str(written(tmp_path / "c.jsonl", {"messages": [*turns, ANSWER]})))
+    (example,) = read_source(source, tmp_path, InstructConfig(sources=(source,))).examples
+    assert [{"role": one["role"], "content": one["content"]} for one in example.messages] == [*expected, ANSWER]
+    assert ChatRequest.model_validate({"model": "m", "messages": turns}).chat == expected
+
+
+def test_what_the_system_says_beside_a_prompt_is_before_it(tmp_path: Path) -> None:
+    record = {"prompt": "Rye?", "system": "Be brief."}
+    path = written(tmp_path / "a.jsonl", record | {"answer": "A grain."})
+    assert read_questions([path])[0] == [Question([SYSTEM, QUESTION], "A grain.")]
+    path = written(tmp_path / "b.jsonl", record | {"chosen": "A grain.", "rejected": [QUESTION, ANSWER]})
+    assert read_pairs([path])[1] == {"both answers the same": 1}
+    path = written(tmp_path / "c.jsonl", record | {"chosen": "A grain.", "rejected": "No.", "history": [["a", "b"]]})
+    with pytest.raises(ValueError, match=r"c\.jsonl, line 1: history is .*, which is not read"):
+        read_pairs([path])
+
+
 TURNS = [
+    ([QUESTION | {"content": [{"type": "image_url"}]}, ANSWER], r"\[0\]\.content: expected text, or a list of parts"),
+    ([QUESTION, ANSWER | {"tool_calls": [1]}, QUESTION, ANSWER], r"\[1\]\.tool_calls is \[1\], which is not read"),
     ([], "expected a list of messages"),
     ([QUESTION, "x"], r"\[1\] is 'x'; expected an object with role and content"),
     ([QUESTION, {"role": "tool", "content": "x"}, ANSWER], r"\[1\]\.role is 'tool'; allowed: "),

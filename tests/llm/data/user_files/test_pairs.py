@@ -40,6 +40,48 @@ def test_every_form_gives_the_same_pair(record, tmp_path):
         assert read_pairs([written(tmp_path, record, name=name)]) == ([Pair(QUESTION, "A grain.", "No.")], {})
 
 
+def turn(role, content):
+    return {"role": role, "content": content}
+
+
+HISTORY = [turn("system", "One word."), turn("user", "Of France?"), answer("Paris")]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "What is rye?",
+        "Of France?",
+        QUESTION,
+        [*HISTORY, *QUESTION],
+        [*HISTORY[1:], *QUESTION],
+    ],
+)
+def test_of_prompt_and_chats_the_longer_is_what_is_asked(prompt, tmp_path):
+    chats = {
+        "chosen": [*HISTORY, *QUESTION, answer("A grain.")],
+        "rejected": [*HISTORY, *QUESTION, answer("No.")],
+    }
+    pairs, _ = read_pairs([written(tmp_path, {"prompt": prompt, **chats})])
+    assert pairs == [Pair([*HISTORY, *QUESTION], "A grain.", "No.")]
+    shorter = {name: chat[-2:] for name, chat in chats.items()}
+    record = {"prompt": [*HISTORY, *QUESTION], **shorter}
+    assert read_pairs([written(tmp_path, record)])[0] == pairs
+    with pytest.raises(ValueError, match="line 1: the prompt says something else than 'chosen' or 'rejected'"):
+        read_pairs([written(tmp_path, {"prompt": "What is spelt?", **chats})])
+
+
+def test_chats_in_one_text_are_those_of_hh(tmp_path):
+    before = "\n\nHuman: Of France?\n\nAssistant: Paris\n\nHuman: What is rye?\n\nAssistant:"
+    expected = [Pair([*HISTORY[1:], *QUESTION], "A grain.\n\nNo: two.", "No.")]
+    record = {"chosen": f"{before} A grain.\n\nNo: two.", "rejected": f"{before} No."}
+    assert read_pairs([written(tmp_path, record)])[0] == expected
+    record = {"prompt": before, "chosen": "A grain.\n\nNo: two.", "rejected": "No."}
+    assert read_pairs([written(tmp_path, record)])[0] == expected
+    with pytest.raises(ValueError, match=r"field 'chosen': the roles are user, assistant, user;"):
+        read_pairs([written(tmp_path, {"chosen": before, "rejected": before})])
+
+
 def test_the_input_of_an_instruction_follows_it(tmp_path):
     record = {"instruction": "Add.", "input": "1 + 1", "chosen": "2", "rejected": "3"}
     (pair,), _ = read_pairs([written(tmp_path, record)])
@@ -60,6 +102,10 @@ def test_what_teaches_nothing_is_dropped_and_counted(tmp_path):
         ({"prompt": "a", "chosen": " ", "rejected": "c"}, "line 2: field 'chosen' is empty"),
         ({"prompt": "a", "chosen": 7, "rejected": "c"}, "line 2: field 'chosen' is 7"),
         ({"chosen": "b", "rejected": "c"}, "give it as field 'prompt'"),
+        (
+            {"prompt": "a", "chosen": [*QUESTION, answer("b") | {"weight": 0}], "rejected": "c"},
+            "field 'chosen': the answer to learn from has weight 0",
+        ),
         ({"prompt": [answer("b")], "chosen": "b", "rejected": "c"}, "the roles are assistant"),
         ({"prompt": [{"role": "user"}], "chosen": "b", "rejected": "c"}, r"field 'prompt'\[0\].content is missing"),
         (
@@ -73,6 +119,21 @@ def test_a_malformed_record_is_named_with_its_line(record, message, tmp_path):
     path = written(tmp_path, {"prompt": "a", "chosen": "b", "rejected": "c"}, record)
     with pytest.raises(ValueError, match=message):
         read_pairs([path])
+
+
+def test_broken_pairs_are_dropped_and_counted_on_request(tmp_path):
+    good = {"prompt": "a", "chosen": "b", "rejected": "c"}
+    path = written(tmp_path, good, good | {"rejected": ""}, [1], {"chosen": "b", "rejected": "c"}, good)
+    pairs, dropped = read_pairs([path], "drop")
+    assert len(pairs) == 1
+    assert dropped == {"empty text": 1, "no object": 1, "no common prompt": 1, "duplicate": 1}
+    with pytest.raises(
+        ValueError, match=r"line 2: field 'rejected' is empty\. Mend it, or set reference\.bad_examples: "
+    ):
+        read_pairs([path])
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(ValueError, match="holds no record"):
+        read_pairs([tmp_path / "empty.jsonl"], "drop")
 
 
 def test_files_without_records_are_refused(tmp_path):

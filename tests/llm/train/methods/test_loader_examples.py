@@ -7,7 +7,7 @@ import torch
 from llm.tokenizer.tokenizer import Tokenizer
 from llm.train.loader import IGNORED
 from llm.train.loss import layout_of
-from llm.train.methods.examples import Chats, prompts, read_examples
+from llm.train.methods.examples import Chats, HeldOutQuestions, prompts, read_examples
 from tests.llm.train.train_materials import chat, write_chats
 
 
@@ -18,6 +18,19 @@ def test_examples_supervise_the_answer_and_the_end_of_turn(materials, tmp_path):
     batch = sequences.batch(np.array([0]))
     learned = batch.targets[batch.targets != IGNORED].tolist()
     assert learned == [*tokenizer.encode("bake it"), tokenizer.end_token]
+
+
+def test_a_turn_of_weight_0_is_context_only(materials, tmp_path):
+    tokenizer = Tokenizer.load(materials.tokenizer_dir)
+    wrong = chat("rye?", "salt")
+    wrong[1]["weight"] = 0
+    write_chats(tmp_path / "a.parquet", [[*wrong, *chat("rye?", "bake it")], chat("rye?", "fold")])
+    sequences = read_examples(tmp_path / "a.parquet", tokenizer, 32).sequences
+    tokens, learned = sequences[0]
+    assert tokenizer.encode("salt")[0] in tokens
+    assert tokens[learned].tolist() == [*tokenizer.encode("bake it"), tokenizer.end_token]
+    tokens, learned = sequences[1]
+    assert tokens[learned].tolist() == [*tokenizer.encode("fold"), tokenizer.end_token]
 
 
 def test_examples_that_cannot_be_trained_on_are_counted(materials, tmp_path):
@@ -31,6 +44,25 @@ def test_examples_that_cannot_be_trained_on_are_counted(materials, tmp_path):
     write_chats(tmp_path / "b.parquet", chats[1:])
     with pytest.raises(ValueError, match=r"b\.parquet holds no example to train on \(1 longer"):
         read_examples(tmp_path / "b.parquet", tokenizer, 16)
+
+
+@pytest.mark.parametrize(
+    ("questions", "is_asked"),
+    [
+        (["rye?"], True),
+        ([" rye? "], True),
+        (["salt?", "rye?"], True),
+        (["continue"], True),
+        (["salt?", "continue"], False),
+        (["oven?"], False),
+    ],
+)
+def test_a_later_question_is_the_same_only_after_the_same_or_alone(questions, is_asked, tmp_path):
+    turn = {"role": "assistant", "content": "bake"}
+    write_chats(tmp_path / "val.parquet", [[*chat("rye?", "bake"), *chat("continue", "fold")]])
+    prompt = [message for text in questions for message in ({"role": "user", "content": text}, turn)][:-1]
+    assert HeldOutQuestions.of(tmp_path).are_in([{"role": "system", "content": "rye?"}, *prompt]) == is_asked
+    assert not HeldOutQuestions.of(None).are_in(prompt)
 
 
 def test_a_chat_that_is_too_long_may_lose_its_last_exchanges(materials, tmp_path):

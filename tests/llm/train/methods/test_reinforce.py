@@ -20,6 +20,7 @@ from llm.train.methods.reinforce import (
     Sampler,
     advantages,
     answer_batch,
+    warn_unless_rewarded,
 )
 from tests.llm.train.method_jobs import (
     QUIET,
@@ -188,13 +189,48 @@ def test_questions_without_room_for_an_answer_are_dropped(materials, tmp_path):
     [
         ({"prompt": "a"}, r"line 2: field 'answer' is missing"),
         ({"answer": "a"}, r"line 2: field 'instruction' is missing"),
-        ({"prompt": "rye", "answer": "c"}, r"line 2: the same question has another answer before, 'b'"),
+        ({"prompt": "rye", "answer": "c"}, r"line 2: the same question has the answer 'b' in .*line 1"),
     ],
 )
 def test_malformed_questions_are_named(record, message, tmp_path):
     path = write_lines(tmp_path / "questions.jsonl", [{"prompt": "rye", "answer": "b"}, record])
     with pytest.raises(ValueError, match=message):
         read_questions([path])
+
+
+def test_malformed_questions_are_dropped_and_counted_on_request(tmp_path):
+    records = [{"prompt": word, "answer": "b"} for word in ("rye", "oven", "rye", "salt", "salt")]
+    records += [{"prompt": "a"}, {"prompt": "oven", "answer": "c"}, {"prompt": "fold", "answer": "d"}]
+    questions, dropped = read_questions([write_lines(tmp_path / "questions.jsonl", records)], "drop")
+    assert [(question.prompt[0]["content"], question.answer) for question in questions] == [
+        ("rye", "b"),
+        ("salt", "b"),
+        ("fold", "d"),
+    ]
+    assert dropped == {"missing field": 1, "two answers": 2, "duplicate": 2}
+
+
+@pytest.mark.parametrize(
+    ("lines", "warning"),
+    [
+        (
+            [{"reward": 0, "loss": 0}, {"reward": 0, "loss": -0.0}, {"val_reward": 1}],
+            "no answer earned a reward in 2 st",
+        ),
+        ([{"reward": 0, "loss": 0}, {"reward": 0.5, "loss": 0}], "to each question all answers earned the same reward"),
+        ([{"reward": 0, "loss": 0}, {"reward": 0.5, "loss": 0.1}], None),
+    ],
+)
+def test_what_taught_nothing_is_said(lines, warning, tmp_path, caplog):
+    warn_unless_rewarded(write_lines(tmp_path / "metrics.jsonl", lines))
+    assert (warning in caplog.text) if warning else not caplog.records
+
+
+@pytest.mark.parametrize(("answer", "is_said"), [("zqxjkv", True), ("a", False)])
+def test_training_without_a_single_reward_ends_with_a_warning(answer, is_said, materials, tmp_path, caplog):
+    questions = write_lines(tmp_path / "q.jsonl", [{"prompt": word, "answer": answer} for word in WORDS[:8]])
+    train(reinforce_job(tmp_path, materials, questions, n_steps=3, max_answer_tokens=8, loop=QUIET | SELDOM))
+    assert ("no answer earned a reward in 3 steps" in caplog.text) == is_said
 
 
 def test_numbers_are_answers_too(tmp_path):
