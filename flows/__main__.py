@@ -289,7 +289,10 @@ def verify() -> None:
         state = f"[red]damaged[/]: {escape('; '.join(problems))}" if problems else "[green]sound[/]"
         console.print(f"{stage:>10} {fingerprint[:12]}  {state}")
     if n_damaged:
-        raise ValueError(f"{n_damaged} damaged artifacts; the next run that needs them builds them again")
+        raise ValueError(
+            f"{n_damaged} damaged artifacts; remove the files that are not in a manifest: the next run that needs the "
+            "others builds them again"
+        )
 
 
 @app.command(name="list")

@@ -106,7 +106,25 @@ class Artifact:
         return sorted(self.path.glob(pattern))
 
     def damage(self, *, full: bool) -> list[str]:
-        """Returns what is wrong with the manifest or the files, one line each.
+        """Returns what is wrong with the artifact, one line each: `file_damage` and strangers."""
+        strangers = [f"{path} is not in the manifest: remove it" for path in self.strangers()]
+        return self.file_damage(full=full) + strangers
+
+    def strangers(self) -> list[Path]:
+        """Returns the files that the manifest does not list: a stage that reads all files of a form would read them.
+
+        Hidden ones, which no stage reads, are left out; nothing is known of an artifact with a damaged manifest.
+        """
+        try:
+            listed = {entry["path"] for entry in read_manifest(self.path)["files"]}
+        except (OSError, ValueError):
+            return []
+        names = {str(path.relative_to(self.path)): path for path in self.path.rglob("*") if not path.is_dir()}
+        hidden = {name for name in names if any(part.startswith(".") for part in Path(name).parts)}
+        return [names[name] for name in sorted(names.keys() - listed - hidden - {MANIFEST, PROVENANCE})]
+
+    def file_damage(self, *, full: bool) -> list[str]:
+        """Returns what is wrong with the manifest or the files that it lists, one line each.
 
         Sizes are always checked, SHA-256 if `full` or if the time of a file has changed.
         """
@@ -237,7 +255,7 @@ class Store:
         files = [file_entry(path, out_dir) for path in paths]
         digest = content_digest(entry for entry in files if entry["path"] not in set(undigested))
         there = self.find(key.stage, key.fingerprint)
-        if there and there.digest == digest and not there.damage(full=True):
+        if there and there.digest == digest and not there.file_damage(full=True):
             there.note(**provenance)
             remove(out_dir)
             remove(self.work_dir(key.stage, key.fingerprint))

@@ -253,6 +253,35 @@ def test_damage_in_an_input_of_training_is_found_even_if_size_and_time_are_uncha
     assert chain.store.find("numbers", source.fingerprint) is None
 
 
+def test_an_input_with_a_file_that_is_not_its_own_stops_what_would_read_it(chain: Chain) -> None:
+    chain.run(until_stage="numbers")
+    stranger = chain.built["numbers"].path / "numbers-00000 (conflicted copy).json"
+    stranger.write_text("[1]")
+    chain.squares = make_stage(squares)
+    with pytest.raises(StageError, match=r"input numbers has files that it was not built with.*remove .*copy\)\.json"):
+        chain.run()
+    assert chain.store.artifacts("squares") == []
+    assert actions(chain.run(execute=False))[0] == "hit"
+    stranger.unlink()
+    assert actions(chain.run()) == ["hit", "run"]
+    stranger.write_text("[1]")
+    assert actions(chain.run()) == ["hit", "hit"]  # nothing reads it
+
+
+def test_a_stage_reads_all_that_its_input_kept(chain: Chain) -> None:
+    def nosy(build: Build, source: Artifact, config: SquareConfig) -> Counts:
+        (source.path / "numbers-00001.json").write_text("[1]")  # comes while the stage runs
+        return squares(build, source, config)
+
+    chain.squares = make_stage(nosy, reads_all=True)
+    with pytest.raises(StageError, match=r"nosy: it read 6 numbers, but numbers kept 5: .*run again"):
+        chain.run()
+    assert chain.store.artifacts("nosy") == []
+    (chain.store.artifacts("numbers")[0].path / "numbers-00001.json").unlink()
+    chain.squares = make_stage(squares, reads_all=True)
+    assert actions(chain.run()) == ["hit", "run"]
+
+
 def slow_numbers(build: Build, config: NumbersConfig) -> Counts:
     """Takes a moment, and notes that it ran."""
     import time

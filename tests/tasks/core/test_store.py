@@ -75,6 +75,27 @@ def test_a_flip_that_keeps_size_and_time_is_found_by_the_full_check_only(tmp_pat
     assert len(artifact.damage(full=True)) == 1
 
 
+def test_a_file_that_the_manifest_does_not_list_is_named(tmp_path: Path) -> None:
+    artifact = build(Store(tmp_path))
+    for name in (".provenance.json.123.tmp", ".DS_Store", ".hidden/data.jsonl", "folder/data.jsonl", "data (1).jsonl"):
+        (artifact.path / name).parent.mkdir(exist_ok=True)
+        (artifact.path / name).touch()
+    (artifact.path / "data-2.jsonl").symlink_to(tmp_path / "nowhere")
+    names = ["data (1).jsonl", "data-2.jsonl", "folder/data.jsonl"]
+    assert artifact.strangers() == [artifact.path / name for name in names]
+    assert artifact.file_damage(full=True) == []
+    for full in (True, False):
+        assert artifact.damage(full=full) == [
+            f"{artifact.path / name} is not in the manifest: remove it" for name in names
+        ]
+
+
+def test_building_again_what_is_there_keeps_a_stranger(tmp_path: Path) -> None:
+    stranger = build(Store(tmp_path)).path / "notes.txt"
+    stranger.write_text("mine")
+    assert build(Store(tmp_path)).strangers() == [stranger]
+
+
 def test_no_manifest_no_artifact(tmp_path: Path) -> None:
     store = Store(tmp_path)
     artifact = build(store)
