@@ -166,6 +166,7 @@ class Stage:
             )
         except Exception as error:
             show.end(outcome, None, time.monotonic() - started)
+            self._check_files(filter(None, inputs))  # damage says more than what a reader says of it
             raise StageError(f"{self.name}: {error}{remedy(error)}") from error
         if outcome.action == "hit" and outcome.artifact:
             artifact = outcome.artifact  # Prefect's record may name a place from before a move; the store does not

@@ -136,14 +136,17 @@ class Artifact:
         problems = []
         for entry in entries:
             path = self.path / entry["path"]
-            if not path.is_file():
-                problems.append(f"{entry['path']} is missing")
-            elif path.stat().st_size != entry["bytes"]:
-                problems.append(f"{entry['path']} has {path.stat().st_size} bytes instead of {entry['bytes']}")
-            elif (full or path.stat().st_mtime_ns != built.get(entry["path"])) and (
-                sha256_file(path) != entry["sha256"]
-            ):
-                problems.append(f"{entry['path']} has changed since it was built")
+            try:
+                if not path.is_file():
+                    problems.append(f"{entry['path']} is missing")
+                elif path.stat().st_size != entry["bytes"]:
+                    problems.append(f"{entry['path']} has {path.stat().st_size} bytes instead of {entry['bytes']}")
+                elif (full or path.stat().st_mtime_ns != built.get(entry["path"])) and (
+                    sha256_file(path) != entry["sha256"]
+                ):
+                    problems.append(f"{entry['path']} has changed since it was built")
+            except OSError as error:  # a bad sector, say
+                problems.append(f"{entry['path']} cannot be read ({error.strerror})")
         return problems
 
     @property
