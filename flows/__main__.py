@@ -281,14 +281,18 @@ def export(
 @app.command()
 def verify() -> None:
     """Hash every file of every artifact in the store; a damaged artifact ends with exit status 1."""
+    from tasks.core.store import Store
+
     n_damaged = 0
-    for artifact in all_artifacts():
-        problems = artifact.damage(full=True)
+    for stage, fingerprint, problems in Store(workspace.workspace() / "store").verify():
         n_damaged += bool(problems)
         state = f"[red]damaged[/]: {escape('; '.join(problems))}" if problems else "[green]sound[/]"
-        console.print(f"{artifact.stage:>10} {artifact.fingerprint[:12]}  {state}")
+        console.print(f"{stage:>10} {fingerprint[:12]}  {state}")
     if n_damaged:
-        raise ValueError(f"{n_damaged} damaged artifacts; the next run that needs them builds them again")
+        raise ValueError(
+            f"{n_damaged} damaged artifacts; remove the files that are not in a manifest: the next run that needs the "
+            "others builds them again"
+        )
 
 
 @app.command(name="list")

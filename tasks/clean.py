@@ -19,6 +19,7 @@ from .core.store import Artifact
 
 @stage(
     version=2,
+    reads_all=True,
     external_files=lambda config: filter(None, [config.blocked_urls_file and Path(config.blocked_urls_file)]),
     check=lambda config: load_block_list(config.blocked_urls, config.blocked_urls_file),
 )

@@ -28,7 +28,12 @@ from .core.stage import stage
 from .core.store import Artifact
 
 
-@stage(version=1, external_files=lambda config: benchmark_files(config.benchmarks), check=read_benchmarks)
+@stage(
+    version=1,
+    reads_all=True,
+    external_files=lambda config: benchmark_files(config.benchmarks),
+    check=read_benchmarks,
+)
 def decontaminate(build: Build, documents: Artifact, config: DecontaminateConfig) -> Counts:
     """Removes documents that contain benchmark items; every hit is written down."""
     parts = document_parts(document_files(documents.path))

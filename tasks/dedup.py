@@ -39,7 +39,7 @@ from .core.stage import stage
 from .core.store import Artifact
 
 
-@stage(version=2)
+@stage(version=2, reads_all=True)
 def dedup(build: Build, documents: Artifact, config: DedupConfig) -> Counts:
     """Keeps one document of each cluster of exact and near duplicates; removes paragraphs that many documents have."""
     parts = document_parts(document_files(documents.path))

@@ -11,7 +11,7 @@ from .core.stage import stage
 from .core.store import Artifact
 
 
-@stage(version=1)
+@stage(version=1, reads_all=True)
 def shard(build: Build, documents: Artifact, vocabulary: Artifact, config: ShardConfig) -> Counts:
     """Packs tokens into sequences of one length that begin with a document or a piece, each token in exactly one.
 

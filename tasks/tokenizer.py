@@ -19,7 +19,7 @@ def external_files(config: TokenizerConfig) -> list[Path]:
     return [Path(config.start_from) / TOKENIZER_FILE] if config.start_from else []
 
 
-@stage(version=1, external_files=external_files)
+@stage(version=1, reads_all=True, external_files=external_files)
 def tokenizer(build: Build, documents: Artifact, config: TokenizerConfig) -> Counts:
     """Trains byte-level BPE; adds the chat template and the bytes per token on held-out text."""
     published = import_tokenizer(Path(config.start_from)).tokenizer if config.start_from else None

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm.files import write_json, write_text
+from llm.files import write_text
 
 from .model_card import model_card, summary
-from .store import PROVENANCE, Artifact, Store
+from .store import Artifact, Store
 from .tracking import Tracker, guarded, send
 
 CANDIDATE, CHAMPION = "candidate", "champion"
@@ -197,4 +197,4 @@ def evaluation_of(model: Artifact, store: Store) -> Artifact | None:
 def mark(model: Artifact, registered: dict[str, str]) -> None:
     """Notes in a model's provenance under which name it is registered, and as which version once it is."""
     if model.provenance.get("registered") != registered:
-        write_json(model.path / PROVENANCE, {**model.provenance, "registered": registered})
+        model.note(registered=registered)

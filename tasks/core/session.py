@@ -97,7 +97,7 @@ class Session:
         if key.stage in self.force:
             return Outcome(key.stage, "run", ["asked for: --force"], exact)
         if exact:
-            damage = exact.damage(full=exact.n_bytes < FULL_CHECK_BYTES)
+            damage = exact.file_damage(full=exact.n_bytes < FULL_CHECK_BYTES)
             return Outcome(key.stage, "run", [f"damaged: {line}" for line in damage], exact) if damage else hit(exact)
         policy = self.on_code_change.get(key.stage, policy)
         if same_but_code and policy != "rebuild":
@@ -108,7 +108,7 @@ class Session:
                     f"set on_code_change.{key.stage}=rebuild to build it again, or =reuse to take what is there"
                 )
             usable = next(
-                (item for item in same_but_code if not item.damage(full=item.n_bytes < FULL_CHECK_BYTES)), None
+                (item for item in same_but_code if not item.file_damage(full=item.n_bytes < FULL_CHECK_BYTES)), None
             )
             if usable:
                 return hit(usable, [*differences(key, usable), "taken as it was built (on_code_change: reuse)"])
@@ -135,7 +135,7 @@ class Session:
     def _as_it_is(self, key: Key, exact: Artifact | None, usable: list[Artifact]) -> Outcome:
         """Returns the first sound artifact: the exact one, else the first usable one; else raises ValueError."""
         for artifact in [*([exact] if exact else []), *usable]:
-            if not artifact.damage(full=False):
+            if not artifact.file_damage(full=False):
                 return hit(
                     artifact, [] if artifact == exact else [*differences(key, artifact), "taken as it was built"]
                 )

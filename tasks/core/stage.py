@@ -58,6 +58,8 @@ class StageOptions:
     """Files whose bytes carry times or speeds."""
     verify_inputs: bool = False
     """Hash all input files before building."""
+    reads_all: bool = False
+    """What comes in is all that the first input kept: `n_in` must equal its `n_out`."""
     reads_counts: bool = False
     """The result shows the counts of the inputs too."""
     on_code_change: OnCodeChange = "rebuild"
@@ -146,8 +148,8 @@ class Stage:
         session.outcomes.append(outcome)
         if not session.execute:
             return outcome.artifact if outcome.action == "hit" and outcome.artifact else Pending(self.name)
-        if outcome.action == "run" and self.options.verify_inputs:
-            self._check_inputs(filter(None, ready))
+        if outcome.action == "run":
+            self._check_inputs([item for item in ready if item])
         return self._run_task(session, outcome, key, ready, config)
 
     def _run_task(
@@ -164,6 +166,7 @@ class Stage:
             )
         except Exception as error:
             show.end(outcome, None, time.monotonic() - started)
+            self._check_files(filter(None, inputs))  # damage says more than what a reader says of it
             raise StageError(f"{self.name}: {error}{remedy(error)}") from error
         if outcome.action == "hit" and outcome.artifact:
             artifact = outcome.artifact  # Prefect's record may name a place from before a move; the store does not
@@ -171,9 +174,21 @@ class Stage:
         show.end(outcome, artifact, time.monotonic() - started)
         return artifact
 
-    def _check_inputs(self, inputs: Iterable[Artifact]) -> None:
+    def _check_inputs(self, inputs: list[Artifact]) -> None:
         for artifact in inputs:
-            damage = artifact.damage(full=True)
+            strangers = ", ".join(map(str, artifact.strangers()))
+            if strangers:
+                raise StageError(
+                    f"{self.name}: its input {artifact.stage} has files that it was not built with, which would be "
+                    f"read; remove {strangers} and run again"
+                )
+        if self.options.verify_inputs:
+            self._check_files(inputs)
+
+    def _check_files(self, inputs: Iterable[Artifact]) -> None:
+        """Raises StageError for the first damaged input, after taking it out of use."""
+        for artifact in inputs:
+            damage = artifact.file_damage(full=True)
             if damage:
                 remove(artifact.path / "manifest.json")
                 fsync_directory(artifact.path)
@@ -189,7 +204,7 @@ class Stage:
         store = session.store
         with exclusive_lock(store.lock_path(self.name, key.fingerprint)):
             made = store.find(self.name, key.fingerprint)
-            if made and self.name not in session.force and not made.damage(full=True):
+            if made and self.name not in session.force and not made.file_damage(full=True):
                 return made  # another process built it while this one waited for the lock
             return self._build_locked(session, key, inputs, config)
 
@@ -215,6 +230,11 @@ class Stage:
                 counts = self._function(build, *inputs, config=config)
             if counts.n_out == 0:
                 raise ValueError(empty_message(counts))
+            if self.options.reads_all and inputs[0] and counts.n_in != inputs[0].counts.n_out:
+                raise ValueError(
+                    f"it read {counts.n_in} {counts.unit}, but {inputs[0].stage} kept {inputs[0].counts.n_out}: files "
+                    "came or went while it ran; run again"
+                )
             # A process of its own has loaded all its code at its start, and may have run for days since.
             if self.options.process is None and code_closure(self.modules).content != key.code.content:
                 raise ValueError("its code was edited while it ran: nobody can say which code made this; run again")

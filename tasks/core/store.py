@@ -1,17 +1,22 @@
 """The artifact store: immutable directories, each with a manifest that is written last.
 
 `store/<stage>/<fingerprint>/` holds the files of one build, `manifest.json` (what it is: it never holds a time or a
-host) and `provenance.json` (how it came about). A directory without a manifest is no artifact.
+host) and `provenance.json` (how it came about). A directory without a manifest is no artifact. Both JSON files carry a
+hash of themselves: an artifact whose manifest is damaged counts as never built; damaged provenance costs nothing but
+what it says.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +25,7 @@ import pyarrow.parquet as pq
 from llm.counts import Counts
 from llm.files import fsync_directory, fsync_file, read_json, remove, sha256_file, write_json
 
-from .fingerprint import Key
+from .fingerprint import Key, hash_json
 
 MANIFEST, PROVENANCE = "manifest.json", "provenance.json"
 MANIFEST_KEYS = {
@@ -40,6 +45,8 @@ MANIFEST_KEYS = {
 FULL_CHECK_BYTES = 1 << 28
 """Up to this size an artifact's files are hashed at every hit; above it, only files whose time has changed are."""
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Artifact:
@@ -54,16 +61,25 @@ class Artifact:
     @functools.cached_property
     def manifest(self) -> dict[str, Any]:
         """Stage, version, fingerprint, config, inputs, code, files, counts, digest."""
-        return read_json(self.path / MANIFEST)
+        return read_manifest(self.path)
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """How this build came about: start, seconds, command, versions, MLflow run."""
-        try:
-            found = read_json(self.path / PROVENANCE)
-        except (OSError, ValueError):
-            return {}  # it only records; every file is hashed again without it
-        return found if isinstance(found, dict) else {}
+        """How this build came about: start, seconds, command, versions, MLflow run.
+
+        Damaged, it says only when, by the manifest's time, so that the newest artifact stays the newest; every file is
+        hashed again without it.
+        """
+        with contextlib.suppress(OSError, ValueError):
+            return read_sealed(self.path / PROVENANCE)
+        with contextlib.suppress(OSError):
+            written = datetime.fromtimestamp((self.path / MANIFEST).stat().st_mtime, UTC)
+            return {"started": written.isoformat(timespec="seconds")}
+        return {}
+
+    def note(self, **values: Any) -> None:
+        """Writes values into the provenance, over those that are there."""
+        write_sealed(self.path / PROVENANCE, {**self.provenance, **values})
 
     @property
     def makes(self) -> str | None:
@@ -90,22 +106,47 @@ class Artifact:
         return sorted(self.path.glob(pattern))
 
     def damage(self, *, full: bool) -> list[str]:
-        """Returns what is wrong with the files, one line each.
+        """Returns what is wrong with the artifact, one line each: `file_damage` and strangers."""
+        strangers = [f"{path} is not in the manifest: remove it" for path in self.strangers()]
+        return self.file_damage(full=full) + strangers
+
+    def strangers(self) -> list[Path]:
+        """Returns the files that the manifest does not list: a stage that reads all files of a form would read them.
+
+        Hidden ones, which no stage reads, are left out; nothing is known of an artifact with a damaged manifest.
+        """
+        try:
+            listed = {entry["path"] for entry in read_manifest(self.path)["files"]}
+        except (OSError, ValueError):
+            return []
+        names = {str(path.relative_to(self.path)): path for path in self.path.rglob("*") if not path.is_dir()}
+        hidden = {name for name in names if any(part.startswith(".") for part in Path(name).parts)}
+        return [names[name] for name in sorted(names.keys() - listed - hidden - {MANIFEST, PROVENANCE})]
+
+    def file_damage(self, *, full: bool) -> list[str]:
+        """Returns what is wrong with the manifest or the files that it lists, one line each.
 
         Sizes are always checked, SHA-256 if `full` or if the time of a file has changed.
         """
+        try:
+            entries = read_manifest(self.path)["files"]
+        except (OSError, ValueError) as error:
+            return [str(error)]
         built = self.provenance.get("modified_ns", {})
         problems = []
-        for entry in self.manifest["files"]:
+        for entry in entries:
             path = self.path / entry["path"]
-            if not path.is_file():
-                problems.append(f"{entry['path']} is missing")
-            elif path.stat().st_size != entry["bytes"]:
-                problems.append(f"{entry['path']} has {path.stat().st_size} bytes instead of {entry['bytes']}")
-            elif (full or path.stat().st_mtime_ns != built.get(entry["path"])) and (
-                sha256_file(path) != entry["sha256"]
-            ):
-                problems.append(f"{entry['path']} has changed since it was built")
+            try:
+                if not path.is_file():
+                    problems.append(f"{entry['path']} is missing")
+                elif path.stat().st_size != entry["bytes"]:
+                    problems.append(f"{entry['path']} has {path.stat().st_size} bytes instead of {entry['bytes']}")
+                elif (full or path.stat().st_mtime_ns != built.get(entry["path"])) and (
+                    sha256_file(path) != entry["sha256"]
+                ):
+                    problems.append(f"{entry['path']} has changed since it was built")
+            except OSError as error:  # a bad sector, say
+                problems.append(f"{entry['path']} cannot be read ({error.strerror})")
         return problems
 
     @property
@@ -125,23 +166,32 @@ class Store:
         return self.root / stage / fingerprint
 
     def find(self, stage: str, fingerprint: str) -> Artifact | None:
-        """Returns the artifact of a fingerprint, sound or not; None when it was never built."""
+        """Returns the artifact of a fingerprint, its files sound or not; None when it was never built.
+
+        One with a damaged manifest counts as never built, with a warning.
+        """
         path = self.path(stage, fingerprint)
-        if not (path / MANIFEST).is_file():
-            return None
         try:
-            manifest = read_json(path / MANIFEST)
-        except ValueError:
+            return Artifact(stage, fingerprint, read_manifest(path)["digest"], path)
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        if not isinstance(manifest, dict) or not manifest.keys() >= MANIFEST_KEYS:
-            return None  # a damaged manifest: the artifact cannot be trusted and counts as never built
-        return Artifact(stage, fingerprint, manifest["digest"], path)
+        except ValueError as error:
+            warn_once(str(error))
+            return None
+
+    def folders(self, stage: str) -> list[Path]:
+        """Returns the directories of a stage that have a manifest, damaged or not, in order of their fingerprints."""
+        return sorted(path.parent for path in (self.root / stage).glob(f"[!.]*/{MANIFEST}"))
+
+    def verify(self) -> Iterator[tuple[str, str, list[str]]]:
+        """Yields stage, fingerprint and damage of every artifact, with all files hashed."""
+        for stage in self.stages():
+            for path in self.folders(stage):
+                yield stage, path.name, Artifact(stage, path.name, "", path).damage(full=True)
 
     def artifacts(self, stage: str) -> list[Artifact]:
         """Returns all artifacts of a stage, the newest first."""
-        folder = self.root / stage
-        names = [path.name for path in folder.glob("*") if not path.name.startswith(".")] if folder.is_dir() else []
-        found = [artifact for name in names if (artifact := self.find(stage, name))]
+        found = [artifact for path in self.folders(stage) if (artifact := self.find(stage, path.name))]
         return sorted(found, key=lambda artifact: artifact.provenance.get("started", ""), reverse=True)
 
     def find_input(self, reference: dict[str, str]) -> Artifact | None:
@@ -208,13 +258,13 @@ class Store:
         files = [file_entry(path, out_dir) for path in paths]
         digest = content_digest(entry for entry in files if entry["path"] not in set(undigested))
         there = self.find(key.stage, key.fingerprint)
-        if there and there.digest == digest and not there.damage(full=True):
-            write_json(there.path / PROVENANCE, {**there.provenance, **provenance})
+        if there and there.digest == digest and not there.file_damage(full=True):
+            there.note(**provenance)
             remove(out_dir)
             remove(self.work_dir(key.stage, key.fingerprint))
             return there
         modified = {entry["path"]: path.stat().st_mtime_ns for entry, path in zip(files, paths, strict=True)}
-        write_json(out_dir / PROVENANCE, {**provenance, "modified_ns": modified})
+        write_sealed(out_dir / PROVENANCE, {**provenance, "modified_ns": modified})
         manifest = {
             "stage": key.stage,
             **({"makes": None, "label": key.stage} | dict(facts or {})),
@@ -228,7 +278,7 @@ class Store:
             "counts": counts.to_dict(),
             "digest": digest,
         }
-        write_json(out_dir / MANIFEST, manifest)
+        write_sealed(out_dir / MANIFEST, manifest)
         self._publish(out_dir, self.path(key.stage, key.fingerprint))
         remove(self.work_dir(key.stage, key.fingerprint))
         return Artifact(key.stage, key.fingerprint, digest, self.path(key.stage, key.fingerprint))
@@ -240,6 +290,44 @@ class Store:
         os.rename(out_dir, path)
         fsync_directory(path.parent)
         remove(replaced)
+
+
+def write_sealed(path: Path, values: dict[str, Any]) -> None:
+    """Writes a JSON object with a hash of itself, atomically."""
+    write_json(path, {**values, "hash": hash_json(values)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Returns what `write_sealed` wrote, without the hash; raises ValueError for anything else."""
+    values = read_json(path)
+    if not isinstance(values, dict) or values.pop("hash", None) != hash_json(values):
+        raise ValueError(f"{path} is not as it was written")
+    return values
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Returns the manifest of an artifact's directory.
+
+    Raises ValueError for a damaged one, FileNotFoundError or NotADirectoryError where there is none.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = read_sealed(path)
+        if not manifest.keys() >= MANIFEST_KEYS:
+            raise ValueError(f"{path} lacks what a manifest says")
+        return manifest
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged or cannot be read: the artifact counts as never built; run again to rebuild it"
+        ) from error
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Logs a warning, the first time that it is given."""
+    log.warning("%s", message)
 
 
 def file_entry(path: Path, root: Path) -> dict[str, Any]:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from llm.data.common.drops import Dropped, sample_dropped
-from llm.files import read_table, write_json
+from llm.files import read_table
 from llm.process import METRICS_FILE, read_metrics
 
-from .store import PROVENANCE, Artifact, Store
+from .store import Artifact, Store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -165,7 +165,7 @@ class Tracker:
         for name, value in {"digest": artifact.digest, "artifact": str(artifact.path)}.items():
             self.client.set_tag(run_id, name, value)
         self.client.set_terminated(run_id, "FINISHED")
-        write_json(artifact.path / PROVENANCE, {**artifact.provenance, "mlflow_run_id": run_id})
+        artifact.note(mlflow_run_id=run_id)
 
     @guarded
     def fail_stage(self, run_id: str, reason: str) -> None:

@@ -54,6 +54,11 @@ def test_the_stages_that_make_models_say_so() -> None:
     assert all(PIPELINE[name].options.label for name in made)
 
 
+def test_the_stages_that_read_their_whole_input_say_so() -> None:
+    names = ["clean", "dedup", "decontaminate", "tokenizer", "shard"]
+    assert [name for name, stage in PIPELINE.items() if stage.options.reads_all] == names
+
+
 def test_a_stage_without_its_section_in_the_recipe_is_an_error() -> None:
     assert list(stages_by_section(PIPELINE)) == list(PIPELINE)
     with pytest.raises(TypeError, match="stage numbers needs a section numbers: NumbersConfig in Recipe"):

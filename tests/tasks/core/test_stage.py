@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import prefect
+import pyarrow as pa
 import pytest
 
 from llm.counts import Counts
+from llm.files import read_table, write_table
 from tasks.core.build import Build, WorkerLost
 from tasks.core.fingerprint import Code, file_states
 from tasks.core.session import Outcome, Session, running
@@ -239,8 +242,6 @@ def test_a_stage_outside_of_a_flow_says_so() -> None:
 
 
 def test_damage_in_an_input_of_training_is_found_even_if_size_and_time_are_unchanged(chain: Chain) -> None:
-    import os
-
     chain.run(until_stage="numbers")
     source = chain.built["numbers"]
     path = source.path / "numbers-00000.json"
@@ -251,6 +252,92 @@ def test_damage_in_an_input_of_training_is_found_even_if_size_and_time_are_uncha
     with running(session), pytest.raises(StageError, match=r"input numbers is damaged.*rebuild"):
         chain.squares(source, config=SquareConfig())
     assert chain.store.find("numbers", source.fingerprint) is None
+
+
+def test_an_input_with_a_file_that_is_not_its_own_stops_what_would_read_it(chain: Chain) -> None:
+    chain.run(until_stage="numbers")
+    stranger = chain.built["numbers"].path / "numbers-00000 (conflicted copy).json"
+    stranger.write_text("[1]")
+    chain.squares = make_stage(squares)
+    with pytest.raises(StageError, match=r"input numbers has files that it was not built with.*remove .*copy\)\.json"):
+        chain.run()
+    assert chain.store.artifacts("squares") == []
+    assert actions(chain.run(execute=False))[0] == "hit"
+    stranger.unlink()
+    assert actions(chain.run()) == ["hit", "run"]
+    stranger.write_text("[1]")
+    assert actions(chain.run()) == ["hit", "hit"]  # nothing reads it
+
+
+@pytest.mark.parametrize("how", ["flip", "bad sector"])
+def test_damage_that_a_stage_meets_is_named_and_built_again(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Large artifacts are not hashed at every hit, so the reader may be the first to see that a page is damaged."""
+    chain.numbers, chain.squares = make_stage(tables), make_stage(doubled)
+    chain.run(until_stage="tables")
+    whole = chain.built["tables"]
+    path = whole.path / "numbers.parquet"
+    monkeypatch.setattr("tasks.core.session.FULL_CHECK_BYTES", 0)
+    with monkeypatch.context() as patch:
+        if how == "flip":
+            content, times = bytearray(path.read_bytes()), path.stat()
+            content[len(content) // 4] ^= 1
+            path.write_bytes(content)
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+            cause = "has changed since it was built"
+        else:
+            patch.setattr("tasks.core.store.sha256_file", bad_sector)
+            patch.setattr("tests.tasks.core.test_stage.read_table", bad_sector)
+            cause = r"cannot be read \(Input/output error\)"
+        with pytest.raises(
+            StageError, match=rf"^doubled: its input tables is damaged \(numbers\.parquet {cause}.*again"
+        ):
+            chain.run()
+    assert chain.store.find("tables", whole.fingerprint) is None
+    assert actions(chain.run()) == ["run", "run"]
+    assert chain.built["tables"] == whole
+
+
+def tables(build: Build, config: NumbersConfig) -> Counts:
+    """Numbers in a Parquet file."""
+    write_table(build.out_dir / "numbers.parquet", pa.table({"number": list(range(1000))}))
+    return Counts("numbers", 1000, 1000)
+
+
+def doubled(build: Build, source: Artifact, config: SquareConfig) -> Counts:
+    """Reads with checksums, which see damage but know no remedy."""
+    numbers = read_table(source.path / "numbers.parquet")["number"].to_pylist()
+    (build.out_dir / "doubled.json").write_text(json.dumps([2 * number for number in numbers]))
+    return Counts("numbers", len(numbers), len(numbers))
+
+
+def bad_sector(path: Path) -> str:
+    raise OSError(5, "Input/output error", str(path))
+
+
+def test_an_error_over_sound_inputs_stays_as_it_is(chain: Chain) -> None:
+    def broken(build: Build, source: Artifact, config: SquareConfig) -> Counts:
+        raise ValueError("power must be even")
+
+    chain.squares = make_stage(broken)
+    with pytest.raises(StageError, match=r"^broken: power must be even$"):
+        chain.run()
+    assert [item.damage(full=True) for item in chain.store.artifacts("numbers")] == [[]]
+
+
+def test_a_stage_reads_all_that_its_input_kept(chain: Chain) -> None:
+    def nosy(build: Build, source: Artifact, config: SquareConfig) -> Counts:
+        (source.path / "numbers-00001.json").write_text("[1]")  # comes while the stage runs
+        return squares(build, source, config)
+
+    chain.squares = make_stage(nosy, reads_all=True)
+    with pytest.raises(StageError, match=r"nosy: it read 6 numbers, but numbers kept 5: .*run again"):
+        chain.run()
+    assert chain.store.artifacts("nosy") == []
+    (chain.store.artifacts("numbers")[0].path / "numbers-00001.json").unlink()
+    chain.squares = make_stage(squares, reads_all=True)
+    assert actions(chain.run()) == ["hit", "run"]
 
 
 def slow_numbers(build: Build, config: NumbersConfig) -> Counts:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from llm.counts import Counts
-from llm.files import read_json
-from tasks.core.fingerprint import Code, Key
-from tasks.core.store import Artifact, Store
+from llm.files import read_json, write_json
+from tasks.core.fingerprint import Code, Key, hash_json
+from tasks.core.store import Artifact, Store, warn_once
 
 KEY = Key("toy", 1, {"x": 1}, [], Code("", {}))
 
@@ -73,6 +75,27 @@ def test_a_flip_that_keeps_size_and_time_is_found_by_the_full_check_only(tmp_pat
     assert len(artifact.damage(full=True)) == 1
 
 
+def test_a_file_that_the_manifest_does_not_list_is_named(tmp_path: Path) -> None:
+    artifact = build(Store(tmp_path))
+    for name in (".provenance.json.123.tmp", ".DS_Store", ".hidden/data.jsonl", "folder/data.jsonl", "data (1).jsonl"):
+        (artifact.path / name).parent.mkdir(exist_ok=True)
+        (artifact.path / name).touch()
+    (artifact.path / "data-2.jsonl").symlink_to(tmp_path / "nowhere")
+    names = ["data (1).jsonl", "data-2.jsonl", "folder/data.jsonl"]
+    assert artifact.strangers() == [artifact.path / name for name in names]
+    assert artifact.file_damage(full=True) == []
+    for full in (True, False):
+        assert artifact.damage(full=full) == [
+            f"{artifact.path / name} is not in the manifest: remove it" for name in names
+        ]
+
+
+def test_building_again_what_is_there_keeps_a_stranger(tmp_path: Path) -> None:
+    stranger = build(Store(tmp_path)).path / "notes.txt"
+    stranger.write_text("mine")
+    assert build(Store(tmp_path)).strangers() == [stranger]
+
+
 def test_no_manifest_no_artifact(tmp_path: Path) -> None:
     store = Store(tmp_path)
     artifact = build(store)
@@ -109,3 +132,60 @@ def test_a_damaged_manifest_or_provenance_is_no_accident(tmp_path: Path, content
     assert store.artifacts("toy")[0].damage(full=False) == []
     (artifact.path / "manifest.json").write_text(content)
     assert store.artifacts("toy") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("files", []),
+        ("digest", "0" * 32),
+        ("counts", {"unit": "lines", "n_in": 9, "n_out": 9, "dropped": {}, "figures": {}}),
+        ("version", float("nan")),
+        ("hash", None),
+        ("stray", 1),
+    ],
+)
+def test_a_changed_manifest_is_no_artifact_and_is_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, value: object
+) -> None:
+    store = Store(tmp_path)
+    path = build(store).path / "manifest.json"
+    path.write_text(json.dumps({**read_json(path), name: value}))
+    warn_once.cache_clear()
+    assert store.find("toy", KEY.fingerprint) is None
+    assert store.artifacts("toy") == []
+    assert [record.message for record in caplog.records] == [
+        f"{path} is damaged or cannot be read: the artifact counts as never built; run again to rebuild it"
+    ]
+    assert [(stage, fingerprint) for stage, fingerprint, _ in store.verify()] == [("toy", KEY.fingerprint)]
+    assert all(str(path) in problems[0] for _, _, problems in store.verify())
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
+        _ = Artifact("toy", KEY.fingerprint, "", path.parent).manifest
+    build(store)
+    assert [problems for _, _, problems in store.verify()] == [[]]
+
+
+def test_a_manifest_of_another_form_is_no_artifact(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    artifact = build(store)
+    manifest = {name: value for name, value in artifact.manifest.items() if name != "external_files"}
+    write_json(artifact.path / "manifest.json", {**manifest, "hash": hash_json(manifest)})
+    assert store.find("toy", KEY.fingerprint) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"started": 5}', '{"modified_ns": 5}', '{"started": "2126"}'])
+def test_damaged_provenance_leaves_the_newest_artifact_the_newest(tmp_path: Path, content: str) -> None:
+    store = Store(tmp_path)
+    names = ["first", "second", "third"]
+    made = [build(store, key=dataclasses.replace(KEY, config={"name": name})) for name in names]
+    for n, artifact in enumerate(made):
+        artifact.note(started=f"2026-01-0{n + 1}")
+        os.utime(artifact.path / "manifest.json", (1_767_225_600 + n * 86_400,) * 2)  # from 2026-01-01
+    for artifact in made:
+        path = artifact.path / "provenance.json"
+        whole = path.read_bytes()
+        path.write_text(content)
+        assert [item.manifest["config"]["name"] for item in store.artifacts("toy")] == names[::-1]
+        assert artifact.provenance.keys() == {"started"}
+        assert artifact.damage(full=False) == []
+        path.write_bytes(whole)
