@@ -113,7 +113,10 @@ def new_session(
 ) -> Session:
     """Returns a session for a recipe here; raises ValueError for stages that do not exist or do not fit."""
     names = stages_of(recipe)
-    for name in [*force, *filter(None, [from_stage, until_stage]), *recipe.on_code_change]:
+    for name in recipe.on_code_change:
+        if name not in PIPELINE:
+            raise ValueError(f"on_code_change names {name!r}, which is no stage; the stages are {', '.join(PIPELINE)}")
+    for name in [*force, *filter(None, [from_stage, until_stage])]:
         if name not in names:
             raise ValueError(f"there is no stage {name!r}; the stages are {', '.join(names)}")
     first, last = names.index(from_stage or names[0]), names.index(until_stage or names[-1])

@@ -159,7 +159,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             key, separator, text = override.partition("=")
             if not (separator and key):
                 raise ValueError(f"override {override!r} is not of the form key=value, such as pretrain.n_steps=500")
-            OmegaConf.update(values, key, OmegaConf.from_dotlist([f"value={text}"])["value"], force_add=True)
+            value = OmegaConf.from_dotlist([f"value={text}"])["value"]
+            OmegaConf.update(values, key, None if value == [] else value, force_add=True)  # both are empty
         plain = OmegaConf.to_container(values, resolve=True)
     except (OmegaConfBaseException, YAMLError) as error:
         raise ValueError(f"{path} with {list(overrides)}: {error}") from error

@@ -39,7 +39,7 @@ class Config:
     the help text of the field in the Prefect UI. Unknown keys are refused.
 
     `null`, an empty list, an empty text and an override `key=` all mean the same, "empty": None where the field may be
-    None, else no items, else the default.
+    None, else no items; it is an error where there must be a value.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"use_attribute_docstrings": True, "extra": "forbid"}
@@ -104,8 +104,8 @@ def _empty_value(field: Any, hint: Any) -> Any:
         return ()
     if typing.get_origin(hint) is dict:
         return {}
-    if dataclasses.is_dataclass(hint) and field.default is not dataclasses.MISSING:
-        return field.default
+    if dataclasses.is_dataclass(hint):
+        raise ValueError(f"{field.name} is empty; leave it out to keep what it has, or give some of its fields")
     if hint is str and field.default == "":
         return ""
     raise ValueError(f"{field.name} is empty; it must have a value")

@@ -46,11 +46,12 @@ def run_job(job: Callable[[dict[str, Any]], Counts]) -> None:
     that torchrun has started for one job the first holds the lock and leaves the counts; the error is that of the
     process that failed first.
     """
-    die_with_parent()
+    values = read_json(Path(sys.argv[1]))
+    is_one_of_several = "RANK" in os.environ  # then its parent is the process that watches them
+    die_with_parent(None if is_one_of_several else values.get("parent_pid"))
     is_first = os.environ.get("RANK", "0") == "0"
     level = logging.INFO if is_first else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    values = read_json(Path(sys.argv[1]))
     work_dir = Path(values["work_dir"])
     with exclusive_lock(work_dir / "lock") if is_first else contextlib.nullcontext():
         if is_first:
@@ -76,9 +77,12 @@ def write_error(work_dir: Path, error: Exception) -> None:
         json.dump({"kinds": kinds, "message": str(error)}, file)
 
 
-def die_with_parent() -> None:
-    """Arranges a SIGTERM for this process when its parent dies, so that no orphan works on."""
-    parent = os.getppid()
+def die_with_parent(parent: int | None = None) -> None:
+    """Arranges a SIGTERM for this process when its parent dies, so that no orphan works on.
+
+    `parent` is the process id of that parent, which may have died before this is called; None: it lives.
+    """
+    parent = parent or os.getppid()
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)

@@ -56,7 +56,7 @@ def read_config(directory: Path) -> GPTConfig:
     try:
         return gpt_config(read_json(directory / CONFIG_FILE))
     except ValueError as error:
-        raise ValueError(f"{directory}: {error}") from error
+        raise ValueError(f"{directory / CONFIG_FILE}: {error}") from error
 
 
 def gpt_config(content: Mapping[str, Any]) -> GPTConfig:

@@ -35,7 +35,7 @@ def main() -> None:
     job = read_json(job_path)
     n_processes = job["config"].get("loop", {}).get("parallel", {}).get("n_processes", 1)
     if n_processes > 1 and "RANK" not in os.environ:
-        die_with_parent()
+        die_with_parent(job.get("parent_pid"))
         sys.exit(launch("llm.train", job_path, Path(job["work_dir"]), n_processes))
     run_job(train)
     leave()

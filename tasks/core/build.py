@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -113,6 +114,7 @@ class Build:
         it was killed, else RuntimeError with the end of its log.
         """
         job_path, log_path = self.work_dir / "job.json", self.work_dir / "log.txt"
+        job["parent_pid"] = os.getpid()
         folders = {"work_dir": self.work_dir, "out_dir": self.out_dir, "cache_dir": workspace() / "compiled"}
         write_json(job_path, job | {name: str(path) for name, path in folders.items()})
         with open(log_path, "ab") as log:

@@ -53,7 +53,7 @@ def executor(config: EngineConfig, n_items: int | None = None) -> Iterator[Execu
         pool = ThreadPoolExecutor(1)
     else:
         context = multiprocessing.get_context("spawn")  # a fork would copy the locks of Prefect's threads
-        pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=die_with_parent)
+        pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=die_with_parent, initargs=(os.getpid(),))
     try:
         yield pool
     finally:

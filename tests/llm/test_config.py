@@ -100,6 +100,7 @@ class Choices(Config):
         ({"size": 0}, "size is 0; allowed: 1 or more"),
         ({"title": ""}, "title is empty; it must have a value"),
         ({"n": None}, "n is empty; it must have a value"),
+        ({"part": None}, "part is empty; leave it out to keep what it has, or give some of its fields"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_named_with_what_is(values, message):
@@ -112,6 +113,6 @@ def test_a_value_that_is_not_allowed_is_named_with_what_is(values, message):
 @pytest.mark.parametrize("empty", [None, [], (), ""])
 @pytest.mark.parametrize("make", [lambda values: Choices(**values), TypeAdapter(Choices).validate_python])
 def test_everything_empty_means_the_same(make, empty):
-    fields = ("maybe", "several", "optional", "size", "note", "part")
+    fields = ("maybe", "several", "optional", "size", "note")
     made = make(dict.fromkeys(fields, empty))
-    assert [getattr(made, name) for name in fields] == [None, (), None, None, "", Part(name="kept", size=4)]
+    assert [getattr(made, name) for name in fields] == [None, (), None, None, ""]

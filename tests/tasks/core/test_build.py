@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from llm.files import write_json
 from tasks.core.build import Build, WorkerLost
 from tasks.core.engine import EngineConfig
 from tasks.core.workspace import REPOSITORY
@@ -81,3 +82,13 @@ def test_a_child_does_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     time.sleep(0.5)
     assert size > 0
     assert metrics.stat().st_size == size
+
+
+def test_a_child_whose_parent_died_while_it_was_starting_ends(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    job = {"parent_pid": dead.pid, "work_dir": str(tmp_path), "out_dir": str(tmp_path), "n_steps": 1, "ending": "well"}
+    write_json(tmp_path / "job.json", job)
+    child = subprocess.run([sys.executable, "-m", JOB, str(tmp_path / "job.json")], cwd=REPOSITORY, check=False)
+    assert child.returncode == -signal.SIGTERM
+    assert not (tmp_path / "result.txt").exists()
