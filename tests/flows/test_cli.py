@@ -65,10 +65,16 @@ def test_verify_finds_damage(tiny: Run, server_environment: dict[str, str], tmp_
     workspace = tmp_path / "copy"
     shutil.copytree(tiny.workspace, workspace)
     next(workspace.glob("store/shard/*/shards.json")).write_text("{}")
+    manifest = next(workspace.glob("store/clean/*/manifest.json"))
+    manifest.write_bytes(manifest.read_bytes().replace(b'"version": 2', b'"version": 3'))
+    stranger = next(workspace.glob("store/dedup/*")) / "documents-00000 (conflicted copy).parquet"
+    stranger.touch()
     result = flows(server_environment, workspace, "verify")
     assert result.returncode == 1
     assert "shards.json has 2 bytes instead of" in result.stdout
-    assert "1 damaged artifacts" in result.stderr
+    assert f"{manifest} is damaged or cannot be read" in result.stdout
+    assert f"{stranger} is not in the manifest: remove it" in result.stdout
+    assert "3 damaged artifacts" in result.stderr
 
 
 def test_the_model_and_training_load_without_prefect_or_mlflow() -> None:
