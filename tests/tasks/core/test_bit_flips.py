@@ -16,7 +16,6 @@ from safetensors.numpy import save_file
 from llm.counts import Counts
 from llm.documents import Document, documents_table
 from llm.files import write_json, write_table
-from llm.process import MetricsLog
 from llm.tokenizer.tokenizer import Tokenizer
 from tasks.core.fingerprint import Code, Key
 from tasks.core.session import Session
@@ -41,7 +40,7 @@ def build(store: Store, code: str, time: int) -> Artifact:
     np.save(folder / "signatures.npy", np.arange(100))
     Tokenizer.train(texts, 300).save(folder)
     write_json(folder / "config.json", {"model": {"d_model": 8}})
-    MetricsLog(folder).write(1, loss=2.5)
+    (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 2.5}\n')
     (folder / "report.html").write_text("<p>" + texts[0])
     (folder / "compiled").mkdir()
     (folder / "compiled" / "kernel.bin").write_bytes(random.Random(code).randbytes(300))
