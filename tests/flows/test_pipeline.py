@@ -234,7 +234,7 @@ def test_a_comment_in_llm_reruns_nothing_and_a_changed_line_names_its_module(
     for package in ("llm", "tasks"):
         shutil.copytree(package, repository / package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(fingerprint, "REPOSITORY", repository)
-    module = repository / "llm" / "data" / "near" / "candidates.py"
+    module = repository / "llm" / "data" / "dedup" / "candidates.py"
     module.write_text(
         "# a comment\n" + module.read_text().replace("MAX_NEIGHBOURS = 16", "MAX_NEIGHBOURS = (16)  # why")
     )
