@@ -12,6 +12,7 @@ from .scores import Items
 
 DEFAULT_METRICS = (ANSWER_LOSS.name, BITS_PER_BYTE.name)
 """What decides when the gate names no metric: the first of these that was measured of both models."""
+ALL_OTHERS = "all others"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +24,8 @@ class GateConfig(Config):
     base model bits per byte."""
     margin: float = setting(0.0, at_least=0)
     """By how much it must be better at least, with the whole 95 % interval, in the metric's unit."""
-    may_not_fall: tuple[str, ...] | None = None
-    """What must not be worse beyond its interval; empty takes every other metric that was measured."""
+    may_not_fall: tuple[str, ...] = (ALL_OTHERS,)
+    """What must not be worse beyond its interval: metrics by name, or "all others" that were measured; empty: none."""
     min_items: int = setting(20, at_least=1)
     """A metric of fewer items does not decide: the interval of so few says little."""
 
@@ -68,7 +69,7 @@ def _chosen(compared: Sequence[Compared], gate: GateConfig) -> tuple[Compared, l
         if not known:
             raise ValueError(f"none of {', '.join(DEFAULT_METRICS)} was measured; name another gate.metric")
         deciding = known[0]
-    if gate.may_not_fall is None:
+    if ALL_OTHERS in gate.may_not_fall:
         return deciding, [each for each in compared if each != deciding]
     return deciding, [_named(compared, name, "gate.may_not_fall") for name in gate.may_not_fall]
 

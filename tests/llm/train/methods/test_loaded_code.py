@@ -14,6 +14,7 @@ from tasks.core.fingerprint import code_closure, module_path
 from tasks.core.workspace import REPOSITORY
 from tests.llm.train.method_jobs import (
     classify_job,
+    make_reference,
     prefer_job,
     reference_job,
     reinforce_job,
@@ -57,11 +58,9 @@ def test_all_that_a_method_loads_is_in_its_key(kind: str, materials: Materials, 
             return classify_job(tmp_path, materials, write_labelled(tmp_path), n_steps=2)
         if kind == "reinforce":
             return reinforce_job(tmp_path, materials, write_questions(tmp_path), n_steps=2)
-        reference = reference_job(tmp_path, materials, write_pairs(tmp_path))
         if kind == "reference":
-            return reference
-        loaded_by(reference, tmp_path)
-        return prefer_job(tmp_path, materials, Path(str(reference["out_dir"])), n_steps=2)
+            return reference_job(tmp_path, materials, write_pairs(tmp_path))
+        return prefer_job(tmp_path, materials, make_reference(tmp_path, materials), n_steps=2)
 
     method = f"llm.train.methods.{kind}"
     key = set(code_closure(["llm.train", "llm.train.__main__", method]).modules)
