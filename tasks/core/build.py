@@ -114,9 +114,8 @@ class Build:
         it was killed, else RuntimeError with the end of its log.
         """
         job_path, log_path = self.work_dir / "job.json", self.work_dir / "log.txt"
-        job["parent_pid"] = os.getpid()
         folders = {"work_dir": self.work_dir, "out_dir": self.out_dir, "cache_dir": workspace() / "compiled"}
-        write_json(job_path, job | {name: str(path) for name, path in folders.items()})
+        write_json(job_path, job | {name: str(path) for name, path in folders.items()} | {"parent_pid": os.getpid()})
         with open(log_path, "ab") as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", module, str(job_path)], cwd=REPOSITORY, stdout=log, stderr=log

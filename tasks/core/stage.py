@@ -82,10 +82,9 @@ class Stage:
         self.name = function.__name__
         self.options = options
         self.config_class: type[Config] = typing.get_type_hints(function)["config"]
-        process = (
-            [options.process, f"{options.process}.__main__"] if options.process else []
-        )  # a package has the latter
-        self.modules = [function.__module__, *process]
+        self.modules = [function.__module__]
+        if options.process:
+            self.modules += [options.process, f"{options.process}.__main__"]  # a package has the latter
         self._function = function
         self._task = prefect.task(
             name=self.name,
@@ -121,10 +120,12 @@ class Stage:
 
         The code is that of the session's start: it is what has been imported, whatever is edited since.
         """
-        code = sessions.current().code.setdefault(self.name, code_closure(self.modules))
+        session = sessions.current()
+        if self.name not in session.code:
+            session.code[self.name] = code_closure(self.modules)
         references = [self._reference(item) for item in inputs]
-        files = sessions.current().external_files(self.name, lambda: self._external_files(config))
-        return Key(self.name, self.options.version, identity(config), references, code, files)
+        files = session.external_files(self.name, lambda: self._external_files(config))
+        return Key(self.name, self.options.version, identity(config), references, session.code[self.name], files)
 
     def _external_files(self, config: Any) -> dict[str, str]:
         return file_states(dict.fromkeys(self.options.external_files(config)))
@@ -166,7 +167,8 @@ class Stage:
             )
         except Exception as error:
             show.end(outcome, None, time.monotonic() - started)
-            self._check_files(filter(None, inputs))  # damage says more than what a reader says of it
+            if not isinstance(error, TRANSIENT):
+                self._check_files(filter(None, inputs))  # damage says more than what a reader says of it
             raise StageError(f"{self.name}: {error}{remedy(error)}") from error
         if outcome.action == "hit" and outcome.artifact:
             artifact = outcome.artifact  # Prefect's record may name a place from before a move; the store does not

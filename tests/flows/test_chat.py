@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from rich.console import Console
 
 from flows.chat import ChatSettings, Conversation, printable, talk
@@ -23,12 +21,7 @@ ASKED = QUESTION[0]["content"]
 SETTINGS = ChatSettings(Sampling(temperature=1.2, seed=3), max_tokens=8)
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,9 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from flows.__main__ import export
 from flows.classify import classified
@@ -28,12 +26,7 @@ from tests.llm.serve.serving import LABELS, call, save_classifier, tiny_classifi
 TEXTS = ["The bread is baked", "naïve \x1b[31mcafé", "What does\nthe baker do?"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
