@@ -112,7 +112,8 @@ def is_named(artifact: Artifact, name: str) -> bool:
 
 def load_found(model: FoundModel, name: str | None = None) -> LoadedModel:
     """Loads a language model, under its own name or another; sets PyTorch's number of threads for it."""
-    loaded = load(model.path, name or model.name)
+    is_chat = model.artifact.makes == "chat" if model.artifact else None
+    loaded = load(model.path, name or model.name, is_chat=is_chat)
     use_few_threads(loaded.model)
     return loaded
 

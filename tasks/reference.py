@@ -14,6 +14,7 @@ from .core.store import Artifact
 
 @training(
     version=1,
+    makes=None,
     label="Reference log-probabilities",
     external_files=lambda config: record_files("reference", config.files),
     check=lambda config: read_pairs(record_files("reference", config.files), config.bad_examples),

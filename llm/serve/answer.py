@@ -61,8 +61,10 @@ class LoadedModel:
         return [self.tokenizer.document_token, *self.tokenizer.encode(text)]
 
 
-def load(directory: Path, name: str) -> LoadedModel:
+def load(directory: Path, name: str, *, is_chat: bool | None = None) -> LoadedModel:
     """Loads the language model of a directory, such as a pretrain or finetune artifact.
+
+    Without `is_chat` every model that was trained further counts as one that answers.
 
     Raises ValueError when it is no model directory or holds a classifier, OSError when a file is damaged.
     """
@@ -75,7 +77,7 @@ def load(directory: Path, name: str) -> LoadedModel:
         name,
         load_model(directory),
         Tokenizer.load(directory),
-        is_chat=training.get("kind", "pretrain") != "pretrain",
+        is_chat=training.get("kind", "pretrain") != "pretrain" if is_chat is None else is_chat,
         created=int((directory / WEIGHTS_FILE).stat().st_mtime),
     )
 

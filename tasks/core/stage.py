@@ -331,7 +331,10 @@ def stage(**options: Any) -> Callable[[Callable[..., Counts]], Stage]:
     return decorate
 
 
-training = functools.partial(
-    stage, process="llm.train", undigested=("metrics.jsonl",), verify_inputs=True, on_code_change="reuse"
-)
-"""Decorator of a stage that trains: in a process of its own, which goes on at its last checkpoint when tried again."""
+def training(*, makes: ModelKind | None, **options: Any) -> Callable[[Callable[..., Counts]], Stage]:
+    """Returns the decorator of a stage that trains, in a process that goes on at its last checkpoint when tried again.
+
+    It has to say what it `makes`: a model that says nothing would pass the gate by.
+    """
+    common = {"process": "llm.train", "undigested": ("metrics.jsonl",), "verify_inputs": True}
+    return stage(**common, on_code_change="reuse", makes=makes, **options)

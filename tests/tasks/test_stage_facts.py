@@ -13,6 +13,7 @@ from flows.recipe import Recipe, load_recipe
 from llm.data.clean.clean import CleanConfig
 from llm.data.decontaminate.decontaminate import DecontaminateConfig
 from llm.train.methods.config import ClassifyConfig, ReferenceConfig, ReinforceConfig
+from tasks.core.stage import training
 from tests.tasks.core.toy import make_stage, numbers
 
 
@@ -79,3 +80,9 @@ def test_stages_stand_in_the_order_of_the_pipeline() -> None:
         build_model(recipe)
     assert [outcome.stage for outcome in session.outcomes] == list(stages_of(recipe))
     assert set(PIPELINE) - set(stages_of(recipe)) == {"ingest"}
+
+
+def test_a_stage_that_trains_has_to_say_what_it_makes() -> None:
+    with pytest.raises(TypeError, match="makes"):
+        training(version=1)  # type: ignore[call-arg]
+    assert PIPELINE["reference"].options.makes is None
