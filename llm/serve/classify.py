@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.user_files.json_records import read_records
+from ..data.user_files.json_records import SUFFIXES, read_records
 from ..files import read_json
 from ..model.classifier import Classifier, class_probabilities, classifier_tokens, load_classifier
 from ..model.files import CONFIG_FILE, WEIGHTS_FILE
 from ..tokenizer.tokenizer import Tokenizer
 
 BATCH_SIZE = 16
-RECORD_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+RECORD_SUFFIXES = (*SUFFIXES, ".ndjson")
 """Files whose texts are fields of records; any other file has a text in each line."""
 STANDARD_INPUT = "-"
 
