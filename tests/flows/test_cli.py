@@ -67,7 +67,9 @@ def test_verify_finds_damage(tiny: Run, server_environment: dict[str, str], tmp_
     next(workspace.glob("store/shard/*/shards.json")).write_text("{}")
     manifest = next(workspace.glob("store/clean/*/manifest.json"))
     manifest.write_bytes(manifest.read_bytes().replace(b'"version": 2', b'"version": 3'))
-    stranger = next(workspace.glob("store/dedup/*")) / "documents-00000 (conflicted copy).parquet"
+    stranger = next(workspace.glob("store/dedup/*/manifest.json")).with_name(
+        "documents-00000 (conflicted copy).parquet"
+    )
     stranger.touch()
     result = flows(server_environment, workspace, "verify")
     assert result.returncode == 1
