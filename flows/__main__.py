@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -45,8 +46,10 @@ Force = Annotated[list[str] | None, typer.Option("--force", help="Build this sta
 
 
 @app.callback()
-def prepare() -> None:
+def prepare(context: typer.Context) -> None:
     """Points everything at the workspace before Prefect is imported."""
+    if context.invoked_subcommand != "export":  # which writes what others may be meant to read
+        os.umask(0o077)
     workspace.configure()
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
@@ -343,8 +346,6 @@ def ui(
     cron: Annotated[str, typer.Option(help="When the scheduled evaluation runs.")] = "0 3 * * *",
 ) -> None:
     """Start the Prefect UI, the MLflow UI and the deployments on this machine, until Ctrl-C."""
-    import os
-
     from . import deploy
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -385,8 +386,6 @@ def explained(
 
 def summary(shown: ConsoleDisplay) -> None:
     """Prints where the time went, what each stage kept, the scores, three answers, and where to look."""
-    import os
-
     from llm.evaluate.scores import ANSWERS_FILE, read_lines
 
     from .show import scores_table, stages_table

@@ -8,9 +8,14 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from .credentials import mlflow_keys, prefect_keys
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 WORKSPACE_VARIABLE = "SOURDOUGH_WORKSPACE"
+MLFLOW_UI_VARIABLE = "SOURDOUGH_MLFLOW_UI"
+"""Names the variable with the address at which a browser finds MLflow's pages."""
 SERVERS_FILE = "servers.json"
+HOST = "127.0.0.1"
 
 
 def workspace() -> Path:
@@ -26,7 +31,9 @@ def configure() -> None:
     """
     root = workspace()
     for directory in ("store", "prefect", "mlflow"):
-        (root / directory).mkdir(parents=True, exist_ok=True, mode=0o700)
+        (root / directory).mkdir(parents=True, exist_ok=True)
+    if root.stat().st_mode & 0o077:  # so nobody else reaches what is in it, whatever the modes there
+        root.chmod(0o700)
     os.environ.update(
         {
             WORKSPACE_VARIABLE: str(root),
@@ -36,6 +43,7 @@ def configure() -> None:
             "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
             "PREFECT_TASKS_DEFAULT_PERSIST_RESULT": "true",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}",  # a page of another site may not use a server
             "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # a busy machine takes longer than its 20 s
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -50,9 +58,16 @@ def configure() -> None:
     # Errors reach a person as one message of ours; Prefect's own log, with tracebacks, is kept by its server.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     servers = running_servers()
+    # A server of a person's own choice is never told our keys.
+    if "PREFECT_API_URL" not in os.environ:
+        os.environ.update(prefect_keys(root))
+    if servers and "MLFLOW_TRACKING_URI" not in os.environ:
+        os.environ.update(mlflow_keys(root))
     if servers:
         os.environ.setdefault("PREFECT_API_URL", servers["prefect"] + "/api")
+        os.environ.setdefault("PREFECT_UI_URL", servers["prefect_ui"])
         os.environ.setdefault("MLFLOW_TRACKING_URI", servers["mlflow"])
+        os.environ.setdefault(MLFLOW_UI_VARIABLE, servers["mlflow_ui"])
     else:
         os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow' / 'mlflow.db'}")
 
@@ -68,9 +83,9 @@ def running_servers() -> dict[str, Any] | None:
 
 
 def answers(url: str) -> bool:
-    """Returns whether `url` answers with a success within a second."""
+    """Returns whether a server of this machine answers at `url` with a success within a second."""
     try:
-        with urllib.request.urlopen(url, timeout=1) as response:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=1) as response:
             return bool(response.status == 200)
     except OSError:
         return False

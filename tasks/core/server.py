@@ -1,0 +1,153 @@
+"""Prefect's and MLflow's server, each a process of its own: `python -m tasks.core.server NAME ROOT DESCRIPTOR PARENT`.
+
+The parent binds the port and hands the socket over, so no other program can take it in between and be told the keys;
+the server ends with its parent. Nobody gets an answer from it without its key (its health alone is public).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from starlette.types import ASGIApp
+
+from llm.process import die_with_parent
+
+from .credentials import USER, key, prefect_keys
+from .workspace import HOST, REPOSITORY, answers
+
+START_SECONDS = 120
+STOP_SECONDS = 3
+"""A connection that has not ended so long after a server was told to is cut."""
+HEALTH = {"prefect": "/api/health", "mlflow": "/health"}
+"""Paths at which a server says that it is ready."""
+
+
+@contextlib.contextmanager
+def running_server(name: str, root: Path, settings: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Runs the server `name` of the workspace `root` for the length of the block; yields its address.
+
+    `settings` are variables for its environment. Its output goes to `NAME-server.log`; raises RuntimeError or
+    TimeoutError, naming that, when it does not answer.
+    """
+    log = root / f"{name}-server.log"
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server((HOST, 0)))
+        address = f"http://{HOST}:{listener.getsockname()[1]}"
+        output = stack.enter_context(open(log, "ab"))
+        child = subprocess.Popen(
+            [sys.executable, "-m", __name__, name, str(root), str(listener.fileno()), str(os.getpid())],
+            env={**os.environ, **(settings or {})},
+            cwd=REPOSITORY,
+            stdout=output,
+            stderr=output,
+            pass_fds=[listener.fileno()],
+        )
+        stack.callback(end, child)
+        listener.close()
+        wait_until_ready(child, address + HEALTH[name], name, log)
+        yield address
+
+
+def wait_until_ready(child: subprocess.Popen[bytes], url: str, name: str, log: Path) -> None:
+    """Waits until a server answers; raises RuntimeError when it has ended, TimeoutError when it takes too long."""
+    deadline = time.monotonic() + START_SECONDS
+    while not answers(url):
+        if child.poll() is not None:
+            raise RuntimeError(f"the {name} server ended at once (status {child.returncode}); see {log}")
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"the {name} server does not answer at {url} after {START_SECONDS} s; see {log}")
+        time.sleep(0.1)
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    """Ends a server: SIGTERM, ten seconds, SIGKILL."""
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+    child.wait()
+    if child.stdin:
+        child.stdin.close()
+
+
+def prefect_app(root: Path, address: str) -> ASGIApp:
+    """Returns Prefect's server with the services that schedule runs."""
+    os.environ.update(
+        prefect_keys(root),
+        PREFECT_API_URL=address + "/api",
+        PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL="WARNING",  # a scheduler that fails says so nowhere else
+    )
+    from prefect.server.api.server import create_app
+
+    return create_app(final=True)
+
+
+MLFLOW_AUTH = """[mlflow]
+default_permission = NO_PERMISSIONS
+database_uri = sqlite:///{database}
+authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+auth_cache_ttl_seconds = 3600
+"""
+
+
+def mlflow_app(root: Path, _: str) -> ASGIApp:
+    """Returns MLflow's server with its own authentication: one user, whose password is our key. It runs no jobs.
+
+    All paths are relative to where its files are, since a URI gives characters of a path a meaning.
+    """
+    folder = root / "mlflow"
+    os.chdir(folder)
+    database = f"auth-{key(root, 'mlflow users')[:16]}.db"  # another secret, another password
+    for old in folder.glob("auth-*.db"):
+        if old.name != database:
+            old.unlink()
+    (folder / "auth.ini").write_text(MLFLOW_AUTH.format(database=database))
+    os.environ.update(
+        MLFLOW_AUTH_CONFIG_PATH=str(folder / "auth.ini"),
+        MLFLOW_AUTH_ADMIN_USERNAME=USER,
+        MLFLOW_AUTH_ADMIN_PASSWORD=key(root, "mlflow"),
+        MLFLOW_FLASK_SERVER_SECRET_KEY=key(root, "mlflow forms"),
+        MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",  # 1.3 GB of processes that nothing here asks for
+        _MLFLOW_SGI_NAME="uvicorn",
+    )
+    from mlflow.server import constants
+
+    database, files = "sqlite:///mlflow.db", "mlflow-artifacts:/"
+    os.environ[constants.BACKEND_STORE_URI_ENV_VAR] = os.environ[constants.REGISTRY_STORE_URI_ENV_VAR] = database
+    os.environ[constants.ARTIFACT_ROOT_ENV_VAR] = files
+    os.environ[constants.SERVE_ARTIFACTS_ENV_VAR] = "true"
+    os.environ[constants.ARTIFACTS_DESTINATION_ENV_VAR] = "./artifacts"
+    from mlflow.server.auth import create_app
+    from mlflow.server.handlers import initialize_backend_stores
+
+    initialize_backend_stores(database, database, files)
+    return create_app()
+
+
+APPS: dict[str, Callable[[Path, str], ASGIApp]] = {"prefect": prefect_app, "mlflow": mlflow_app}
+
+
+def main(name: str, root: Path, descriptor: int, parent: int) -> None:
+    """Serves on an inherited socket until a signal comes or the parent has died."""
+    die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends us when it is done
+    import uvicorn
+
+    with socket.socket(fileno=descriptor) as listener:
+        app = APPS[name](root, f"http://{HOST}:{listener.getsockname()[1]}")
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=STOP_SECONDS)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
