@@ -350,9 +350,9 @@ def ui(
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with deploy.servers(prefect_port, mlflow_port) as addresses:
-        os.environ["PREFECT_API_URL"] = addresses["prefect"] + "/api"
-        os.environ["MLFLOW_TRACKING_URI"] = addresses["mlflow"]
-        console.print(f"Prefect UI  {addresses['prefect']}\nMLflow UI   {addresses['mlflow']}\nCtrl-C stops them.")
+        workspace.use_servers(addresses)
+        pages = {name: deploy.link(addresses[f"{name}_ui"]) for name in ("prefect", "mlflow")}
+        console.print(f"Prefect UI  {pages['prefect']}\nMLflow UI   {pages['mlflow']}\nCtrl-C stops them.")
         deploy.serve(str(recipe), cron=cron)
 
 

@@ -4,86 +4,60 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
-import time
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 from llm.files import remove, write_json
-from llm.process import die_with_parent
-from tasks.core.workspace import SERVERS_FILE, answers, workspace
+from llm.serve.door import TOKEN
+from llm.serve.server import listen
+from tasks.core.credentials import USER, key
+from tasks.core.server import launched
+from tasks.core.workspace import HOST, SERVERS_FILE, workspace
 
-HOST = "127.0.0.1"
-START_SECONDS = 120
+from .front import Backend, front, serving
+
+PAGES = "pages"
+"""Purpose of the key that opens the UIs to a browser."""
 
 
 @contextlib.contextmanager
 def servers(prefect_port: int, mlflow_port: int) -> Iterator[dict[str, str]]:
-    """Runs Prefect's and MLflow's server for the length of the block; yields their addresses by name.
+    """Runs Prefect's and MLflow's server, and the front to their pages, for the length of the block.
 
-    Other commands of this workspace find them through a file in it and send their runs there.
+    Yields the addresses: `prefect` and `mlflow` for programs that have the keys, `prefect_ui` and `mlflow_ui` for
+    browsers. Other commands of this workspace find them through a file in it and send their runs there.
     """
     root = workspace()
-    addresses = {"prefect": f"http://{HOST}:{prefect_port}", "mlflow": f"http://{HOST}:{mlflow_port}"}
-    environment = {
-        **os.environ,
-        "PREFECT_API_URL": addresses["prefect"] + "/api",
-        "PREFECT_SERVER_UI_API_URL": addresses["prefect"] + "/api",
-        # Into its log file: a scheduler that fails says so nowhere else.
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
-        # No other web page may drive our flows.
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{addresses['prefect']},http://localhost:{prefect_port}",
-    }
-    mlflow = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
-    mlflow += ["--backend-store-uri", f"sqlite:///{root / 'mlflow' / 'mlflow.db'}"]
-    mlflow += ["--artifacts-destination", str(root / "mlflow" / "artifacts")]
-    prefect = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(prefect_port)]
     with contextlib.ExitStack() as stack:
-        for name, command in {"mlflow": mlflow, "prefect": prefect}.items():
-            if answers(addresses[name] + health(name)):
-                raise ValueError(
-                    f"something already answers at {addresses[name]}; stop it or give another --{name}-port"
-                )
-            stack.enter_context(process(command, environment, root / f"{name}-server.log"))
-        for name, address in addresses.items():
-            wait_for(address + health(name), name, str(root / f"{name}-server.log"))
+        listeners = {
+            name: stack.enter_context(listener(port, f"--{name}-port"))
+            for name, port in {"prefect": prefect_port, "mlflow": mlflow_port}.items()
+        }
+        started = {name: stack.enter_context(launched(name, root)) for name in listeners}
+        for server in started.values():
+            server.wait_until_ready()
+        ports = {name: listener.getsockname()[1] for name, listener in listeners.items()}
+        backends = {ports[name]: Backend(started[name].address, USER, key(root, name)) for name in ports}
+        stack.enter_context(serving(front(backends, key(root, PAGES)), list(listeners.values())))
+        addresses = {name: server.address for name, server in started.items()}
+        addresses |= {f"{name}_ui": f"http://{HOST}:{port}" for name, port in ports.items()}
         write_json(root / SERVERS_FILE, addresses)
         stack.callback(remove, root / SERVERS_FILE)
         yield addresses
 
 
-def health(name: str) -> str:
-    """Returns the path at which a server says that it is ready."""
-    return {"prefect": "/api/health", "mlflow": "/health"}[name]
+def link(address: str) -> str:
+    """Returns the link that opens the pages at an address to the browser that follows it."""
+    return f"{address}/?{TOKEN}={key(workspace(), PAGES)}"
 
 
-@contextlib.contextmanager
-def process(command: list[str], environment: dict[str, str], log: Any) -> Iterator[None]:
-    """Runs a command for the length of the block, its output in a file."""
-    end_with_us = die_with_parent if sys.platform == "linux" else None
-    with open(log, "ab") as output:
-        child = subprocess.Popen(command, env=environment, stdout=output, stderr=output, preexec_fn=end_with_us)
+def listener(port: int, option: str) -> socket.socket:
+    """Returns a socket on a port for a page; raises ValueError, naming the option, when it is in use."""
     try:
-        yield
-    finally:
-        child.send_signal(signal.SIGINT)
-        try:
-            child.wait(10)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-
-
-def wait_for(url: str, name: str, log: str) -> None:
-    """Waits until a server answers; raises TimeoutError naming its log."""
-    deadline = time.monotonic() + START_SECONDS
-    while not answers(url):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"the {name} server does not answer at {url} after {START_SECONDS} s; see {log}")
-        time.sleep(0.3)
+        return listen(port)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}") from error
 
 
 def deployments(recipe_path: str, cron: str) -> list[Any]:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.types import ASGIApp
@@ -30,18 +31,35 @@ HEALTH = {"prefect": "/api/health", "mlflow": "/health"}
 """Paths at which a server says that it is ready."""
 
 
-@contextlib.contextmanager
-def running_server(name: str, root: Path, settings: Mapping[str, str] | None = None) -> Iterator[str]:
-    """Runs the server `name` of the workspace `root` for the length of the block; yields its address.
+@dataclass(frozen=True)
+class Server:
+    """A server that was launched."""
 
-    `settings` are variables for its environment. Its output goes to `NAME-server.log`; raises RuntimeError or
-    TimeoutError, naming that, when it does not answer.
+    name: str
+    address: str
+    log: Path
+    child: subprocess.Popen[bytes]
+
+    def wait_until_ready(self) -> None:
+        """Waits until it answers; raises RuntimeError when it has ended, TimeoutError when it takes too long."""
+        deadline = time.monotonic() + START_SECONDS
+        while not answers(self.address + HEALTH[self.name]):
+            if self.child.poll() is not None:
+                raise RuntimeError(f"the {self.name} server ended (status {self.child.returncode}); see {self.log}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the {self.name} server does not answer after {START_SECONDS} s; see {self.log}")
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def launched(name: str, root: Path, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
+    """Runs the server `name` of the workspace `root` for the length of the block; it may not answer yet.
+
+    `settings` are variables for its environment. Its output goes to `NAME-server.log`. Call it in a thread that lives
+    as long: the kernel takes the end of that thread for the parent's.
     """
     log = root / f"{name}-server.log"
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server((HOST, 0)))
-        address = f"http://{HOST}:{listener.getsockname()[1]}"
-        output = stack.enter_context(open(log, "ab"))
+    with socket.create_server((HOST, 0)) as listener, open(log, "ab") as output:
         child = subprocess.Popen(
             [sys.executable, "-m", __name__, name, str(root), str(listener.fileno()), str(os.getpid())],
             env={**os.environ, **(settings or {})},
@@ -50,21 +68,11 @@ def running_server(name: str, root: Path, settings: Mapping[str, str] | None = N
             stderr=output,
             pass_fds=[listener.fileno()],
         )
-        stack.callback(end, child)
-        listener.close()
-        wait_until_ready(child, address + HEALTH[name], name, log)
-        yield address
-
-
-def wait_until_ready(child: subprocess.Popen[bytes], url: str, name: str, log: Path) -> None:
-    """Waits until a server answers; raises RuntimeError when it has ended, TimeoutError when it takes too long."""
-    deadline = time.monotonic() + START_SECONDS
-    while not answers(url):
-        if child.poll() is not None:
-            raise RuntimeError(f"the {name} server ended at once (status {child.returncode}); see {log}")
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"the {name} server does not answer at {url} after {START_SECONDS} s; see {log}")
-        time.sleep(0.1)
+        address = f"http://{HOST}:{listener.getsockname()[1]}"
+    try:
+        yield Server(name, address, log, child)
+    finally:
+        end(child)
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
@@ -76,8 +84,6 @@ def end(child: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             child.kill()
     child.wait()
-    if child.stdin:
-        child.stdin.close()
 
 
 def prefect_app(root: Path, address: str) -> ASGIApp:

@@ -20,6 +20,7 @@ from llm.files import read_table
 from llm.process import METRICS_FILE, read_metrics
 
 from .store import Artifact, Store
+from .workspace import MLFLOW_UI_VARIABLE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -72,6 +73,11 @@ class Tracker:
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI", "")
         self.on = bool(self.uri)
         self._parent: str | None = None
+
+    @property
+    def pages(self) -> str | None:
+        """Address of MLflow's pages for a browser: of the front, or of the server itself; None without a server."""
+        return os.environ.get(MLFLOW_UI_VARIABLE) or (self.uri if self.uri.startswith("http") else None)
 
     @property
     def is_empty(self) -> bool:
@@ -188,15 +194,15 @@ class Tracker:
 
     def file_link(self, name: str) -> str | None:
         """Returns the address of a file of the parent run, as it is; None without a server."""
-        if not (self._parent and self.on and self.uri.startswith("http")):
+        if not (self._parent and self.on and self.pages):
             return None
-        return f"{self.uri}/get-artifact?path={name}&run_uuid={self._parent}"
+        return f"{self.pages}/get-artifact?path={name}&run_uuid={self._parent}"
 
     def link(self, run_id: str | None) -> str | None:
         """Returns the address of a run in the MLflow UI; None without a server."""
-        if not (run_id and self.on and self.uri.startswith("http")):
+        if not (run_id and self.on and self.pages):
             return None
-        return f"{self.uri}/#/experiments/{self.experiment}/runs/{run_id}"
+        return f"{self.pages}/#/experiments/{self.experiment}/runs/{run_id}"
 
     def _log_files(self, run_id: str, folder: Path, names: Sequence[str]) -> None:
         for path in (folder / name for name in names):

@@ -57,19 +57,27 @@ def configure() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     # Errors reach a person as one message of ours; Prefect's own log, with tracebacks, is kept by its server.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    servers = running_servers()
-    # A server of a person's own choice is never told our keys.
-    if "PREFECT_API_URL" not in os.environ:
+    if "PREFECT_API_URL" not in os.environ:  # a server of a person's own choice is never told our keys
         os.environ.update(prefect_keys(root))
-    if servers and "MLFLOW_TRACKING_URI" not in os.environ:
-        os.environ.update(mlflow_keys(root))
+    servers = running_servers()
     if servers:
-        os.environ.setdefault("PREFECT_API_URL", servers["prefect"] + "/api")
-        os.environ.setdefault("PREFECT_UI_URL", servers["prefect_ui"])
-        os.environ.setdefault("MLFLOW_TRACKING_URI", servers["mlflow"])
-        os.environ.setdefault(MLFLOW_UI_VARIABLE, servers["mlflow_ui"])
-    else:
-        os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow' / 'mlflow.db'}")
+        use_servers(servers)
+    os.environ.setdefault("MLFLOW_TRACKING_URI", mlflow_file(root))
+
+
+def mlflow_file(root: Path) -> str:
+    """Returns the address of MLflow's tables for programs that write them without a server."""
+    return f"sqlite:///{root / 'mlflow' / 'mlflow.db'}"
+
+
+def use_servers(servers: dict[str, str]) -> None:
+    """Sends the runs of this process to servers of the workspace, unless a person's environment names others."""
+    root = workspace()
+    if "PREFECT_API_URL" not in os.environ:
+        os.environ |= {"PREFECT_API_URL": servers["prefect"] + "/api", "PREFECT_UI_URL": servers["prefect_ui"]}
+    if os.environ.get("MLFLOW_TRACKING_URI", "") in ("", mlflow_file(root)):
+        os.environ |= {"MLFLOW_TRACKING_URI": servers["mlflow"], MLFLOW_UI_VARIABLE: servers["mlflow_ui"]}
+        os.environ |= mlflow_keys(root)
 
 
 def running_servers() -> dict[str, Any] | None:
