@@ -200,7 +200,9 @@ def serve(
     """
     from llm.model.classifier import is_classifier
     from llm.model.generate import Sampling
+    from llm.serve.door import TOKEN
     from llm.serve.server import HOST, listen, run
+    from tasks.core.credentials import key
 
     from .models import find_model, load_found, load_found_classifier
 
@@ -209,8 +211,10 @@ def serve(
     with listen(port) as listener:
         loaded = load_found_classifier(found, name) if is_classifier(found.path) else load_found(found, name)
         address = f"http://{HOST}:{listener.getsockname()[1]}"
-        console.print(f"model {escape(loaded.name)}\npage  {address}\nAPI   {address}/v1\nCtrl-C stops the server.")
-        run(loaded, listener, Sampling(temperature=temperature, top_k=top_k or None, top_p=top_p))
+        secret = key(workspace.workspace(), "serve")
+        console.print(f"model {escape(loaded.name)}\npage  {address}/?{TOKEN}={secret}\nAPI   {address}/v1")
+        console.print(f"key   {secret}  (export OPENAI_API_KEY={secret})\nCtrl-C stops the server.")
+        run(loaded, listener, secret, Sampling(temperature=temperature, top_k=top_k or None, top_p=top_p))
     console.print("stopped")
 
 

@@ -12,9 +12,11 @@ from ..model.generate import Sampling
 from .answer import CHAT_SAMPLING, LoadedModel
 from .app import create_app
 from .classify import LoadedClassifier
+from .door import Door
 from .worker import Worker
 
 HOST = "127.0.0.1"
+HINT = "send it as `Authorization: Bearer KEY`, or open the link to the page; `python -m flows serve` prints both"
 GRACE_SECONDS = 5
 """A connection that has not ended so long after Ctrl-C is cut."""
 
@@ -33,11 +35,14 @@ def listen(port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """Uvicorn around the app of one model; a signal ends the answers that are being made (uvicorn waits for them)."""
+    """Uvicorn around the app of one model; a signal ends the answers that are being made (uvicorn waits for them).
 
-    def __init__(self, loaded: LoadedModel | LoadedClassifier, default: Sampling = CHAT_SAMPLING) -> None:
+    Clients need `key`: as a bearer token, or in a link to the page.
+    """
+
+    def __init__(self, loaded: LoadedModel | LoadedClassifier, key: str, default: Sampling = CHAT_SAMPLING) -> None:
         self.worker = Worker()
-        app = create_app(loaded, self.worker, default)
+        app = Door(create_app(loaded, self.worker, default), key, HINT)
         super().__init__(
             uvicorn.Config(
                 app,
@@ -62,7 +67,9 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def run(loaded: LoadedModel | LoadedClassifier, listener: socket.socket, default: Sampling = CHAT_SAMPLING) -> None:
+def run(
+    loaded: LoadedModel | LoadedClassifier, listener: socket.socket, key: str, default: Sampling = CHAT_SAMPLING
+) -> None:
     """Serves until SIGINT or SIGTERM."""
     with contextlib.suppress(KeyboardInterrupt):
-        Server(loaded, default).run(sockets=[listener])
+        Server(loaded, key, default).run(sockets=[listener])

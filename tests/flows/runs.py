@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from flows.pipeline import stages_of
 from flows.recipe import load_recipe
+from llm.files import read_json
+from tasks.core.credentials import USER, key
 from tasks.core.store import Artifact, Store
 from tasks.core.workspace import REPOSITORY, workspace
 
@@ -30,6 +34,13 @@ def tiny_recipe() -> str:
 
 TINY = tiny_recipe()
 TINY_STAGES = stages_of(load_recipe(TINY))
+
+
+def post_to_prefect(workspace: Path, path: str, body: Any = None) -> Any:
+    """What the Prefect server of `flows ui` answers to one who has its key."""
+    url = read_json(workspace / "servers.json")["prefect"] + "/api" + path
+    login = (USER, key(workspace, "prefect"))
+    return httpx.post(url, json=body or {}, auth=login, timeout=30, trust_env=False).raise_for_status().json()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.core.credentials import key
 from tests.flows.chat_models import add_model, new_store
 from tests.llm.serve.serving import QUESTION, call, tiny_model
 
@@ -42,8 +43,9 @@ def test_serve_gives_the_text_of_chat_and_ends_cleanly(workspace: Path, ending: 
             assert line, server.communicate()
             found = re.search(r"API +http://127\.0\.0\.1:(\d+)/v1", line)
             port = int(found[1]) if found else None
+        login = {"Authorization": f"Bearer {key(workspace, 'serve')}"}
         body = {"model": "bread", "messages": QUESTION, "seed": 7, "temperature": 1.5, "top_p": 0.9}
-        status, content = call(port, "/v1/chat/completions", body)
+        status, content = call(port, "/v1/chat/completions", body, login)
     finally:
         server.send_signal(ending)
         rest, errors = server.communicate(timeout=60)

@@ -17,6 +17,7 @@ from flows.models import find_model, load_found
 from flows.pipeline import PIPELINE
 from llm.counts import Counts
 from llm.serve.classify import LoadedClassifier
+from tasks.core.credentials import key
 from tasks.core.fingerprint import Code, Key
 from tasks.core.store import Artifact
 from tests.flows.chat_models import add_model, new_store
@@ -111,8 +112,9 @@ def test_command_and_server_say_the_same(folder: Path) -> None:
             assert line, server.communicate()
             found = re.search(r"API +http://127\.0\.0\.1:(\d+)/v1", line)
             port = int(found[1]) if found else None
-        name = call(port, "/v1/models")[1]["data"][0]["id"]
-        _, content = call(port, "/v1/classify", {"model": name, "input": TEXTS[:2]})
+        login = {"Authorization": f"Bearer {key(folder, 'serve')}"}
+        name = call(port, "/v1/models", None, login)[1]["data"][0]["id"]
+        _, content = call(port, "/v1/classify", {"model": name, "input": TEXTS[:2]}, login)
     finally:
         server.send_signal(signal.SIGINT)
         server.communicate(timeout=60)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -11,14 +10,13 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from llm.files import write_json
-from tests.flows.runs import TINY, TINY_STAGES, Run
+from tests.flows.runs import TINY, TINY_STAGES, Run, post_to_prefect
 
 
 def flows(environment: dict[str, str], workspace: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -161,12 +159,6 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def post(url: str) -> list[dict[str, Any]]:
-    request = urllib.request.Request(url, data=b"{}", headers={"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as response:
-        return json.loads(response.read())
-
-
 def test_ui_offers_the_pipeline_every_stage_and_a_schedule(tmp_path: Path) -> None:
     ports = [free_port(), free_port()]
     environment = {**os.environ, "SOURDOUGH_WORKSPACE": str(tmp_path), "MLFLOW_TRACKING_URI": ""}
@@ -191,7 +183,7 @@ def test_ui_offers_the_pipeline_every_stage_and_a_schedule(tmp_path: Path) -> No
             assert child.poll() is None, (tmp_path / "output.txt").read_text()
             time.sleep(0.5)
             if (tmp_path / "servers.json").exists():
-                deployments = post(f"http://127.0.0.1:{ports[0]}/api/deployments/filter")
+                deployments = post_to_prefect(tmp_path, "/deployments/filter")
     finally:
         child.terminate()
         child.wait(60)

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow as pa
 import pytest
 
+from flows.deploy import PAGES
 from llm.evaluate.history import read
-from llm.files import read_table, write_table
+from llm.files import read_json, read_table, write_table
+from tasks.core.credentials import key, mlflow_keys
 from tasks.core.registry import CANDIDATE, aliased
 from tasks.core.tracking import Tracker
-from tests.flows.runs import PORT, TINY, Run
+from tests.flows.runs import PORT, TINY, Run, post_to_prefect
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 NAME = "sourdough-tiny-chat"
@@ -40,10 +41,7 @@ class Ui:
 
     def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """What Prefect's server answers."""
-        data, kind = json.dumps(body or {}).encode(), {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"http://127.0.0.1:{PREFECT_PORT}/api{path}", data=data, headers=kind)
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return json.loads(response.read())
+        return post_to_prefect(self.workspace, path, body)
 
     def evaluations(self, started_by: str) -> list[dict[str, Any]]:
         """The ended runs of the evaluation that a schedule or an automation has started."""
@@ -87,7 +85,7 @@ def ui(tiny: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
         child.wait(60)
 
 
-def test_a_new_candidate_starts_the_evaluation_by_its_event(ui: Ui) -> None:
+def test_a_new_candidate_starts_the_evaluation_by_its_event(ui: Ui, monkeypatch: pytest.MonkeyPatch) -> None:
     command = [sys.executable, "-m", "flows", "run", str(ui.recipe), "finetune.n_steps=7"]
     ran = subprocess.run(command, env=ui.environment, capture_output=True, text=True, timeout=DEADLINE_SECONDS)
     assert ran.returncode == 0, ran.stderr
@@ -95,7 +93,9 @@ def test_a_new_candidate_starts_the_evaluation_by_its_event(ui: Ui) -> None:
     assert (run["state"]["type"], run["parameters"]["again"]) == ("COMPLETED", False)
     events = ui.post("/events/filter", {"filter": {"event": {"name": ["sourdough.model.candidate"]}}})["events"]
     assert [event["resource"]["prefect.resource.id"] for event in events] == [f"sourdough.model.{NAME}"]
-    candidate = aliased(Tracker(f"http://127.0.0.1:{MLFLOW_PORT}"), NAME, CANDIDATE)
+    for name, value in mlflow_keys(ui.workspace).items():
+        monkeypatch.setenv(name, value)
+    candidate = aliased(Tracker(read_json(ui.workspace / "servers.json")["mlflow"]), NAME, CANDIDATE)
     assert candidate is not None
     assert candidate.decision in ("promoted", "refused")  # by this run, or by one of the schedule before it
     assert read(ui.workspace / "evaluations" / NAME / "history.jsonl")
@@ -114,8 +114,8 @@ def test_the_schedule_fires_and_a_fallen_score_fails_the_run(ui: Ui) -> None:
     assert re.search(message, fallen["state"]["message"])
     artifacts = {item["key"] for item in ui.post("/artifacts/filter", {"sort": "CREATED_DESC", "limit": 200})}
     assert {"gate", "watch", "history", "history-mlflow"} <= artifacts
-    with urllib.request.urlopen(history_link(ui), timeout=10) as response:
-        assert response.read().startswith(b"\x89PNG")
+    shown = httpx.get(history_link(ui), headers={"Authorization": f"Bearer {key(ui.workspace, PAGES)}"})
+    assert shown.content.startswith(b"\x89PNG")
 
 
 def history_link(ui: Ui) -> str:

@@ -24,6 +24,8 @@ from llm.tokenizer.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 CORPUS = ["The bread is baked — naïve café, 麺麭, 🍞🥖.", "What does the baker do? The baker bakes the bread."] * 5
 CONTEXT_LENGTH = 96
+KEY = "a key for tests"
+LOGIN = {"Authorization": f"Bearer {KEY}"}
 QUESTION = [{"role": "user", "content": "What does the baker do?"}]
 
 
@@ -64,7 +66,7 @@ def save_classifier(loaded: LoadedClassifier, folder: Path, **training: Any) -> 
 @contextmanager
 def served(loaded: LoadedModel | LoadedClassifier) -> Iterator[tuple[Server, int]]:
     """A server on a free port, and the port; it is stopped as by Ctrl-C."""
-    server = Server(loaded)
+    server = Server(loaded, KEY)
     with listen(0) as listener:
         port = listener.getsockname()[1]
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -85,7 +87,7 @@ def call(
     connection = HTTPConnection("127.0.0.1", port, timeout=30)
     if body is not None and not isinstance(body, bytes):
         body = json.dumps(body).encode()
-    kind = {"Content-Type": "application/json"} if body is not None else {}
+    kind = LOGIN | ({"Content-Type": "application/json"} if body is not None else {})
     connection.request(method or ("GET" if body is None else "POST"), path, body, {**kind, **(headers or {})})
     response = connection.getresponse()
     content = response.read()

@@ -10,13 +10,13 @@ import pytest
 
 from llm.model.generate import Sampling
 from llm.serve.answer import Answer, LoadedModel
-from tests.llm.serve.serving import CONTEXT_LENGTH, QUESTION
+from tests.llm.serve.serving import CONTEXT_LENGTH, KEY, QUESTION
 
 
 @pytest.fixture(scope="module")
 def client(port: int) -> Iterator[openai.OpenAI]:
     url = f"http://127.0.0.1:{port}/v1"
-    with openai.OpenAI(base_url=url, api_key="unused", max_retries=0, timeout=30) as client:
+    with openai.OpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=30) as client:
         yield client
 
 

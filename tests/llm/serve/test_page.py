@@ -11,7 +11,7 @@ import pytest
 from llm.model.generate import Sampling
 from llm.serve.answer import Answer, LoadedModel
 from tests.llm.serve.browser import Page, browser
-from tests.llm.serve.serving import QUESTION, saying, served, tiny_classifier, tiny_model
+from tests.llm.serve.serving import KEY, QUESTION, saying, served, tiny_classifier, tiny_model
 
 ASKED = QUESTION[0]["content"]
 IDLE = "!document.querySelector('#send').disabled"
@@ -36,7 +36,7 @@ def ask(page: Page, text: str = ASKED, **settings: object) -> None:
 
 
 def test_the_page_shows_the_answer_that_the_terminal_chat_gives(page: Page, port: int, chat: LoadedModel) -> None:
-    page.open(f"http://127.0.0.1:{port}/")
+    page.open(f"http://127.0.0.1:{port}/?token={KEY}")
     assert page.value("document.title") == "tiny · Sourdough"
     ask(page, seed=5, temperature=1.5)
     expected = Answer(chat, chat.chat_prompt(QUESTION), sampling=Sampling(temperature=1.5, seed=5))
@@ -47,7 +47,7 @@ def test_the_page_shows_the_answer_that_the_terminal_chat_gives(page: Page, port
 
 
 def test_a_conversation_and_its_end(page: Page, port: int, chat: LoadedModel) -> None:
-    page.open(f"http://127.0.0.1:{port}/")
+    page.open(f"http://127.0.0.1:{port}/?token={KEY}")
     ask(page, seed=5, max_tokens=4)
     first = page.value(LAST)
     ask(page, "And?", system="Be brief.")
@@ -63,7 +63,7 @@ def test_a_conversation_and_its_end(page: Page, port: int, chat: LoadedModel) ->
 def test_what_the_model_and_the_person_write_is_never_markup(page: Page) -> None:
     markup = "<img src=x onerror=document.title=1><b>bold</b> &amp; <script>document.title=2</script>"
     with served(saying(markup)) as (_, port):
-        page.open(f"http://127.0.0.1:{port}/")
+        page.open(f"http://127.0.0.1:{port}/?token={KEY}")
         ask(page, temperature=0)
         assert page.value(LAST) == markup
         ask(page, markup)
@@ -75,7 +75,7 @@ def test_what_the_model_and_the_person_write_is_never_markup(page: Page) -> None
 
 def test_an_answer_grows_and_can_be_stopped(page: Page) -> None:
     with served(tiny_model(context_length=8192, ends=False)) as (server, port):
-        page.open(f"http://127.0.0.1:{port}/")
+        page.open(f"http://127.0.0.1:{port}/?token={KEY}")
         page.value("document.querySelector('#text').focus()")
         page.write(ASKED)
         short = page.wait("document.querySelector('.assistant p')?.textContent.length")
@@ -90,7 +90,7 @@ def test_an_answer_grows_and_can_be_stopped(page: Page) -> None:
 
 
 def test_old_turns_go_when_the_context_is_full_and_errors_are_said(page: Page, port: int) -> None:
-    page.open(f"http://127.0.0.1:{port}/")
+    page.open(f"http://127.0.0.1:{port}/?token={KEY}")
     for _ in range(3):
         ask(page, "bread " * 20, seed=1, max_tokens=20)
     assert "its oldest turns are left out" in page.value("document.querySelector('#note').textContent")
@@ -103,7 +103,7 @@ def test_old_turns_go_when_the_context_is_full_and_errors_are_said(page: Page, p
 
 def test_a_base_model_continues_a_text(page: Page, base: LoadedModel) -> None:
     with served(base) as (_, port):
-        page.open(f"http://127.0.0.1:{port}/")
+        page.open(f"http://127.0.0.1:{port}/?token={KEY}")
         assert "continues a text" in page.value("document.querySelector('#note').textContent")
         ask(page, "The bread", seed=2, max_tokens=30)
         sampling = Sampling(temperature=0.7, seed=2)
@@ -114,7 +114,7 @@ def test_a_classifier_labels_texts(page: Page) -> None:
     loaded = tiny_classifier()
     [[first, second]] = loaded.predictions([ASKED, "The bread"])
     with served(loaded) as (_, port):
-        page.open(f"http://127.0.0.1:{port}/")
+        page.open(f"http://127.0.0.1:{port}/?token={KEY}")
         assert "Its labels are bread, cake, naïve café." in page.value("document.querySelector('#note').textContent")
         ask(page)
         assert page.value(LAST) == first.label
@@ -125,7 +125,7 @@ def test_a_classifier_labels_texts(page: Page) -> None:
 
 
 def test_every_control_has_a_name(page: Page, port: int) -> None:
-    page.open(f"http://127.0.0.1:{port}/")
+    page.open(f"http://127.0.0.1:{port}/?token={KEY}")
     page.value("document.querySelector('details').open = true")
     nodes = page.command("Accessibility.getFullAXTree")["nodes"]
     controls = [node for node in nodes if node["role"]["value"] in ("textbox", "spinbutton", "button", "log")]
@@ -144,7 +144,7 @@ def luminance(colour: str) -> float:
 def test_text_can_be_read_in_light_and_in_dark(page: Page, port: int, scheme: str) -> None:
     """Contrast of at least 4.5, WCAG 2.2 level AA."""
     page.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-    page.open(f"http://127.0.0.1:{port}/")
+    page.open(f"http://127.0.0.1:{port}/?token={KEY}")
     ask(page, max_tokens=3)
 
     def colour(selector: str, name: str) -> float:

@@ -19,6 +19,7 @@ from llm.serve.classify import BATCH_SIZE, LoadedClassifier, load, read_texts
 from llm.serve.requests import MAX_TEXTS
 from tests.llm.serve.serving import (
     CONTEXT_LENGTH,
+    KEY,
     LABELS,
     QUESTION,
     call,
@@ -138,7 +139,7 @@ def test_labels_over_the_api(classifier: LoadedClassifier, classifier_port: int)
 
 def test_the_client_of_openai_reaches_it(classifier: LoadedClassifier, classifier_port: int) -> None:
     url = f"http://127.0.0.1:{classifier_port}/v1"
-    with openai.OpenAI(base_url=url, api_key="unused", max_retries=0, timeout=30) as client:
+    with openai.OpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=30) as client:
         done = client.post("/classify", body=body(), cast_to=dict[str, Any])
         assert [item["label"] for item in done["data"]] == [
             item.label for batch in classifier.predictions(TEXTS) for item in batch

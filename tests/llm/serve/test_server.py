@@ -20,7 +20,7 @@ from llm.serve import worker as worker_module
 from llm.serve.answer import CHAT_SAMPLING, Answer, LoadedModel
 from llm.serve.guard import MAX_BODY_BYTES
 from llm.serve.server import listen
-from tests.llm.serve.serving import CONTEXT_LENGTH, QUESTION, call, chat_body, served, tiny_model
+from tests.llm.serve.serving import CONTEXT_LENGTH, LOGIN, QUESTION, call, chat_body, served, tiny_model
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 
@@ -29,7 +29,7 @@ CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 def open_stream(port: int, **fields: Any) -> Iterator[HTTPResponse]:
     with closing(HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
         body = json.dumps(chat_body(stream=True, **fields))
-        connection.request("POST", CHAT, body, {"Content-Type": "application/json"})
+        connection.request("POST", CHAT, body, LOGIN | {"Content-Type": "application/json"})
         with connection.getresponse() as response:
             yield response
 
@@ -234,7 +234,8 @@ def test_a_large_body_is_refused_with_and_without_a_declared_length(port: int) -
     assert (status, content["error"]["code"]) == (413, "request_too_large")
     connection = HTTPConnection("127.0.0.1", port, timeout=30)
     try:
-        connection.request("POST", CHAT, chunked(4 * MAX_BODY_BYTES), {"Content-Type": "application/json"})
+        headers = LOGIN | {"Content-Type": "application/json"}
+        connection.request("POST", CHAT, chunked(4 * MAX_BODY_BYTES), headers)
         status = connection.getresponse().status
     except (BrokenPipeError, ConnectionResetError):  # the server does not listen to the rest
         status = 413
@@ -281,7 +282,8 @@ def test_a_client_that_goes_away_stops_its_generation(endless: LoadedModel, stre
     with served(endless) as (_, port):
         with socket.create_connection(("127.0.0.1", port)) as client:
             body = json.dumps(chat_body(stream=stream)).encode()
-            head = f"POST {CHAT} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            headers = {"Host": "127.0.0.1", "Content-Type": "application/json", **LOGIN}
+            head = f"POST {CHAT} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
             client.sendall(head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
             while not steps:
                 time.sleep(0.01)
