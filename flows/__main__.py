@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from tasks.core import workspace
+from tasks.core.prefect_server import start_temporary_server
 
 if TYPE_CHECKING:
     from .show import ConsoleDisplay
@@ -59,11 +60,13 @@ def run(
     recipe: RecipePath, overrides: Overrides = None, from_: From = None, until: Until = None, force: Force = None
 ) -> None:
     """Run a recipe from end to end; what is in the store already is not built again."""
+    ready = start_temporary_server()
     from . import pipeline
     from .recipe import load_recipe
 
     asked = load_recipe(recipe, overrides or ())
     pipeline.new_session(asked, from_stage=from_, until_stage=until, force=tuple(force or ()), execute=False)
+    ready()
     summary(shown(lambda: pipeline.pipeline(asked, from_, until, tuple(force or ()))))
 
 
@@ -75,12 +78,14 @@ def stage(
     force: Annotated[bool, typer.Option(help="Build it even if it is in the store.")] = True,
 ) -> None:
     """Run one stage of a recipe again; its inputs are taken from the store as they are."""
+    ready = start_temporary_server()
     from . import pipeline, stages
     from .recipe import load_recipe
 
     asked = load_recipe(recipe, overrides or ())
     pipeline.new_session(asked, from_stage=name, execute=False)
     flow = stages.stage_flows(asked)[name]
+    ready()
     summary(shown(lambda: flow(getattr(asked, name), str(recipe), tuple(overrides or ()), force)))
 
 
@@ -119,11 +124,13 @@ def plan(
 @app.command()
 def scaling(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Train a recipe's sweep of small models, and fit how the loss falls with size, tokens and compute."""
+    ready = start_temporary_server()
     from .recipe import load_recipe
     from .scaling import scaling as sweep
     from .scaling_tables import result_tables
 
     asked = load_recipe(recipe, overrides or ())
+    ready()
     made = shown(lambda: sweep(asked)).artifacts["scaling"]
     for table in result_tables(made):
         console.print()
@@ -242,8 +249,10 @@ def evaluation(
     """Judge the newest candidate against the champion, and fail when a score of the champion has fallen."""
     from llm.evaluate.history import read
 
+    ready = start_temporary_server()
     from .evaluation import evaluation as evaluate
 
+    ready()
     shown(lambda: evaluate(str(recipe), again, accept))
     histories = (workspace.workspace() / "evaluations").glob("*/history.jsonl")
     path = max(histories, key=lambda path: path.stat().st_mtime_ns)
