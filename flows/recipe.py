@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import core_schema
 from yaml import YAMLError
 
 from llm.config import Config
@@ -148,8 +149,10 @@ class Recipe(Config):
         return published_shape(Path(self.pretrain.start_from)) if self.pretrain.start_from else None
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Returns the recipe of a YAML file with `key=value` overrides applied.
+def load_recipe(
+    path: str | Path, overrides: Sequence[str] = (), given: Mapping[str, Any] | None = None
+) -> Recipe:
+    """Returns the recipe of a YAML file with `key=value` overrides applied, then fields as a form or an API gives them.
 
     Raises ValueError that names file, field, value and what is allowed.
     """
@@ -164,7 +167,46 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         plain = OmegaConf.to_container(values, resolve=True)
     except (OmegaConfBaseException, YAMLError) as error:
         raise ValueError(f"{path} with {list(overrides)}: {error}") from error
-    return validated(plain, str(path))
+    return validated(laid_over(plain, given or {}, Recipe), str(path))
+
+
+def laid_over(values: Any, given: Mapping[str, Any], config_class: Any) -> dict[str, Any]:
+    """Returns the values of a config with the given ones in their place; sections are merged, all else is replaced."""
+    made, hints = dict(values or {}), typing.get_type_hints(config_class)
+    for name, value in given.items():
+        options = [hints.get(name), *typing.get_args(hints.get(name))]
+        nested = next((option for option in options if dataclasses.is_dataclass(option)), None)
+        is_section = nested and isinstance(value, Mapping)
+        made[name] = laid_over(made.get(name), value, nested) if is_section else value
+    return made
+
+
+@dataclass(frozen=True)
+class Partial:
+    """Marks a parameter of a flow that takes any fields of a config: in its form, and as the plain values they are.
+
+    Without it Prefect would fill in the class's defaults where the recipe has other values.
+    """
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """Returns a schema that leaves the values for `load_recipe` to check."""
+        return core_schema.no_info_wrap_validator_function(lambda value, _: value, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        """Returns the form of the whole config, in which no field must be given."""
+        form: dict[str, Any] = handler(schema)
+        require_nothing(form, handler.resolve_ref_schema)
+        return form
+
+
+def require_nothing(node: dict[str, Any], resolve_reference: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Makes every field of a JSON schema and of the sections in it optional; the items of lists stay as they are."""
+    for option in [node, *node.get("anyOf", [])]:
+        found = resolve_reference(option)
+        if found.pop("required", None) is None and option is not node:
+            continue
+        for field in found.get("properties", {}).values():
+            require_nothing(field, resolve_reference)
 
 
 def merged(path: Path, seen: tuple[Path, ...]) -> DictConfig:

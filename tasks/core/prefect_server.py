@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import importlib.util
 import logging
 import os
 import signal
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,8 +43,9 @@ def start_temporary_server() -> Callable[[], None]:
 
     Returns what waits until it answers: it starts while the caller imports what it needs. Call it before Prefect is
     imported, which reads the address from the environment, and at its exit sends it the last of its logs and events
-    before this server is stopped.
+    before this server is stopped. Raises ValueError where Prefect's client cannot start.
     """
+    refuse_socks_proxies()
     if "PREFECT_API_URL" in os.environ:
         return lambda: None
     server = TemporaryServer(workspace() / "prefect")
@@ -50,6 +53,16 @@ def start_temporary_server() -> Callable[[], None]:
     atexit.register(server.stop)
     server.start()
     return server.wait
+
+
+def refuse_socks_proxies() -> None:
+    """Raises ValueError for a SOCKS proxy that httpx cannot use: it fails even for addresses that need no proxy."""
+    for scheme, url in urllib.request.getproxies().items():
+        if scheme in ("all", "http", "https") and url.startswith("socks") and not importlib.util.find_spec("socksio"):
+            raise ValueError(
+                f"{scheme}_proxy is a SOCKS proxy, which Prefect's client cannot use here: unset {scheme}_proxy and "
+                f"{scheme.upper()}_PROXY or name an HTTP proxy; or run `pip install socksio`"
+            )
 
 
 def server_environment(url: str) -> dict[str, str]:

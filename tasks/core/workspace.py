@@ -11,6 +11,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[2]
 WORKSPACE_VARIABLE = "SOURDOUGH_WORKSPACE"
 SERVERS_FILE = "servers.json"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def workspace() -> Path:
@@ -24,6 +25,7 @@ def configure() -> None:
     When the servers of `flows ui` are up, runs go through them and show there; else Prefect starts its own temporary
     server and MLflow writes to its SQLite file.
     """
+    exempt_loopback()
     root = workspace()
     for directory in ("store", "prefect", "mlflow"):
         (root / directory).mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -55,6 +57,18 @@ def configure() -> None:
         os.environ.setdefault("MLFLOW_TRACKING_URI", servers["mlflow"])
     else:
         os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{root / 'mlflow' / 'mlflow.db'}")
+
+
+def exempt_loopback() -> None:
+    """Adds this machine's own names to those that no proxy is asked for: servers and clients here talk directly.
+
+    httpx, urllib, requests and websockets all read these variables; what a user has set is kept for all else.
+    """
+    named = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""  # the order in which they are read
+    names = [name.strip() for name in named.split(",") if name.strip()]
+    if named.strip() != "*":  # that means all only where it stands alone
+        names += [name for name in LOOPBACK if name not in names]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(names)
 
 
 def running_servers() -> dict[str, Any] | None:
