@@ -111,7 +111,10 @@ def deployments(recipe_path: str, cron: str) -> list[Any]:
     )
     made: list[Any] = [
         pipeline.to_deployment(
-            "pipeline", parameters={"recipe": dataclasses.asdict(recipe)}, entrypoint_type=kind, tags=["pipeline"]
+            "pipeline",
+            parameters={"recipe": dataclasses.asdict(recipe), "base": recipe_path},
+            entrypoint_type=kind,
+            tags=["pipeline"],
         ),
         evaluation.to_deployment(
             "scheduled",
@@ -125,7 +128,10 @@ def deployments(recipe_path: str, cron: str) -> list[Any]:
     if recipe.scaling:
         made.append(
             scaling.to_deployment(
-                "sweep", parameters={"recipe": dataclasses.asdict(recipe)}, entrypoint_type=kind, tags=["scaling"]
+                "sweep",
+                parameters={"recipe": dataclasses.asdict(recipe), "base": recipe_path},
+                entrypoint_type=kind,
+                tags=["scaling"],
             )
         )
     for name, flow in stage_flows(recipe).items():

@@ -8,12 +8,11 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import core_schema
+from pydantic import TypeAdapter, ValidationError, WrapValidator
 from yaml import YAMLError
 
 from llm.config import Config
@@ -149,9 +148,7 @@ class Recipe(Config):
         return published_shape(Path(self.pretrain.start_from)) if self.pretrain.start_from else None
 
 
-def load_recipe(
-    path: str | Path, overrides: Sequence[str] = (), given: Mapping[str, Any] | None = None
-) -> Recipe:
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), given: Mapping[str, Any] | None = None) -> Recipe:
     """Returns the recipe of a YAML file with `key=value` overrides applied, then fields as a form or an API gives them.
 
     Raises ValueError that names file, field, value and what is allowed.
@@ -181,30 +178,49 @@ def laid_over(values: Any, given: Mapping[str, Any], config_class: Any) -> dict[
     return made
 
 
-@dataclass(frozen=True)
-class Partial:
-    """Marks a parameter of a flow that takes any fields of a config: in its form, and as the plain values they are.
+def plain(config: Config | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns a config, or some of its fields, as plain values."""
+    return config if isinstance(config, Mapping) else dataclasses.asdict(config)  # type: ignore[call-overload]
 
-    Without it Prefect would fill in the class's defaults where the recipe has other values.
+
+def asked_recipe(recipe: Recipe | Mapping[str, Any], base: str | None) -> Recipe:
+    """Returns what a flow is asked to make: a recipe, or fields laid over the recipe of the file `base`."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    return load_recipe(base, given=recipe) if base else validated(recipe, "recipe")
+
+
+def recipe_name(base: str | None, recipe: Recipe | Mapping[str, Any]) -> str:
+    """Returns the name of what a flow is asked to make, for its run; also when it cannot be read."""
+    given = recipe.name if isinstance(recipe, Recipe) else recipe.get("name")
+    return str(given or (Path(base).stem if base else "recipe without a name"))
+
+
+def partial(config_class: Any) -> Any:
+    """Returns the type of a flow's parameter that takes any fields of a config, in a form like that of the whole.
+
+    The flow gets them as the plain values they are, for `load_recipe` to check: Prefect would fill in the class's
+    defaults where the recipe has other values.
     """
+    return Annotated[config_class, WrapValidator(lambda value, _: value), NothingRequired()]
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        """Returns a schema that leaves the values for `load_recipe` to check."""
-        return core_schema.no_info_wrap_validator_function(lambda value, _: value, handler(source))
 
-    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        """Returns the form of the whole config, in which no field must be given."""
-        form: dict[str, Any] = handler(schema)
+@dataclass(frozen=True)
+class NothingRequired:
+    """Makes every field optional in the form of a parameter."""
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> dict[str, Any]:
+        """Returns the JSON schema of the whole config without `required`, in its sections too."""
+        form: dict[str, Any] = handler(core_schema)
         require_nothing(form, handler.resolve_ref_schema)
         return form
 
 
 def require_nothing(node: dict[str, Any], resolve_reference: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Makes every field of a JSON schema and of the sections in it optional; the items of lists stay as they are."""
-    for option in [node, *node.get("anyOf", [])]:
+    """Takes `required` from a JSON schema and from those of its fields; the items of lists stay as they are."""
+    for option in node.get("anyOf", [node]):
         found = resolve_reference(option)
-        if found.pop("required", None) is None and option is not node:
-            continue
+        found.pop("required", None)
         for field in found.get("properties", {}).values():
             require_nothing(field, resolve_reference)
 
