@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -26,6 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+log = logging.getLogger("flows")
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 
 RecipePath = Annotated[Path, typer.Argument(help="A recipe, such as conf/demo.yaml.")]
@@ -49,6 +51,7 @@ Force = Annotated[list[str] | None, typer.Option("--force", help="Build this sta
 def prepare() -> None:
     """Points everything at the workspace before Prefect is imported."""
     workspace.configure()
+    logging.raiseExceptions = False  # else Prefect writes a line for each record that its server does not take
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     for name in ("llm", "tasks", "flows"):
@@ -352,8 +355,6 @@ def ui(
     cron: Annotated[str, typer.Option(help="When the scheduled evaluation runs.")] = "0 3 * * *",
 ) -> None:
     """Start the Prefect UI, the MLflow UI and the deployments on this machine, until Ctrl-C."""
-    import os
-
     from . import deploy
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -365,14 +366,31 @@ def ui(
 
 
 def shown(call: Callable[[], object]) -> ConsoleDisplay:
-    """Runs a flow with progress on the console."""
-    from tasks.core import session
+    """Runs a flow with progress on the console.
+
+    What Prefect's engine raises when the work is done, since it cannot report the end to its server, is a warning.
+    Raises ConnectionError when it could not even begin.
+    """
+    from tasks.core import session, timeline
 
     from .show import ConsoleDisplay
 
     display = ConsoleDisplay(console)
     session.display.set(display)
-    call()
+    try:
+        call()
+    except Exception as error:
+        why = str(error) or type(error).__name__
+        if display.is_done:
+            timeline.switch_off()
+            log.warning("the run is complete, but Prefect's server does not answer (%s): its UI shows no end", why)
+        elif type(error).__module__.partition(".")[0] == "httpx":
+            raise ConnectionError(
+                f"Prefect's server at {os.environ.get('PREFECT_API_URL')} does not answer ({why}); unset "
+                "PREFECT_API_URL or start that server, and run again: what is finished is kept"
+            ) from error
+        else:
+            raise
     return display
 
 
@@ -394,8 +412,6 @@ def explained(
 
 def summary(shown: ConsoleDisplay) -> None:
     """Prints where the time went, what each stage kept, the scores, three answers, and where to look."""
-    import os
-
     from llm.evaluate.scores import ANSWERS_FILE, read_lines
 
     from .show import scores_table, stages_table
@@ -427,6 +443,8 @@ def main() -> None:
     """Runs the command line; an error that a user can mend is one message and exit status 1."""
     try:
         app()
+    except SystemExit as end:
+        leave(end.code)
     except (ValueError, OSError) as error:
         fail(str(error))
     except Exception as error:
@@ -442,7 +460,17 @@ def main() -> None:
 def fail(message: str) -> None:
     """Writes an error and leaves with status 1."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]Error[/] {escape(message)}")
-    sys.exit(1)
+    leave(1)
+
+
+def leave(status: str | int | None) -> None:
+    """Ends the process; at once if Prefect's server is gone: its queues would be tried for minutes."""
+    timeline = sys.modules.get("tasks.core.timeline")
+    if timeline and timeline.is_off() and isinstance(status, int | None):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status or 0)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

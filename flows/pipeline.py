@@ -13,7 +13,7 @@ from prefect.runtime import flow_run
 from tasks.classify import classify
 from tasks.clean import clean
 from tasks.core.fingerprint import code_closure
-from tasks.core.session import Session, running
+from tasks.core.session import Session, display, running
 from tasks.core.stage import Stage
 from tasks.core.store import Artifact, Store
 from tasks.core.tracking import Tracker
@@ -175,3 +175,4 @@ def tracked(session: Session, name: str) -> Iterator[None]:
         session.tracker.end_flow(failed=True)
         raise
     session.tracker.end_flow(failed=False)
+    display.get().finish()

@@ -16,11 +16,14 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from llm.data.common.drops import sample_dropped
 
 from .store import Artifact
 
+REQUEST_SECONDS = 5
 P = ParamSpec("P")
 log = logging.getLogger(__name__)
 
@@ -28,15 +31,40 @@ UPDATE_SECONDS = 2.0
 """At most one update in this time: each costs the server some 20 ms."""
 
 
+_off: set[str | None] = set()
+"""Flow runs whose Prefect server has failed: nothing is sent to it any more."""
+
+
+def switch_off() -> None:
+    """Stops sending to Prefect's server for the rest of this flow run."""
+    _off.add(flow_run.get_id())
+
+
+def is_off() -> bool:
+    """Returns whether the server of any flow run of this process has failed."""
+    return bool(_off)
+
+
 def guarded(call: Callable[P, None]) -> Callable[P, None]:
-    """Returns a function that only shows something: when the Prefect server is gone it warns, and the stage goes on."""
+    """Returns a function that only shows something: when Prefect's server fails it warns once, and the run goes on.
+
+    A server that is gone costs a run one short wait, a hanging one some ten seconds; then nothing is sent to it.
+    """
 
     @functools.wraps(call)
     def guard(*args: P.args, **kwargs: P.kwargs) -> None:
+        if flow_run.get_id() in _off:
+            return
         try:
-            call(*args, **kwargs)
+            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1, PREFECT_API_REQUEST_TIMEOUT: REQUEST_SECONDS}):
+                call(*args, **kwargs)
         except Exception as error:
-            log.warning("the Prefect timeline cannot be updated: %s", error)
+            switch_off()
+            log.warning(
+                "Prefect's timeline is switched off for this run (%s); what it computes is not touched, and "
+                "`python -m flows list` shows it",
+                str(error) or type(error).__name__,
+            )
 
     return guard
 

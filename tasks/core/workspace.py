@@ -38,6 +38,10 @@ def configure() -> None:
             "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
             "PREFECT_TASKS_DEFAULT_PERSIST_RESULT": "true",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+            # A server that is gone or hangs is a view that is gone: by default each call waits a minute or five for it.
+            "PREFECT_CLIENT_MAX_RETRIES": "2",
+            "PREFECT_API_REQUEST_TIMEOUT": "15",
+            "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",  # else each heartbeat says again that it is gone
             "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # a busy machine takes longer than its 20 s
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
