@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -254,11 +254,12 @@ def evaluation(
 
     ready = start_temporary_server()
     from .evaluation import evaluation as evaluate
+    from .evaluation import history_folder
+    from .recipe import load_recipe
 
     ready()
-    shown(lambda: evaluate(str(recipe), again, accept))
-    histories = (workspace.workspace() / "evaluations").glob("*/history.jsonl")
-    path = max(histories, key=lambda path: path.stat().st_mtime_ns)
+    made = shown(lambda: evaluate(str(recipe), again, accept)).artifacts
+    path = history_folder(load_recipe(recipe), made) / "history.jsonl"
     line = read(path)[-1]
     console.print(escape(f"{line['gate']}\n" if line["gate"] else "") + f"measured  {escape(line['model'])}")
     console.print(f"history   {path.with_name('history.png')}")
@@ -385,6 +386,10 @@ def shown(call: Callable[[], object]) -> ConsoleDisplay:
             timeline.switch_off()
             log.warning("the run is complete, but Prefect's server does not answer (%s): its UI shows no end", why)
         elif type(error).__module__.partition(".")[0] == "httpx":
+            timeline.switch_off()
+            own = next((cause for cause in causes(error) if is_ours(cause)), None)
+            if own:  # that it failed could not be reported either
+                raise own from own.__cause__
             raise ConnectionError(
                 f"Prefect's server at {os.environ.get('PREFECT_API_URL')} does not answer ({why}); unset "
                 "PREFECT_API_URL or start that server, and run again: what is finished is kept"
@@ -392,6 +397,18 @@ def shown(call: Callable[[], object]) -> ConsoleDisplay:
         else:
             raise
     return display
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error and those that it was raised in place of, the last one first."""
+    while error:
+        yield error
+        error = error.__context__
+
+
+def is_ours(error: BaseException) -> bool:
+    """Returns whether an error says what is wrong with a run, not with its connection to a server."""
+    return isinstance(error, ValueError) or type(error).__module__.partition(".")[0] in ("flows", "tasks", "llm")
 
 
 def explained(
