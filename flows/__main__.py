@@ -362,8 +362,18 @@ def ui(
     with deploy.servers(prefect_port, mlflow_port) as addresses:
         os.environ["PREFECT_API_URL"] = addresses["prefect"] + "/api"
         os.environ["MLFLOW_TRACKING_URI"] = addresses["mlflow"]
+        close_killed()
         console.print(f"Prefect UI  {addresses['prefect']}\nMLflow UI   {addresses['mlflow']}\nCtrl-C stops them.")
         deploy.serve(str(recipe), cron=cron)
+
+
+def close_killed() -> None:
+    """Marks the runs whose processes were killed as ended, where the two UIs show them."""
+    from tasks.core.timeline import own_flow_run
+    from tasks.core.tracking import Tracker
+
+    own_flow_run()
+    Tracker().close_killed()
 
 
 def shown(call: Callable[[], object]) -> ConsoleDisplay:

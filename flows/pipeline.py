@@ -16,6 +16,7 @@ from tasks.core.fingerprint import code_closure
 from tasks.core.session import Session, display, running
 from tasks.core.stage import Stage
 from tasks.core.store import Artifact, Store
+from tasks.core.timeline import own_flow_run
 from tasks.core.tracking import Tracker
 from tasks.core.workspace import workspace
 from tasks.crawl import crawl
@@ -168,6 +169,7 @@ def check_files(recipe: Recipe) -> None:
 @contextmanager
 def tracked(session: Session, name: str) -> Iterator[None]:
     """Opens an MLflow run for the flow run that executes the block."""
+    own_flow_run()
     session.tracker.start_flow(name, str(flow_run.get_id() or name))
     try:
         yield

@@ -15,7 +15,6 @@ import logging
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .views import set_damaged_aside
 from .workspace import answers, workspace
 
 HOST = "127.0.0.1"
@@ -36,6 +36,7 @@ STOP_SECONDS = 5
 CREATE_APP = "prefect.server.api.server:create_app"
 
 log = logging.getLogger(__name__)
+_started: list[TemporaryServer] = []
 
 
 def start_temporary_server() -> Callable[[], None]:
@@ -51,8 +52,15 @@ def start_temporary_server() -> Callable[[], None]:
     server = TemporaryServer(workspace() / "prefect")
     os.environ["PREFECT_API_URL"] = server.url + "/api"
     atexit.register(server.stop)
+    _started.append(server)
     server.start()
     return server.wait
+
+
+def end_hanging_server() -> None:
+    """Ends the server of this process, if it has one, by force: calls to it then fail at once instead of waiting."""
+    for server in _started:
+        server.stop(by_force=True)
 
 
 def refuse_socks_proxies() -> None:
@@ -130,15 +138,17 @@ class TemporaryServer:
             time.sleep(0.05)
         return True
 
-    def stop(self) -> None:
+    def stop(self, *, by_force: bool = False) -> None:
         """Ends the server."""
         self._socket.close()
-        self._end()
+        self._end(by_force)
 
-    def _end(self) -> None:
+    def _end(self, by_force: bool = False) -> None:
         child, self._child = self._child, None
         if child is None:
             return
+        if by_force:
+            child.kill()
         child.terminate()
         try:
             child.wait(STOP_SECONDS)
@@ -161,35 +171,6 @@ def last_line(path: Path) -> str:
         lines = path.read_text(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "it says nothing")
     return "its log cannot be read"
-
-
-def set_damaged_aside(database: Path) -> Path | None:
-    """Renames a SQLite file that is damaged, with a warning; returns its new name, None for a sound or absent one.
-
-    What it held is a view of the store: a new one is made, and old runs are no longer shown.
-    """
-    if not database.is_file() or is_sound(database):
-        return None
-    n = 1
-    while (aside := database.with_name(f"{database.name}.damaged-{n}")).exists():
-        n += 1
-    for suffix in ("-wal", "-shm"):  # they belong to the damaged file: a new one would take them for its own
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(f"{database}{suffix}", f"{aside}{suffix}")
-    os.rename(database, aside)
-    log.warning("%s is damaged: it is now %s, and a new one is made; earlier runs are not shown", database, aside.name)
-    return aside
-
-
-def is_sound(database: Path) -> bool:
-    """Returns whether SQLite can read a file from end to end; one that it cannot open for now counts as sound."""
-    connection = sqlite3.connect(database, timeout=1)
-    try:
-        return bool(connection.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
-    except sqlite3.DatabaseError as error:
-        return error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-    finally:
-        connection.close()
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -16,12 +17,19 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.orchestration import get_client
+from prefect.client.schemas import State
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import Crashed
 
 from llm.data.common.drops import sample_dropped
 
+from .prefect_server import end_hanging_server
 from .store import Artifact
+from .views import close_orphans, keep_runs, own_run
 
 REQUEST_SECONDS = 5
 P = ParamSpec("P")
@@ -38,6 +46,7 @@ _off: set[str | None] = set()
 def switch_off() -> None:
     """Stops sending to Prefect's server for the rest of this flow run."""
     _off.add(flow_run.get_id())
+    keep_runs()
 
 
 def is_off() -> bool:
@@ -60,6 +69,8 @@ def guarded(call: Callable[P, None]) -> Callable[P, None]:
                 call(*args, **kwargs)
         except Exception as error:
             switch_off()
+            if type(error).__name__.endswith("Timeout"):
+                end_hanging_server()
             log.warning(
                 "Prefect's timeline is switched off for this run (%s); what it computes is not touched, and "
                 "`python -m flows list` shows it",
@@ -67,6 +78,26 @@ def guarded(call: Callable[P, None]) -> Callable[P, None]:
             )
 
     return guard
+
+
+@guarded
+def own_flow_run() -> None:
+    """Notes that this process runs the current flow run, and closes those whose process is gone."""
+    close_orphans("prefect", crash)
+    if run := flow_run.get_id():
+        own_run("prefect", run)
+
+
+def crash(run_id: str) -> None:
+    """Marks a flow run, and its tasks, as crashed if it is not at its end."""
+    crashed: State[Any] = Crashed(message="its process was killed; run again, and it goes on where it was")
+    with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
+        found = client.read_flow_run(UUID(run_id))
+        if found.state and not found.state.is_final():
+            client.set_flow_run_state(found.id, crashed, force=True)
+        for task in client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[found.id]))):
+            if task.state and not task.state.is_final():
+                client.set_task_run_state(task.id, crashed, force=True)
 
 
 class ProgressBar:

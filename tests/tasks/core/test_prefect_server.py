@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.core.prefect_server import DATABASE, is_sound, set_damaged_aside
+from tasks.core.prefect_server import DATABASE
+from tasks.core.views import is_sound, set_damaged_aside
 
 PARENT = """
 import sys, time
