@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from tasks.core import workspace
+from tasks.core.prefect_server import start_temporary_server
 
 if TYPE_CHECKING:
     from .show import ConsoleDisplay
@@ -26,6 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+log = logging.getLogger("flows")
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 
 RecipePath = Annotated[Path, typer.Argument(help="A recipe, such as conf/demo.yaml.")]
@@ -51,6 +53,7 @@ def prepare(context: typer.Context) -> None:
     if context.invoked_subcommand != "export":  # which writes what others may be meant to read
         os.umask(0o077)
     workspace.configure()
+    logging.raiseExceptions = False  # else Prefect writes a line for each record that its server does not take
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     for name in ("llm", "tasks", "flows"):
@@ -62,11 +65,13 @@ def run(
     recipe: RecipePath, overrides: Overrides = None, from_: From = None, until: Until = None, force: Force = None
 ) -> None:
     """Run a recipe from end to end; what is in the store already is not built again."""
+    ready = start_temporary_server()
     from . import pipeline
     from .recipe import load_recipe
 
     asked = load_recipe(recipe, overrides or ())
     pipeline.new_session(asked, from_stage=from_, until_stage=until, force=tuple(force or ()), execute=False)
+    ready()
     summary(shown(lambda: pipeline.pipeline(asked, from_, until, tuple(force or ()))))
 
 
@@ -78,12 +83,14 @@ def stage(
     force: Annotated[bool, typer.Option(help="Build it even if it is in the store.")] = True,
 ) -> None:
     """Run one stage of a recipe again; its inputs are taken from the store as they are."""
+    ready = start_temporary_server()
     from . import pipeline, stages
     from .recipe import load_recipe
 
     asked = load_recipe(recipe, overrides or ())
     pipeline.new_session(asked, from_stage=name, execute=False)
     flow = stages.stage_flows(asked)[name]
+    ready()
     summary(shown(lambda: flow(getattr(asked, name), str(recipe), tuple(overrides or ()), force)))
 
 
@@ -122,11 +129,13 @@ def plan(
 @app.command()
 def scaling(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Train a recipe's sweep of small models, and fit how the loss falls with size, tokens and compute."""
+    ready = start_temporary_server()
     from .recipe import load_recipe
     from .scaling import scaling as sweep
     from .scaling_tables import result_tables
 
     asked = load_recipe(recipe, overrides or ())
+    ready()
     made = shown(lambda: sweep(asked)).artifacts["scaling"]
     for table in result_tables(made):
         console.print()
@@ -249,11 +258,14 @@ def evaluation(
     """Judge the newest candidate against the champion, and fail when a score of the champion has fallen."""
     from llm.evaluate.history import read
 
+    ready = start_temporary_server()
     from .evaluation import evaluation as evaluate
+    from .evaluation import history_folder
+    from .recipe import load_recipe
 
-    shown(lambda: evaluate(str(recipe), again, accept))
-    histories = (workspace.workspace() / "evaluations").glob("*/history.jsonl")
-    path = max(histories, key=lambda path: path.stat().st_mtime_ns)
+    ready()
+    made = shown(lambda: evaluate(str(recipe), again, accept)).artifacts
+    path = history_folder(load_recipe(recipe), made) / "history.jsonl"
     line = read(path)[-1]
     console.print(escape(f"{line['gate']}\n" if line["gate"] else "") + f"measured  {escape(line['model'])}")
     console.print(f"history   {path.with_name('history.png')}")
@@ -355,21 +367,64 @@ def ui(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with deploy.servers(prefect_port, mlflow_port) as addresses:
         workspace.use_servers(addresses)
+        close_killed()
         pages = {name: deploy.link(addresses[f"{name}_ui"]) for name in ("prefect", "mlflow")}
         console.print(f"Prefect UI  {pages['prefect']}\nMLflow UI   {pages['mlflow']}\nCtrl-C stops them.")
         deploy.serve(str(recipe), cron=cron)
 
 
+def close_killed() -> None:
+    """Marks the runs whose processes were killed as ended, where the two UIs show them."""
+    from tasks.core.timeline import own_flow_run
+    from tasks.core.tracking import Tracker
+
+    own_flow_run()
+    Tracker().close_killed()
+
+
 def shown(call: Callable[[], object]) -> ConsoleDisplay:
-    """Runs a flow with progress on the console."""
-    from tasks.core import session
+    """Runs a flow with progress on the console.
+
+    What Prefect's engine raises when the work is done, since it cannot report the end to its server, is a warning.
+    Raises ConnectionError when it could not even begin.
+    """
+    from tasks.core import session, timeline
 
     from .show import ConsoleDisplay
 
     display = ConsoleDisplay(console)
     session.display.set(display)
-    call()
+    try:
+        call()
+    except Exception as error:
+        why = str(error) or type(error).__name__
+        if display.is_done:
+            timeline.switch_off()
+            log.warning("the run is complete, but Prefect's server does not answer (%s): its UI shows no end", why)
+        elif type(error).__module__.partition(".")[0] == "httpx":
+            timeline.switch_off()
+            own = next((cause for cause in causes(error) if is_ours(cause)), None)
+            if own:  # that it failed could not be reported either
+                raise own from own.__cause__
+            raise ConnectionError(
+                f"Prefect's server at {os.environ.get('PREFECT_API_URL')} does not answer ({why}); unset "
+                "PREFECT_API_URL or start that server, and run again: what is finished is kept"
+            ) from error
+        else:
+            raise
     return display
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error and those that it was raised in place of, the last one first."""
+    while error:
+        yield error
+        error = error.__context__
+
+
+def is_ours(error: BaseException) -> bool:
+    """Returns whether an error says what is wrong with a run, not with its connection to a server."""
+    return isinstance(error, ValueError) or type(error).__module__.partition(".")[0] in ("flows", "tasks", "llm")
 
 
 def explained(
@@ -421,6 +476,8 @@ def main() -> None:
     """Runs the command line; an error that a user can mend is one message and exit status 1."""
     try:
         app()
+    except SystemExit as end:
+        leave(end.code)
     except (ValueError, OSError) as error:
         fail(str(error))
     except Exception as error:
@@ -436,7 +493,17 @@ def main() -> None:
 def fail(message: str) -> None:
     """Writes an error and leaves with status 1."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]Error[/] {escape(message)}")
-    sys.exit(1)
+    leave(1)
+
+
+def leave(status: str | int | None) -> None:
+    """Ends the process; at once if Prefect's server is gone: its queues would be tried for minutes."""
+    timeline = sys.modules.get("tasks.core.timeline")
+    if timeline and timeline.is_off() and isinstance(status, int | None):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status or 0)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from llm.files import remove, write_json
 from llm.serve.door import TOKEN
 from llm.serve.server import listen
 from tasks.core.credentials import USER, key
-from tasks.core.server import launched
+from tasks.core.server import Server
 from tasks.core.workspace import HOST, SERVERS_FILE, workspace
 
 from .front import Backend, front, serving
@@ -34,9 +34,9 @@ def servers(prefect_port: int, mlflow_port: int) -> Iterator[dict[str, str]]:
             name: stack.enter_context(listener(port, f"--{name}-port"))
             for name, port in {"prefect": prefect_port, "mlflow": mlflow_port}.items()
         }
-        started = {name: stack.enter_context(launched(name, root)) for name in listeners}
+        started = {name: stack.enter_context(Server(name, root)) for name in listeners}
         for server in started.values():
-            server.wait_until_ready()
+            server.wait()
         ports = {name: listener.getsockname()[1] for name, listener in listeners.items()}
         backends = {ports[name]: Backend(started[name].address, USER, key(root, name)) for name in ports}
         stack.enter_context(serving(front(backends, key(root, PAGES)), list(listeners.values())))
@@ -85,7 +85,10 @@ def deployments(recipe_path: str, cron: str) -> list[Any]:
     )
     made: list[Any] = [
         pipeline.to_deployment(
-            "pipeline", parameters={"recipe": dataclasses.asdict(recipe)}, entrypoint_type=kind, tags=["pipeline"]
+            "pipeline",
+            parameters={"recipe": dataclasses.asdict(recipe), "base": recipe_path},
+            entrypoint_type=kind,
+            tags=["pipeline"],
         ),
         evaluation.to_deployment(
             "scheduled",
@@ -99,7 +102,10 @@ def deployments(recipe_path: str, cron: str) -> list[Any]:
     if recipe.scaling:
         made.append(
             scaling.to_deployment(
-                "sweep", parameters={"recipe": dataclasses.asdict(recipe)}, entrypoint_type=kind, tags=["scaling"]
+                "sweep",
+                parameters={"recipe": dataclasses.asdict(recipe), "base": recipe_path},
+                entrypoint_type=kind,
+                tags=["scaling"],
             )
         )
     for name, flow in stage_flows(recipe).items():

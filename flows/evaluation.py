@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,10 +64,15 @@ def evaluation(recipe: str = "conf/demo.yaml", again: bool = True, accept: bool 
         measured = Evaluations(session, asked)
         register_models(session, asked.name)
         name = registered_name(asked.name, measured.newest)
-        folder = workspace() / "evaluations" / name
+        folder = history_folder(asked, session.built)
         with exclusive_lock(folder / ".lock"):
             champion, said = judge(measured, name)
             return watch(measured, champion, folder, said=said, accept=accept)
+
+
+def history_folder(recipe: Recipe, built: Mapping[str, Artifact]) -> Path:
+    """Returns where the history of a recipe's newest model is kept, one of the artifacts of a run by stage."""
+    return workspace() / "evaluations" / registered_name(recipe.name, gated(built))
 
 
 @dataclass

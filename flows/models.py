@@ -66,7 +66,7 @@ def newest_chat_model() -> Artifact:
     models = [model for model in stored_models() if model.makes == "chat"]
     if not models:
         raise ValueError("there is no chat model in the store yet; `make run` builds one")
-    return max(models, key=lambda model: str(model.provenance.get("started", "")))
+    return max(models, key=lambda model: model.age)
 
 
 def registered_models(name: str, models: list[Artifact], kind: ModelKind) -> list[Artifact]:

@@ -13,9 +13,10 @@ from prefect.runtime import flow_run
 from tasks.classify import classify
 from tasks.clean import clean
 from tasks.core.fingerprint import code_closure
-from tasks.core.session import Session, running
+from tasks.core.session import Session, display, running
 from tasks.core.stage import Stage
 from tasks.core.store import Artifact, Store
+from tasks.core.timeline import own_flow_run
 from tasks.core.tracking import Tracker
 from tasks.core.workspace import workspace
 from tasks.crawl import crawl
@@ -33,7 +34,7 @@ from tasks.report import report
 from tasks.shard import shard
 from tasks.tokenizer import tokenizer
 
-from .recipe import Recipe
+from .recipe import Recipe, asked_recipe, partial, recipe_name
 from .registration import registered
 
 
@@ -54,7 +55,9 @@ PIPELINE = stages_by_section(globals())
 """The stages that this module imports, by name, in the order in which `build_model` calls them."""
 if TYPE_CHECKING:
     StageName = str
+    AnyOfRecipe = Recipe | Mapping[str, Any]
 else:
+    AnyOfRecipe = partial(Recipe)
     StageName = Literal[tuple(PIPELINE)]  # the choices in the forms of the Prefect UI
 
 
@@ -81,25 +84,34 @@ def build_model(recipe: Recipe) -> Artifact:
     return report(*corpus, base, examples, tuned, pairs, preferred, rewarded, classifier, scores, config=recipe.report)
 
 
-@prefect.flow(flow_run_name="{recipe.name}", validate_parameters=True)
+def run_name() -> str:
+    """Returns the name of the flow run that asks, after its recipe."""
+    given = flow_run.get_parameters()
+    return recipe_name(given.get("base"), given["recipe"])
+
+
+@prefect.flow(flow_run_name=run_name, validate_parameters=True)
 def pipeline(
-    recipe: Recipe,
+    recipe: AnyOfRecipe,
     from_stage: StageName | None = None,
     until_stage: StageName | None = None,
     force: tuple[StageName, ...] = (),
+    base: str | None = None,
 ) -> dict[str, str]:
     """Builds a chat model from web pages; what is in the store already is not built again.
 
     Args:
-        recipe: What to make, one section per stage.
+        recipe: What to make, one section per stage; a field that is left out is as in base, one that is null is empty.
         from_stage: Stages before this one do not run: their artifacts are taken as they are.
         until_stage: Stages after this one do not run.
         force: Stages to build again even if they are in the store.
+        base: Path of the recipe that has the fields that are left out.
     """
-    check_files(recipe)
-    session = new_session(recipe, from_stage=from_stage, until_stage=until_stage, force=force)
-    with tracked(session, recipe.name), registered(session, recipe.name), running(session):
-        build_model(recipe)
+    asked = asked_recipe(recipe, base)
+    check_files(asked)
+    session = new_session(asked, from_stage=from_stage, until_stage=until_stage, force=force)
+    with tracked(session, asked.name), registered(session, asked.name), running(session):
+        build_model(asked)
     return {name: str(artifact.path) for name, artifact in session.built.items()}
 
 
@@ -157,6 +169,7 @@ def check_files(recipe: Recipe) -> None:
 @contextmanager
 def tracked(session: Session, name: str) -> Iterator[None]:
     """Opens an MLflow run for the flow run that executes the block."""
+    own_flow_run()
     session.tracker.start_flow(name, str(flow_run.get_id() or name))
     try:
         yield
@@ -164,3 +177,4 @@ def tracked(session: Session, name: str) -> Iterator[None]:
         session.tracker.end_flow(failed=True)
         raise
     session.tracker.end_flow(failed=False)
+    display.get().finish()

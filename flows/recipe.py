@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError, WrapValidator
 from yaml import YAMLError
 
 from llm.config import Config
@@ -148,8 +148,8 @@ class Recipe(Config):
         return published_shape(Path(self.pretrain.start_from)) if self.pretrain.start_from else None
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Returns the recipe of a YAML file with `key=value` overrides applied.
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), given: Mapping[str, Any] | None = None) -> Recipe:
+    """Returns the recipe of a YAML file with `key=value` overrides applied, then fields as a form or an API gives them.
 
     Raises ValueError that names file, field, value and what is allowed.
     """
@@ -164,7 +164,65 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         plain = OmegaConf.to_container(values, resolve=True)
     except (OmegaConfBaseException, YAMLError) as error:
         raise ValueError(f"{path} with {list(overrides)}: {error}") from error
-    return validated(plain, str(path))
+    return validated(laid_over(plain, given or {}, Recipe), str(path))
+
+
+def laid_over(values: Any, given: Mapping[str, Any], config_class: Any) -> dict[str, Any]:
+    """Returns the values of a config with the given ones in their place; sections are merged, all else is replaced."""
+    made, hints = dict(values or {}), typing.get_type_hints(config_class)
+    for name, value in given.items():
+        options = [hints.get(name), *typing.get_args(hints.get(name))]
+        nested = next((option for option in options if dataclasses.is_dataclass(option)), None)
+        is_section = nested and isinstance(value, Mapping)
+        made[name] = laid_over(made.get(name), value, nested) if is_section else value
+    return made
+
+
+def plain(config: Config | Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns a config, or some of its fields, as plain values."""
+    return config if isinstance(config, Mapping) else dataclasses.asdict(config)  # type: ignore[call-overload]
+
+
+def asked_recipe(recipe: Recipe | Mapping[str, Any], base: str | None) -> Recipe:
+    """Returns what a flow is asked to make: a recipe, or fields laid over the recipe of the file `base`."""
+    if isinstance(recipe, Recipe):
+        return recipe
+    return load_recipe(base, given=recipe) if base else validated(recipe, "recipe")
+
+
+def recipe_name(base: str | None, recipe: Recipe | Mapping[str, Any]) -> str:
+    """Returns the name of what a flow is asked to make, for its run; also when it cannot be read."""
+    given = recipe.name if isinstance(recipe, Recipe) else recipe.get("name")
+    return str(given or (Path(base).stem if base else "recipe without a name"))
+
+
+def partial(config_class: Any) -> Any:
+    """Returns the type of a flow's parameter that takes any fields of a config, in a form like that of the whole.
+
+    The flow gets them as the plain values they are, for `load_recipe` to check: Prefect would fill in the class's
+    defaults where the recipe has other values.
+    """
+    return Annotated[config_class, WrapValidator(lambda value, _: value), NothingRequired()]
+
+
+@dataclass(frozen=True)
+class NothingRequired:
+    """Makes every field optional in the form of a parameter."""
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> dict[str, Any]:
+        """Returns the JSON schema of the whole config without `required`, in its sections too."""
+        form: dict[str, Any] = handler(core_schema)
+        require_nothing(form, handler.resolve_ref_schema)
+        return form
+
+
+def require_nothing(node: dict[str, Any], resolve_reference: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Takes `required` from a JSON schema and from those of its fields; the items of lists stay as they are."""
+    for option in node.get("anyOf", [node]):
+        found = resolve_reference(option)
+        found.pop("required", None)
+        for field in found.get("properties", {}).values():
+            require_nothing(field, resolve_reference)
 
 
 def merged(path: Path, seen: tuple[Path, ...]) -> DictConfig:

@@ -11,26 +11,35 @@ from tasks.core.session import running
 from tasks.pretrain import pretrain
 from tasks.scaling import scaling as scaling_stage
 
-from .pipeline import build_model, new_session, tracked
-from .recipe import Recipe
+from .pipeline import AnyOfRecipe, build_model, new_session, tracked
+from .pipeline import run_name as pipeline_run_name
+from .recipe import Recipe, asked_recipe
 
 
-@prefect.flow(name="scaling", flow_run_name="{recipe.name} scaling", validate_parameters=True)
-def scaling(recipe: Recipe) -> dict[str, str]:
+def run_name() -> str:
+    """Returns the name of the flow run that asks, after its recipe."""
+    return f"{pipeline_run_name()} scaling"
+
+
+@prefect.flow(name="scaling", flow_run_name=run_name, validate_parameters=True)
+def scaling(recipe: AnyOfRecipe, base: str | None = None) -> dict[str, str]:
     """Trains the runs of a recipe's `scaling` section and fits how loss falls with size, tokens and compute.
 
     Args:
         recipe: What to train on (its stages up to the shards are built or taken from the store), and the sweep.
+            A field that is left out is as in base, one that is null is empty.
+        base: Path of the recipe that has the fields that are left out.
     """
-    sweep = sweep_of(recipe)
-    session = new_session(recipe, until_stage="shard")
+    asked = asked_recipe(recipe, base)
+    sweep = sweep_of(asked)
+    session = new_session(asked, until_stage="shard")
     session.code[scaling_stage.name] = code_closure(scaling_stage.modules)
-    with tracked(session, f"{recipe.name} scaling"):
+    with tracked(session, f"{asked.name} scaling"):
         with running(session):
-            build_model(recipe)
+            build_model(asked)
         session.until_stage = None  # the runs come after it
         shards, vocabulary = session.built["shard"], session.built["tokenizer"]
-        runs, left_out = planned_runs(sweep, recipe.pretrain, read_corpus(shards.path))
+        runs, left_out = planned_runs(sweep, asked.pretrain, read_corpus(shards.path))
         log_plan(runs, left_out)
         with running(session):
             artifacts = [pretrain(shards, vocabulary, config=run.config) for run in runs]

@@ -38,6 +38,7 @@ class ConsoleDisplay(Display):
         self.console = console
         self.artifacts: dict[str, Artifact] = {}
         self.seconds: dict[str, float] = {}
+        self.is_done = False
         columns = [
             TextColumn("{task.description:>10}"),
             BarColumn(),
@@ -46,6 +47,10 @@ class ConsoleDisplay(Display):
         ]
         self._bars = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
         self._bar: TaskID | None = None
+
+    def finish(self) -> None:
+        """Notes that the run has done its work."""
+        self.is_done = True
 
     def begin(self, stage: str, reasons: list[str]) -> None:
         """Prints a line that says why the stage runs, then shows its bar."""

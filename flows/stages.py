@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import prefect
@@ -12,7 +12,7 @@ from llm.config import Config
 from tasks.core.session import running
 
 from .pipeline import PIPELINE, build_model, new_session, stages_of, tracked
-from .recipe import Recipe, load_recipe
+from .recipe import Recipe, load_recipe, partial, plain
 from .registration import registered
 
 
@@ -20,20 +20,23 @@ def stage_flow(name: str) -> prefect.Flow[..., dict[str, str]]:
     """Returns a flow that runs one stage on the artifacts that the stages before it left for the recipe."""
 
     def run(
-        config: Config, recipe: str = "conf/demo.yaml", overrides: tuple[str, ...] = (), force: bool = True
+        config: Config | Mapping[str, Any],
+        recipe: str = "conf/demo.yaml",
+        overrides: tuple[str, ...] = (),
+        force: bool = True,
     ) -> dict[str, str]:
-        asked = dataclasses.replace(load_recipe(recipe, overrides), **{name: config})  # type: ignore[arg-type]
+        asked = load_recipe(recipe, overrides, {name: plain(config)})
         session = new_session(asked, from_stage=name, until_stage=name, force=(name,) if force else ())
         with tracked(session, f"{asked.name} {name}"), registered(session, asked.name), running(session):
             build_model(asked)
         return {name: str(session.built[name].path)}
 
     run.__name__ = run.__qualname__ = name
-    run.__annotations__["config"] = PIPELINE[name].config_class
+    run.__annotations__["config"] = partial(PIPELINE[name].config_class)
     run.__doc__ = f"""{inspect.getdoc(PIPELINE[name])}
 
     Args:
-        config: The stage's section of a recipe.
+        config: The stage's section of the recipe; a field that is left out is as there, one that is null is empty.
         recipe: The recipe that gives the stages before this one; they do not run, their artifacts are taken.
         overrides: Fields of other sections, each as key=value.
         force: Build the stage even if its artifact is in the store.

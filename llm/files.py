@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -62,6 +63,25 @@ def link_or_copy(path: Path, target: Path) -> None:
         if error.errno not in (errno.EPERM, errno.EXDEV, errno.ENOTSUP, errno.EMLINK):
             raise
         shutil.copyfile(path, target)
+
+
+def put_new(path: Path, content: bytes) -> bool:
+    """Writes a file that must not be there yet; returns whether this call has written it.
+
+    Of several that try at the same time, in other processes or on other machines that share the file system, one gets
+    True; the file appears whole.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    try:
+        temporary.write_bytes(content)
+        fsync_file(temporary)
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    fsync_directory(path.parent)
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

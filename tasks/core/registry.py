@@ -47,9 +47,16 @@ class Version:
     digest: str
     built: str
     """When, as the store says it."""
+    number_built: str = "0"
+    """The number that the store has given it; 0 for those registered before there were numbers."""
     aliases: tuple[str, ...] = ()
     decision: str | None = None
     """What the gate said of it: promoted or refused; None before."""
+
+    @property
+    def age(self) -> tuple[int, str]:
+        """By which the newest is found, as for artifacts."""
+        return int(self.number_built), self.built
 
     def __str__(self) -> str:
         return f"{self.name} version {self.number}"
@@ -91,10 +98,10 @@ def add_version(tracker: Tracker, name: str, model: Artifact, card: str) -> Vers
     before = aliased(tracker, name, CANDIDATE)
     tags = {"stage": model.stage, "makes": str(model.makes)}
     tags |= {"fingerprint": model.fingerprint, "digest": model.digest}
-    tags["built"] = str(model.provenance.get("started", ""))
+    tags["number_built"], tags["built"] = map(str, model.age)
     source = f"{client.get_run(run_id).info.artifact_uri}/{FOLDER}"
     made = client.create_model_version(name, source, run_id, tags=tags, description=summary(card))
-    is_newest = before is None or before.built <= tags["built"]
+    is_newest = before is None or before.age <= model.age
     if is_newest:
         client.set_registered_model_alias(name, CANDIDATE, made.version)
     return Version(name, str(made.version), **tags, aliases=(CANDIDATE,) if is_newest else ())
@@ -139,7 +146,7 @@ def versions_of(tracker: Tracker, name: str) -> list[Version]:
 
 def as_version(item: Any, aliases: dict[str, str]) -> Version:
     """Returns a version as MLflow gives it; its aliases are kept with the registered model."""
-    tags = {key: item.tags[key] for key in TAGS}
+    tags = {key: item.tags[key] for key in (*TAGS, "number_built") if key in item.tags}
     own = tuple(alias for alias, number in aliases.items() if str(number) == str(item.version))
     return Version(item.name, str(item.version), **tags, aliases=own, decision=item.tags.get("gate"))
 

@@ -1,89 +1,131 @@
 """Prefect's and MLflow's server, each a process of its own: `python -m tasks.core.server NAME ROOT DESCRIPTOR PARENT`.
 
 The parent binds the port and hands the socket over, so no other program can take it in between and be told the keys;
-the server ends with its parent. Nobody gets an answer from it without its key (its health alone is public).
+the server ends with its parent, whatever ends that. Nobody gets an answer from it without its key (its health alone is
+public).
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from starlette.types import ASGIApp
 
-from llm.process import die_with_parent
-
 from .credentials import USER, key, prefect_keys
+from .views import set_damaged_aside
 from .workspace import HOST, REPOSITORY, answers
 
-START_SECONDS = 120
-STOP_SECONDS = 3
+START_SECONDS = 120  # a busy machine takes longer than Prefect's 20 s
+STOP_SECONDS = 5
+GRACE_SECONDS = 2
 """A connection that has not ended so long after a server was told to is cut."""
 HEALTH = {"prefect": "/api/health", "mlflow": "/health"}
 """Paths at which a server says that it is ready."""
 
 
-@dataclass(frozen=True)
 class Server:
-    """A server that was launched."""
+    """A server of the workspace `root` on a free loopback port, with its log there; it may be started once or again.
 
-    name: str
-    address: str
-    log: Path
-    child: subprocess.Popen[bytes]
+    As a context manager it is started, and ended with the block.
+    """
 
-    def wait_until_ready(self) -> None:
-        """Waits until it answers; raises RuntimeError when it has ended, TimeoutError when it takes too long."""
+    def __init__(self, name: str, root: Path, log: str = "") -> None:
+        self.name, self.root = name, root
+        self.log = root / (log or f"{name}-server.log")
+        self.database = root / name / f"{name}.db"
+        self._socket = socket.create_server((HOST, 0), backlog=100)
+        self.address = f"http://{HOST}:{self._socket.getsockname()[1]}"
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def start(self, settings: Mapping[str, str] | None = None) -> None:
+        """Starts the process, with `settings` in its environment; a damaged database is set aside first."""
+        with contextlib.suppress(OSError):  # a folder that cannot be read: the server says so
+            set_damaged_aside(self.database)
+        handed = self._socket.fileno()
+        with open_log(self.log) as output:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", __name__, self.name, str(self.root), str(handed), str(os.getpid())],
+                env={**os.environ, **(settings or {})},
+                cwd=REPOSITORY,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=[handed],
+                start_new_session=True,  # Ctrl-C is for the run, which reports its end to this server
+            )
+
+    def answers(self) -> bool:
+        """Waits until it answers, and returns whether it does; one that has ended or takes too long is ended."""
+        assert self._child, "start() comes first"
         deadline = time.monotonic() + START_SECONDS
         while not answers(self.address + HEALTH[self.name]):
-            if self.child.poll() is not None:
-                raise RuntimeError(f"the {self.name} server ended (status {self.child.returncode}); see {self.log}")
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the {self.name} server does not answer after {START_SECONDS} s; see {self.log}")
-            time.sleep(0.1)
+            if self._child.poll() is not None or time.monotonic() > deadline:
+                self._end()
+                return False
+            time.sleep(0.05)
+        return True
 
+    def settle(self) -> None:
+        """Lets go of the port: connections to a server that is gone are refused then, instead of never answered."""
+        self._socket.close()
 
-@contextlib.contextmanager
-def launched(name: str, root: Path, settings: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """Runs the server `name` of the workspace `root` for the length of the block; it may not answer yet.
+    def stop(self, *, by_force: bool = False) -> None:
+        """Ends the server."""
+        self.settle()
+        self._end(by_force)
 
-    `settings` are variables for its environment. Its output goes to `NAME-server.log`. Call it in a thread that lives
-    as long: the kernel takes the end of that thread for the parent's.
-    """
-    log = root / f"{name}-server.log"
-    with socket.create_server((HOST, 0)) as listener, open(log, "ab") as output:
-        child = subprocess.Popen(
-            [sys.executable, "-m", __name__, name, str(root), str(listener.fileno()), str(os.getpid())],
-            env={**os.environ, **(settings or {})},
-            cwd=REPOSITORY,
-            stdout=output,
-            stderr=output,
-            pass_fds=[listener.fileno()],
-        )
-        address = f"http://{HOST}:{listener.getsockname()[1]}"
-    try:
-        yield Server(name, address, log, child)
-    finally:
-        end(child)
-
-
-def end(child: subprocess.Popen[bytes]) -> None:
-    """Ends a server: SIGTERM, ten seconds, SIGKILL."""
-    if child.poll() is None:
+    def _end(self, by_force: bool = False) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        if by_force:
+            child.kill()
         child.terminate()
         try:
-            child.wait(10)
+            child.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             child.kill()
-    child.wait()
+            child.wait()
+
+    def wait(self) -> None:
+        """Waits until it answers; raises ValueError, with the end of its log, when it does not."""
+        if not self.answers():
+            raise ValueError(f"the {self.name} server does not start ({last_line(self.log)}); see {self.log}")
+        self.settle()
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+def open_log(path: Path) -> contextlib.AbstractContextManager[Any]:
+    """Opens a log that only its owner reads, emptied; nothing is kept where it cannot be written."""
+    try:
+        return open(path, "wb", opener=functools.partial(os.open, mode=0o600))
+    except OSError:
+        return contextlib.nullcontext(subprocess.DEVNULL)
+
+
+def last_line(path: Path) -> str:
+    """Returns the last line of a log with something in it."""
+    with contextlib.suppress(OSError):
+        lines = path.read_text(errors="replace").split("\n")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "it says nothing")
+    return "its log cannot be read"
 
 
 def prefect_app(root: Path, address: str) -> ASGIApp:
@@ -113,11 +155,11 @@ def mlflow_app(root: Path, _: str) -> ASGIApp:
     """
     folder = root / "mlflow"
     os.chdir(folder)
-    database = f"auth-{key(root, 'mlflow users')[:16]}.db"  # another secret, another password
+    users = f"auth-{key(root, 'mlflow users')[:16]}.db"  # another secret, another password
     for old in folder.glob("auth-*.db"):
-        if old.name != database:
+        if old.name != users:
             old.unlink()
-    (folder / "auth.ini").write_text(MLFLOW_AUTH.format(database=database))
+    (folder / "auth.ini").write_text(MLFLOW_AUTH.format(database=users))
     os.environ.update(
         MLFLOW_AUTH_CONFIG_PATH=str(folder / "auth.ini"),
         MLFLOW_AUTH_ADMIN_USERNAME=USER,
@@ -145,14 +187,22 @@ APPS: dict[str, Callable[[Path, str], ASGIApp]] = {"prefect": prefect_app, "mlfl
 
 def main(name: str, root: Path, descriptor: int, parent: int) -> None:
     """Serves on an inherited socket until a signal comes or the parent has died."""
-    die_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent ends us when it is done
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     import uvicorn
 
     with socket.socket(fileno=descriptor) as listener:
         app = APPS[name](root, f"http://{HOST}:{listener.getsockname()[1]}")
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=STOP_SECONDS)
+        config = uvicorn.Config(app, log_level="warning", lifespan="on", timeout_graceful_shutdown=GRACE_SECONDS)
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def end_with(parent: int) -> None:
+    """Ends this process once its parent is gone, by force when it does not end by itself; on every system."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(STOP_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

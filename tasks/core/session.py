@@ -57,6 +57,9 @@ class Display:
     def end(self, outcome: Outcome, artifact: Artifact | None, seconds: float) -> None:
         """Shows that a stage is there, or (`artifact` is None) has failed."""
 
+    def finish(self) -> None:
+        """Is told that the run has done all that it was asked for."""
+
 
 display: contextvars.ContextVar[Display] = contextvars.ContextVar("display", default=Display())  # noqa: B039 - has no state
 _current: contextvars.ContextVar[Session] = contextvars.ContextVar("session")

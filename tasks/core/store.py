@@ -23,11 +23,13 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from llm.counts import Counts
-from llm.files import fsync_directory, fsync_file, read_json, remove, sha256_file, write_json
+from llm.files import fsync_directory, fsync_file, put_new, read_json, remove, sha256_file, write_json
 
 from .fingerprint import Key, hash_json
 
 MANIFEST, PROVENANCE = "manifest.json", "provenance.json"
+ORDER = ".order"
+"""The folder with a file for each number that was given out, which says to what."""
 MANIFEST_KEYS = {
     "stage",
     "makes",
@@ -67,15 +69,25 @@ class Artifact:
     def provenance(self) -> dict[str, Any]:
         """How this build came about: start, seconds, command, versions, MLflow run.
 
-        Damaged, it says only when, by the manifest's time, so that the newest artifact stays the newest; every file is
-        hashed again without it.
+        Damaged, it says only the number, and when by the manifest's time, so that the newest artifact stays the newest;
+        every file is hashed again without it.
         """
         with contextlib.suppress(OSError, ValueError):
             return read_sealed(self.path / PROVENANCE)
         with contextlib.suppress(OSError):
             written = datetime.fromtimestamp((self.path / MANIFEST).stat().st_mtime, UTC)
-            return {"started": written.isoformat(timespec="seconds")}
+            number = given_number(self.path.parents[1] / ORDER, f"{self.stage}/{self.fingerprint}")
+            return {"started": written.isoformat(timespec="seconds"), "number": number}
         return {}
+
+    @property
+    def age(self) -> tuple[int, str]:
+        """By which the newest artifact of a store is found: the number that it got when it was committed.
+
+        Clocks go wrong; the time of its start decides only between artifacts that were built before there were numbers.
+        """
+        provenance = self.provenance
+        return int(provenance.get("number", 0)), str(provenance.get("started", ""))
 
     def note(self, **values: Any) -> None:
         """Writes values into the provenance, over those that are there."""
@@ -192,7 +204,7 @@ class Store:
     def artifacts(self, stage: str) -> list[Artifact]:
         """Returns all artifacts of a stage, the newest first."""
         found = [artifact for path in self.folders(stage) if (artifact := self.find(stage, path.name))]
-        return sorted(found, key=lambda artifact: artifact.provenance.get("started", ""), reverse=True)
+        return sorted(found, key=lambda artifact: artifact.age, reverse=True)
 
     def find_input(self, reference: dict[str, str]) -> Artifact | None:
         """Returns the artifact that a manifest names as an input: that of the fingerprint, or another with its content.
@@ -257,6 +269,7 @@ class Store:
         paths = sorted(path for path in out_dir.rglob("*") if path.is_file())
         files = [file_entry(path, out_dir) for path in paths]
         digest = content_digest(entry for entry in files if entry["path"] not in set(undigested))
+        provenance = {**provenance, "number": give_number(self.root / ORDER, f"{key.stage}/{key.fingerprint}")}
         there = self.find(key.stage, key.fingerprint)
         if there and there.digest == digest and not there.file_damage(full=True):
             there.note(**provenance)
@@ -290,6 +303,21 @@ class Store:
         os.rename(out_dir, path)
         fsync_directory(path.parent)
         remove(replaced)
+
+
+def give_number(folder: Path, name: str) -> int:
+    """Returns a number above all that were given out in `folder`, on any machine, and notes that `name` has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 1 + max((int(path.name) for path in folder.iterdir() if path.name.isdigit()), default=0)
+    while not put_new(folder / f"{number:09d}", name.encode()):
+        number += 1
+    return number
+
+
+def given_number(folder: Path, name: str) -> int:
+    """Returns the last number that `name` got in `folder`, 0 where it has none."""
+    numbered = (path for path in folder.glob("[0-9]*") if path.read_bytes() == name.encode())
+    return max((int(path.name) for path in numbered), default=0)
 
 
 def write_sealed(path: Path, values: dict[str, Any]) -> None:

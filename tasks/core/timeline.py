@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -16,11 +17,21 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.orchestration import get_client
+from prefect.client.schemas import State
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import Crashed
 
 from llm.data.common.drops import sample_dropped
 
+from .prefect_server import end_hanging_server
 from .store import Artifact
+from .views import close_orphans, keep_runs, own_run
 
+REQUEST_SECONDS = 5
 P = ParamSpec("P")
 log = logging.getLogger(__name__)
 
@@ -28,17 +39,65 @@ UPDATE_SECONDS = 2.0
 """At most one update in this time: each costs the server some 20 ms."""
 
 
+_off: set[str | None] = set()
+"""Flow runs whose Prefect server has failed: nothing is sent to it any more."""
+
+
+def switch_off() -> None:
+    """Stops sending to Prefect's server for the rest of this flow run."""
+    _off.add(flow_run.get_id())
+    keep_runs()
+
+
+def is_off() -> bool:
+    """Returns whether the server of any flow run of this process has failed."""
+    return bool(_off)
+
+
 def guarded(call: Callable[P, None]) -> Callable[P, None]:
-    """Returns a function that only shows something: when the Prefect server is gone it warns, and the stage goes on."""
+    """Returns a function that only shows something: when Prefect's server fails it warns once, and the run goes on.
+
+    A server that is gone costs a run one short wait, a hanging one some ten seconds; then nothing is sent to it.
+    """
 
     @functools.wraps(call)
     def guard(*args: P.args, **kwargs: P.kwargs) -> None:
+        if flow_run.get_id() in _off:
+            return
         try:
-            call(*args, **kwargs)
+            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1, PREFECT_API_REQUEST_TIMEOUT: REQUEST_SECONDS}):
+                call(*args, **kwargs)
         except Exception as error:
-            log.warning("the Prefect timeline cannot be updated: %s", error)
+            switch_off()
+            if type(error).__name__.endswith("Timeout"):
+                end_hanging_server()
+            log.warning(
+                "Prefect's timeline is switched off for this run (%s); what it computes is not touched, and "
+                "`python -m flows list` shows it",
+                str(error) or type(error).__name__,
+            )
 
     return guard
+
+
+@guarded
+def own_flow_run() -> None:
+    """Notes that this process runs the current flow run, and closes those whose process is gone."""
+    close_orphans("prefect", crash)
+    if run := flow_run.get_id():
+        own_run("prefect", run)
+
+
+def crash(run_id: str) -> None:
+    """Marks a flow run, and its tasks, as crashed if it is not at its end."""
+    crashed: State[Any] = Crashed(message="its process was killed; run again, and it goes on where it was")
+    with get_client(sync_client=True) as client, contextlib.suppress(ObjectNotFound):
+        found = client.read_flow_run(UUID(run_id))
+        if found.state and not found.state.is_final():
+            client.set_flow_run_state(found.id, crashed, force=True)
+        for task in client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[found.id]))):
+            if task.state and not task.state.is_final():
+                client.set_task_run_state(task.id, crashed, force=True)
 
 
 class ProgressBar:

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from llm.data.common.drops import Dropped, sample_dropped
-from llm.files import read_table
+from llm.files import exclusive_lock, read_table
 from llm.process import METRICS_FILE, read_metrics
 
 from .store import Artifact, Store
+from .views import close_orphans, keep_runs, own_run, set_damaged_aside
 from .workspace import MLFLOW_UI_VARIABLE
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def guarded(call: Callable[P, R]) -> Callable[P, R | None]:
             return call(*args, **kwargs)
         except Exception as error:
             tracker.on = False
+            keep_runs()
             log.warning("MLflow is switched off for this run (%s); `python -m flows track` sends the rest later", error)
             return None
 
@@ -80,10 +82,15 @@ class Tracker:
         return os.environ.get(MLFLOW_UI_VARIABLE) or (self.uri if self.uri.startswith("http") else None)
 
     @property
+    def database(self) -> Path | None:
+        """The SQLite file that MLflow writes to; None where it is a server that does."""
+        path = self.uri.removeprefix("sqlite:///")
+        return Path(path) if path != self.uri else None
+
+    @property
     def is_empty(self) -> bool:
         """Whether MLflow would write to a SQLite file that is not there yet; making one takes seconds."""
-        path = self.uri.removeprefix("sqlite:///")
-        return path != self.uri and not Path(path).exists()
+        return self.database is not None and not self.database.exists()
 
     @functools.cached_property
     def client(self) -> MlflowClient:
@@ -92,7 +99,11 @@ class Tracker:
 
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow").setLevel(logging.WARNING)
-        return mlflow.MlflowClient(self.uri)
+        if self.database is None:
+            return mlflow.MlflowClient(self.uri)
+        with exclusive_lock(self.database.with_name(f".{self.database.name}.lock")):  # one makes or migrates it
+            set_damaged_aside(self.database)
+            return mlflow.MlflowClient(self.uri)
 
     @functools.cached_property
     def experiment(self) -> str:
@@ -119,7 +130,20 @@ class Tracker:
         else:
             tags = {"prefect.flow_run_id": flow_run_id, "kind": "flow"}
             self._parent = self.client.create_run(self.experiment, run_name=name, tags=tags).info.run_id
+        own_run("mlflow", str(self._parent))
+        self.close_killed()
         return str(self._parent)
+
+    @guarded
+    def close_killed(self) -> None:
+        """Closes the runs of processes that were killed."""
+        close_orphans("mlflow", self._kill)
+
+    def _kill(self, run_id: str) -> None:
+        """Marks a run whose process is gone as killed, if it is not at its end."""
+        found = self.client.search_runs([self.experiment], f"attributes.run_id = '{run_id}'", max_results=1)
+        if found and found[0].info.status == "RUNNING":
+            self.client.set_terminated(run_id, "KILLED")
 
     @guarded
     def end_flow(self, *, failed: bool) -> None:
@@ -137,6 +161,7 @@ class Tracker:
             tags["mlflow.parentRunId"] = self._parent
         run_id = str(self.client.create_run(self.experiment, run_name=stage, tags=tags).info.run_id)
         params = [Param(name, str(value)[:6000]) for name, value in flatten(config).items()]
+        own_run("mlflow", run_id)
         self.client.log_batch(run_id, params=params)
         return run_id
 

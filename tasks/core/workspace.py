@@ -16,6 +16,7 @@ MLFLOW_UI_VARIABLE = "SOURDOUGH_MLFLOW_UI"
 """Names the variable with the address at which a browser finds MLflow's pages."""
 SERVERS_FILE = "servers.json"
 HOST = "127.0.0.1"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def workspace() -> Path:
@@ -29,6 +30,7 @@ def configure() -> None:
     When the servers of `flows ui` are up, runs go through them and show there; else Prefect starts its own temporary
     server and MLflow writes to its SQLite file.
     """
+    exempt_loopback()
     root = workspace()
     for directory in ("store", "prefect", "mlflow"):
         (root / directory).mkdir(parents=True, exist_ok=True)
@@ -44,6 +46,10 @@ def configure() -> None:
             "PREFECT_TASKS_DEFAULT_PERSIST_RESULT": "true",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
             "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}",  # a page of another site may not use a server
+            # A server that is gone or hangs is a view that is gone: by default each call waits a minute or five for it.
+            "PREFECT_CLIENT_MAX_RETRIES": "2",
+            "PREFECT_API_REQUEST_TIMEOUT": "15",
+            "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",  # else each heartbeat says again that it is gone
             "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # a busy machine takes longer than its 20 s
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -78,6 +84,18 @@ def use_servers(servers: dict[str, str]) -> None:
     if os.environ.get("MLFLOW_TRACKING_URI", "") in ("", mlflow_file(root)):
         os.environ |= {"MLFLOW_TRACKING_URI": servers["mlflow"], MLFLOW_UI_VARIABLE: servers["mlflow_ui"]}
         os.environ |= mlflow_keys(root)
+
+
+def exempt_loopback() -> None:
+    """Adds this machine's own names to those that no proxy is asked for: servers and clients here talk directly.
+
+    httpx, urllib, requests and websockets all read these variables; what a user has set is kept for all else.
+    """
+    named = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""  # the order in which they are read
+    names = [name.strip() for name in named.split(",") if name.strip()]
+    if named.strip() != "*":  # that means all only where it stands alone
+        names += [name for name in LOOPBACK if name not in names]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(names)
 
 
 def running_servers() -> dict[str, Any] | None:

@@ -51,7 +51,10 @@ def test_a_mistake_is_one_message_and_status_1(
 
 
 def test_run_ends_with_time_counts_scores_answers_and_places(tiny: Run, server_environment: dict[str, str]) -> None:
-    result = flows(server_environment, tiny.workspace, "run", TINY)
+    """Also where a dead proxy is set and nothing is exempt from it."""
+    environment = {key: value for key, value in server_environment.items() if key.lower() != "no_proxy"}
+    environment |= dict.fromkeys(["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY"], "http://127.0.0.1:9")
+    result = flows(environment, tiny.workspace, "run", TINY)
     assert result.returncode == 0, result.stderr
     for text in ("in the store", "80 urls -> 76", "bits per byte", "95 % interval", "report.html", "What does"):
         assert text in result.stdout, result.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -22,7 +23,8 @@ from websockets.sync.client import connect
 
 from llm.files import read_json
 from tasks.core.credentials import key, secret
-from tasks.core.server import launched
+from tasks.core.prefect_server import LOG_FILE, SETTINGS
+from tasks.core.server import Server
 from tests.flows.runs import TINY
 from tests.llm.serve.serving import served, tiny_model
 
@@ -100,13 +102,24 @@ def ports(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
                 }
                 _, content, _ = asked(addresses["prefect"], "POST", "/api/deployments/filter", {}, login)
                 found = json.loads(content)
-        with launched("prefect", workspace) as temporary, served(tiny_model()) as (_, serve):
-            temporary.wait_until_ready()
+        with contextlib.closing(Temporary(workspace)) as temporary, served(tiny_model()) as (_, serve):
             by_name = addresses | {"temporary": port_of(temporary.address), "serve": serve}
             yield Ports(workspace, found[0]["id"], by_name)
     finally:
         child.send_signal(signal.SIGTERM)
         child.wait(60)
+
+
+class Temporary(Server):
+    """The server of a plain `flows run`."""
+
+    def __init__(self, workspace: Path) -> None:
+        super().__init__("prefect", workspace, LOG_FILE)
+        self.start(SETTINGS)
+        self.wait()
+
+    def close(self) -> None:
+        self.stop()
 
 
 def basic(login: str) -> str:

@@ -106,6 +106,26 @@ def test_the_newest_model_is_the_candidate_whatever_the_order(
     assert [version.fingerprint for version in versions] == [models[1].fingerprint, models[2].fingerprint]
 
 
+def test_after_a_model_of_2036_a_later_one_is_candidate_and_the_one_to_chat_with(
+    store: Store, tiny: LoadedModel, mlflow_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows.models import find_model
+
+    tracker, name = Tracker(mlflow_uri), "sourdough-clock-chat"
+    base = add_model(store, "pretrain", tiny, {"clock": 1})
+    ahead = add_model(store, "finetune", tiny, {"clock": 2}, base)
+    ahead.note(started="2036-01-01T00:00:00+00:00")
+    register(tracker, name, ahead, store, None)
+    later = add_model(store, "finetune", tiny, {"clock": 3}, base)
+    register(tracker, name, later, store, None)
+    candidate = aliased(tracker, name, CANDIDATE)
+    assert candidate is not None
+    assert candidate.fingerprint == later.fingerprint
+    monkeypatch.setenv("SOURDOUGH_WORKSPACE", str(store.root.parent))
+    assert find_model().artifact == later
+    assert find_model("finetune").artifact == later
+
+
 def test_a_decision_is_recorded_and_moves_the_alias_only_if_it_promotes(
     store: Store, models: list[Artifact], mlflow_uri: str
 ) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from llm.counts import Counts
 from llm.files import read_json, write_json
 from tasks.core.fingerprint import Code, Key, hash_json
-from tasks.core.store import Artifact, Store, warn_once
+from tasks.core.store import Artifact, Store, give_number, given_number, warn_once, write_sealed
 
 KEY = Key("toy", 1, {"x": 1}, [], Code("", {}))
 
@@ -186,6 +188,44 @@ def test_damaged_provenance_leaves_the_newest_artifact_the_newest(tmp_path: Path
         whole = path.read_bytes()
         path.write_text(content)
         assert [item.manifest["config"]["name"] for item in store.artifacts("toy")] == names[::-1]
-        assert artifact.provenance.keys() == {"started"}
+        assert artifact.provenance.keys() == {"started", "number"}
         assert artifact.damage(full=False) == []
         path.write_bytes(whole)
+
+
+def keyed(name: str) -> Key:
+    """A key of an artifact of its own."""
+    return dataclasses.replace(KEY, config={"name": name})
+
+
+def test_the_newest_is_what_was_committed_last_whatever_the_clocks_say(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for name, started in (("ten years ahead", "2036"), ("now", "2026"), ("a day back", "2025")):
+        build(store, key=keyed(name)).note(started=started)
+    names = [item.manifest["config"]["name"] for item in store.artifacts("toy")]
+    assert names == ["a day back", "now", "ten years ahead"]
+    assert build(store, key=keyed("ten years ahead")).age[0] == 4  # built again, it is the newest
+    assert store.artifacts("toy")[0].manifest["config"]["name"] == "ten years ahead"
+
+
+def test_artifacts_from_before_there_were_numbers_are_older_and_in_order_of_their_times(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for name, started in (("second", "2036"), ("first", "2035"), ("third", "2026")):
+        made = build(store, key=keyed(name))
+        values = made.provenance | {"started": started}
+        write_sealed(
+            made.path / "provenance.json", {k: v for k, v in values.items() if k != "number" or name == "third"}
+        )
+    assert [item.manifest["config"]["name"] for item in store.artifacts("toy")] == ["third", "second", "first"]
+
+
+def give_many(folder: Path, name: str) -> list[int]:
+    return [give_number(folder, name) for _ in range(20)]
+
+
+def test_several_processes_get_different_numbers_that_rise(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("forkserver")) as pool:
+        given = list(pool.map(give_many, [tmp_path / "order"] * 3, "abc"))
+    assert sorted(number for numbers in given for number in numbers) == list(range(1, 61))
+    assert all(numbers == sorted(numbers) for numbers in given)
+    assert [given_number(tmp_path / "order", name) for name in "abcd"] == [*(numbers[-1] for numbers in given), 0]
