@@ -359,12 +359,24 @@ def ui(
     from . import deploy
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    open_databases(workspace.workspace())
     with deploy.servers(prefect_port, mlflow_port) as addresses:
         os.environ["PREFECT_API_URL"] = addresses["prefect"] + "/api"
         os.environ["MLFLOW_TRACKING_URI"] = addresses["mlflow"]
         close_killed()
         console.print(f"Prefect UI  {addresses['prefect']}\nMLflow UI   {addresses['mlflow']}\nCtrl-C stops them.")
         deploy.serve(str(recipe), cron=cron)
+
+
+def open_databases(root: Path) -> None:
+    """Makes the databases ready for their servers: damaged ones are set aside, addresses in a moved one mended."""
+    from llm.files import exclusive_lock
+    from tasks.core.prefect_server import DATABASE
+    from tasks.core.views import open_mlflow, set_damaged_aside
+
+    set_damaged_aside(root / "prefect" / DATABASE)
+    with exclusive_lock(root / "mlflow" / ".mlflow.db.lock"):
+        open_mlflow(root / "mlflow" / "mlflow.db")
 
 
 def close_killed() -> None:

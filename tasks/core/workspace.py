@@ -27,6 +27,11 @@ def configure() -> None:
     """
     exempt_loopback()
     root = workspace()
+    if "?" in str(root):
+        raise ValueError(
+            f"the workspace {root} has a question mark in its path, where addresses of databases end: those of Prefect "
+            f"and MLflow would lie outside of it; rename the folder or set {WORKSPACE_VARIABLE} to another"
+        )
     for directory in ("store", "prefect", "mlflow"):
         (root / directory).mkdir(parents=True, exist_ok=True, mode=0o700)
     os.environ.update(
@@ -40,7 +45,7 @@ def configure() -> None:
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
             # A server that is gone or hangs is a view that is gone: by default each call waits a minute or five for it.
             "PREFECT_CLIENT_MAX_RETRIES": "2",
-            "PREFECT_API_REQUEST_TIMEOUT": "15",
+            "PREFECT_API_REQUEST_TIMEOUT": "10",
             "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",  # else each heartbeat says again that it is gone
             "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # a busy machine takes longer than its 20 s
             "MLFLOW_DISABLE_TELEMETRY": "true",
