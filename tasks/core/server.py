@@ -22,8 +22,10 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
+from llm.files import exclusive_lock
+
 from .credentials import USER, key, prefect_keys
-from .views import set_damaged_aside
+from .views import open_mlflow, set_damaged_aside
 from .workspace import HOST, REPOSITORY, answers
 
 START_SECONDS = 120  # a busy machine takes longer than Prefect's 20 s
@@ -49,9 +51,16 @@ class Server:
         self._child: subprocess.Popen[bytes] | None = None
 
     def start(self, settings: Mapping[str, str] | None = None) -> None:
-        """Starts the process, with `settings` in its environment; a damaged database is set aside first."""
+        """Starts the process, with `settings` in its environment.
+
+        A damaged database is set aside first, the addresses in one that was moved or copied are mended.
+        """
         with contextlib.suppress(OSError):  # a folder that cannot be read: the server says so
-            set_damaged_aside(self.database)
+            if self.name == "mlflow":
+                with exclusive_lock(self.database.with_name(f".{self.database.name}.lock")):
+                    open_mlflow(self.database)
+            else:
+                set_damaged_aside(self.database)
         handed = self._socket.fileno()
         with open_log(self.log) as output:
             self._child = subprocess.Popen(

@@ -58,7 +58,7 @@ class Display:
         """Shows that a stage is there, or (`artifact` is None) has failed."""
 
     def finish(self) -> None:
-        """Is told that the run has done all that it was asked for."""
+        """Notes that the run has done all that it was asked for."""
 
 
 display: contextvars.ContextVar[Display] = contextvars.ContextVar("display", default=Display())  # noqa: B039 - has no state

@@ -22,7 +22,7 @@ from prefect.client.schemas import State
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
-from prefect.settings import PREFECT_API_REQUEST_TIMEOUT, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Crashed
 
 from llm.data.common.drops import sample_dropped
@@ -31,7 +31,6 @@ from .prefect_server import end_hanging_server
 from .store import Artifact
 from .views import close_orphans, keep_runs, own_run
 
-REQUEST_SECONDS = 5
 P = ParamSpec("P")
 log = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ def is_off() -> bool:
 def guarded(call: Callable[P, None]) -> Callable[P, None]:
     """Returns a function that only shows something: when Prefect's server fails it warns once, and the run goes on.
 
-    A server that is gone costs a run one short wait, a hanging one some ten seconds; then nothing is sent to it.
+    A server that is gone costs a run nothing, a hanging one some ten seconds; then nothing is sent to it.
     """
 
     @functools.wraps(call)
@@ -65,7 +64,7 @@ def guarded(call: Callable[P, None]) -> Callable[P, None]:
         if flow_run.get_id() in _off:
             return
         try:
-            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 1, PREFECT_API_REQUEST_TIMEOUT: REQUEST_SECONDS}):
+            with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
                 call(*args, **kwargs)
         except Exception as error:
             switch_off()

@@ -20,7 +20,7 @@ from llm.files import exclusive_lock, read_table
 from llm.process import METRICS_FILE, read_metrics
 
 from .store import Artifact, Store
-from .views import close_orphans, keep_runs, own_run, set_damaged_aside
+from .views import close_orphans, keep_runs, open_mlflow, own_run
 from .workspace import MLFLOW_UI_VARIABLE
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Tracker:
         if self.database is None:
             return mlflow.MlflowClient(self.uri)
         with exclusive_lock(self.database.with_name(f".{self.database.name}.lock")):  # one makes or migrates it
-            set_damaged_aside(self.database)
+            open_mlflow(self.database)
             return mlflow.MlflowClient(self.uri)
 
     @functools.cached_property

@@ -92,6 +92,44 @@ def set_damaged_aside(database: Path) -> Path | None:
     return aside
 
 
+PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+    ("logged_models", "artifact_location"),
+)
+"""Where MLflow keeps absolute addresses of files, by table and column."""
+
+
+def open_mlflow(database: Path) -> None:
+    """Makes ready a database that may be damaged, or in a workspace that was moved or copied; hold its lock.
+
+    MLflow keeps the addresses of its files as they were: training in a copy would write into the original.
+    """
+    set_damaged_aside(database)
+    if not database.is_file():
+        return
+    here = database.with_name("artifacts").as_uri()
+    with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection, connection:
+        for before in former_places(connection, here):
+            for table, column in PLACES:
+                moved = f"{column} = ? || substr({column}, ?)"
+                below = f"({column} = ? OR substr({column}, 1, ?) = ?)"
+                values = (here, len(before) + 1, before, len(before) + 1, f"{before}/")
+                with contextlib.suppress(sqlite3.OperationalError):  # a table that this version of MLflow has not
+                    connection.execute(f"UPDATE {table} SET {moved} WHERE {below}", values)
+
+
+def former_places(connection: sqlite3.Connection, here: str) -> list[str]:
+    """Returns where the files of our experiment are said to lie, if that is elsewhere than `here`."""
+    ours = "SELECT DISTINCT artifact_location FROM experiments WHERE artifact_location LIKE 'file://%/mlflow/artifacts'"
+    try:
+        return [place for (place,) in connection.execute(ours) if place != here]
+    except sqlite3.OperationalError:  # it has no tables yet
+        return []
+
+
 def is_sound(database: Path) -> bool:
     """Returns whether SQLite can read a file from end to end; one that it cannot open for now counts as sound."""
     connection = sqlite3.connect(database, timeout=1)

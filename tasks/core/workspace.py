@@ -32,6 +32,11 @@ def configure() -> None:
     """
     exempt_loopback()
     root = workspace()
+    if "?" in str(root):
+        raise ValueError(
+            f"the workspace {root} has a question mark in its path, where addresses of databases end: those of Prefect "
+            f"and MLflow would lie outside of it; rename the folder or set {WORKSPACE_VARIABLE} to another"
+        )
     for directory in ("store", "prefect", "mlflow"):
         (root / directory).mkdir(parents=True, exist_ok=True)
     if root.stat().st_mode & 0o077:  # so nobody else reaches what is in it, whatever the modes there
@@ -48,7 +53,7 @@ def configure() -> None:
             "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}",  # a page of another site may not use a server
             # A server that is gone or hangs is a view that is gone: by default each call waits a minute or five for it.
             "PREFECT_CLIENT_MAX_RETRIES": "2",
-            "PREFECT_API_REQUEST_TIMEOUT": "15",
+            "PREFECT_API_REQUEST_TIMEOUT": "10",
             "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",  # else each heartbeat says again that it is gone
             "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # a busy machine takes longer than its 20 s
             "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
+from urllib.parse import urlparse
 
 import pytest
 from prefect import flow
@@ -13,9 +18,15 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 from prefect.states import Running
 
+from llm.files import sha256_file
+from llm.serve.answer import LoadedModel
+from tasks.core.registry import register, versions_of
+from tasks.core.store import Store
 from tasks.core.timeline import own_flow_run
 from tasks.core.tracking import Tracker
 from tasks.core.views import close_orphans
+from tests.flows.chat_models import add_model
+from tests.llm.serve.serving import tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of alembic and sqlalchemy, inside MLflow
 
@@ -49,6 +60,11 @@ def end(process: subprocess.Popen[str], sent: signal.Signals) -> None:
     process.wait()
     assert process.stdout
     process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def tiny() -> LoadedModel:
+    return tiny_model()
 
 
 @pytest.fixture(autouse=True)
@@ -121,3 +137,50 @@ def test_a_damaged_database_of_mlflow_is_set_aside(home: Path) -> None:
     tracker = Tracker(f"sqlite:///{path}")
     assert tracker.start_flow("a run", "1")
     assert (home / "mlflow.db.damaged-1").read_bytes().startswith(b"not a database")
+
+
+NAMES = ["copy", "a copy #1 of 100%41, né"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_trained_in_a_copy_stays_in_it(tmp_path: Path, mlflow_uri: str, tiny: LoadedModel, name: str) -> None:
+    original, copy = tmp_path / "original", tmp_path / name
+    (original / "mlflow").mkdir(parents=True)
+    Tracker(mlflow_uri).client.search_experiments()  # so that the file has its tables
+    shutil.copy(mlflow_uri.removeprefix("sqlite:///"), original / "mlflow" / "mlflow.db")
+    forget_experiments(original / "mlflow" / "mlflow.db")
+    train(original, tiny, 1)
+    before = tree(original)
+    shutil.copytree(original, copy)
+    assert train(copy, tiny, 2) == "2"
+    assert tree(original) == before
+    uri = f"sqlite:///{copy / 'mlflow' / 'mlflow.db'}"
+    first, second = reversed(versions_of(Tracker(uri), "sourdough-moved-base"))
+    shutil.rmtree(original)  # it was moved, then
+    for version in (first, second):
+        source = Tracker(uri).client.get_model_version(version.name, version.number).source
+        assert source.startswith((copy / "mlflow" / "artifacts").as_uri())
+        folder = Tracker(uri).client.get_model_version_download_uri(version.name, version.number)
+        assert folder == source
+        assert (Path(urllib.request.url2pathname(urlparse(source).path)) / "model.safetensors").is_file()
+
+
+def forget_experiments(database: Path) -> None:
+    """Takes our experiment out of a copied database: each test has its own."""
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        for table in ("model_version_tags", "registered_model_aliases", "model_versions", "registered_models"):
+            connection.execute(f"DELETE FROM {table}")
+        connection.execute("UPDATE experiments SET name = 'another', artifact_location = 'file:///elsewhere'")
+
+
+def train(workspace: Path, model: LoadedModel, day: int) -> str:
+    """Registers a model as a run in this workspace would; returns the number of its version."""
+    store, tracker = Store(workspace / "store"), Tracker(f"sqlite:///{workspace / 'mlflow' / 'mlflow.db'}")
+    made = register(tracker, "sourdough-moved-base", add_model(store, "pretrain", model, {"day": day}), store, None)
+    assert made
+    return made.number
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """The hash of every file under a folder, by its path."""
+    return {str(path.relative_to(folder)): sha256_file(path) for path in folder.rglob("*") if path.is_file()}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import urllib.request
+from pathlib import Path
 
 import pytest
 
 from tasks.core.prefect_server import refuse_socks_proxies
-from tasks.core.workspace import LOOPBACK, exempt_loopback
+from tasks.core.workspace import LOOPBACK, configure, exempt_loopback
 
 PROXIES = [name for scheme in ("http", "https", "all", "no") for name in (f"{scheme}_proxy", f"{scheme.upper()}_PROXY")]
 
@@ -53,3 +54,12 @@ def test_a_socks_proxy_that_httpx_cannot_use_is_refused_by_name(clean: pytest.Mo
     with pytest.raises(ValueError, match=f"unset {name.lower()} and {name.upper()} or name an HTTP proxy") as raised:
         refuse_socks_proxies()
     assert "secret" not in str(raised.value)
+
+
+def test_a_workspace_whose_databases_would_lie_outside_of_it_is_refused(
+    clean: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    clean.setenv("SOURDOUGH_WORKSPACE", str(tmp_path / "a?b"))
+    with pytest.raises(ValueError, match=r"question mark in its path.*set SOURDOUGH_WORKSPACE to another"):
+        configure()
+    assert list(tmp_path.iterdir()) == []
