@@ -260,21 +260,17 @@ def export(
 ) -> None:
     """Write a trained model in the form that other programs load, with its tokenizer and chat template."""
     from llm.model.classifier import is_classifier, load_classifier
-    from llm.model.export import classifier_to_hf, to_gguf, to_hf
+    from llm.model.export import directory_to_hf, to_gguf
     from llm.model.files import load_model
     from llm.tokenizer.tokenizer import Tokenizer
 
     from .models import find_model
 
     path = find_model(model).path
-    tokenizer = Tokenizer.load(path)
-    if not is_classifier(path):
-        {"hf": to_hf, "gguf": to_gguf}[format](load_model(path), out, tokenizer)
-    else:
-        classifier, labels = load_classifier(path)
-        if format == "gguf":
-            to_gguf(classifier, out)  # raises
-        classifier_to_hf(classifier, labels, out, tokenizer)
+    if format == "hf":
+        directory_to_hf(path, out)
+    else:  # raises for a classifier
+        to_gguf(load_classifier(path)[0] if is_classifier(path) else load_model(path), out, Tokenizer.load(path))
     console.print(f"{model} written to {out}")
 
 
