@@ -16,7 +16,7 @@ from typing import Any
 from ..files import atomic_path, fsync_directory, read_json, remove, write_json
 from ..tokenizer.tokenizer import DOCUMENT, SPLIT_PATTERN, Tokenizer
 from .classifier import Classifier, is_classifier, load_classifier
-from .files import load_model, save_tensors
+from .files import CONFIG_FILE, load_model, save_tensors
 from .gpt import GPT, GPTConfig
 from .names import GGUF, HUGGING_FACE, to_theirs
 
@@ -28,6 +28,11 @@ GGUF_SPLIT_PATTERNS = {
     None: "gpt-2",  # that of ByteLevel itself
 }
 """llama.cpp's names for the patterns that split a text before its bytes are merged."""
+
+
+def is_exportable(directory: Path) -> bool:
+    """Returns whether other programs know the architecture of the model in a directory of ours."""
+    return read_json(directory / CONFIG_FILE)["model"]["architecture"] in HUGGING_FACE
 
 
 def directory_to_hf(directory: Path, out_dir: Path) -> None:

@@ -1,4 +1,4 @@
-"""What programs of others make of an exported model with its tokenizer: they must give it the tokens that we give it."""
+"""What other programs make of an exported model with its tokenizer: they must give it the tokens that we give it."""
 
 from __future__ import annotations
 
