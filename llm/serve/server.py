@@ -12,6 +12,7 @@ from ..model.generate import Sampling
 from .answer import CHAT_SAMPLING, LoadedModel
 from .app import create_app
 from .classify import LoadedClassifier
+from .guard import TimedProtocol
 from .worker import Worker
 
 HOST = "127.0.0.1"
@@ -41,6 +42,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=TimedProtocol,
                 log_level="warning",
                 access_log=False,
                 ws="none",
