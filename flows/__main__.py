@@ -336,19 +336,27 @@ def ui(
     recipe: Annotated[Path, typer.Argument(help="The recipe whose values fill the forms.")] = Path("conf/demo.yaml"),
     prefect_port: Annotated[int, typer.Option(help="Port of the Prefect UI.")] = 4200,
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow UI.")] = 5000,
-    cron: Annotated[str, typer.Option(help="When the scheduled evaluation runs.")] = "0 3 * * *",
+    cron: Annotated[
+        str, typer.Option(help="When the evaluation runs: minute, hour, day of the month, month, day of the week.")
+    ] = "0 3 * * *",
+    timezone: Annotated[
+        str | None, typer.Option(help="What --cron is in, such as Europe/Berlin; else this machine's time zone.")
+    ] = None,
 ) -> None:
     """Start the Prefect UI, the MLflow UI and the deployments on this machine, until Ctrl-C."""
     import os
 
     from . import deploy
+    from .recipe import load_recipe
 
+    load_recipe(recipe)
+    cron, timezone = deploy.checked_schedule(cron, timezone)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with deploy.servers(prefect_port, mlflow_port) as addresses:
         os.environ["PREFECT_API_URL"] = addresses["prefect"] + "/api"
         os.environ["MLFLOW_TRACKING_URI"] = addresses["mlflow"]
         console.print(f"Prefect UI  {addresses['prefect']}\nMLflow UI   {addresses['mlflow']}\nCtrl-C stops them.")
-        deploy.serve(str(recipe), cron=cron)
+        deploy.serve(str(recipe), cron=cron, timezone=timezone)
 
 
 def shown(call: Callable[[], object]) -> ConsoleDisplay:
