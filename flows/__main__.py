@@ -279,21 +279,17 @@ def export(
 ) -> None:
     """Write a trained model in the form that other programs load, with its tokenizer and chat template."""
     from llm.model.classifier import is_classifier, load_classifier
-    from llm.model.export import classifier_to_hf, to_gguf, to_hf
+    from llm.model.export import directory_to_hf, to_gguf
     from llm.model.files import load_model
     from llm.tokenizer.tokenizer import Tokenizer
 
     from .models import find_model
 
     path = find_model(model).path
-    tokenizer = Tokenizer.load(path)
-    if not is_classifier(path):
-        {"hf": to_hf, "gguf": to_gguf}[format](load_model(path), out, tokenizer)
-    else:
-        classifier, labels = load_classifier(path)
-        if format == "gguf":
-            to_gguf(classifier, out)  # raises
-        classifier_to_hf(classifier, labels, out, tokenizer)
+    if format == "hf":
+        directory_to_hf(path, out)
+    else:  # raises for a classifier
+        to_gguf(load_classifier(path)[0] if is_classifier(path) else load_model(path), out, Tokenizer.load(path))
     console.print(f"{model} written to {out}")
 
 
@@ -359,18 +355,26 @@ def ui(
     recipe: Annotated[Path, typer.Argument(help="The recipe whose values fill the forms.")] = Path("conf/demo.yaml"),
     prefect_port: Annotated[int, typer.Option(help="Port of the Prefect UI.")] = 4200,
     mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow UI.")] = 5000,
-    cron: Annotated[str, typer.Option(help="When the scheduled evaluation runs.")] = "0 3 * * *",
+    cron: Annotated[
+        str, typer.Option(help="When the evaluation runs: minute, hour, day of the month, month, day of the week.")
+    ] = "0 3 * * *",
+    timezone: Annotated[
+        str | None, typer.Option(help="What --cron is in, such as Europe/Berlin; else this machine's time zone.")
+    ] = None,
 ) -> None:
     """Start the Prefect UI, the MLflow UI and the deployments on this machine, until Ctrl-C."""
     from . import deploy
+    from .recipe import load_recipe
 
+    load_recipe(recipe)
+    cron, timezone = deploy.checked_schedule(cron, timezone)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with deploy.servers(prefect_port, mlflow_port) as addresses:
         workspace.use_servers(addresses)
         close_killed()
         pages = {name: deploy.link(addresses[f"{name}_ui"]) for name in ("prefect", "mlflow")}
         console.print(f"Prefect UI  {pages['prefect']}\nMLflow UI   {pages['mlflow']}\nCtrl-C stops them.")
-        deploy.serve(str(recipe), cron=cron)
+        deploy.serve(str(recipe), cron=cron, timezone=timezone)
 
 
 def close_killed() -> None:

@@ -6,7 +6,12 @@ import contextlib
 import dataclasses
 import socket
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
+
+import tzlocal
+from cronsim import CronSim, CronSimError
 
 from llm.files import remove, write_json
 from llm.serve.door import TOKEN
@@ -60,12 +65,34 @@ def listener(port: int, option: str) -> socket.socket:
         raise ValueError(f"{option}: {error}") from error
 
 
-def deployments(recipe_path: str, cron: str) -> list[Any]:
+def checked_schedule(cron: str, timezone: str | None) -> tuple[str, str]:
+    """Returns when the evaluation runs as cron fields, and the time zone that they are in: None is this machine's.
+
+    Raises ValueError for what is none. Prefect says so too, but only when its server runs.
+    """
+    try:
+        CronSim(cron, datetime.now())
+    except CronSimError as error:
+        raise ValueError(
+            f"--cron is {cron!r} ({error}); it has five fields (minute, hour, day of the month, month, day of the "
+            "week), such as '0 3 * * *' for three o'clock each night"
+        ) from error
+    try:
+        name = timezone or tzlocal.get_localzone_name()
+        ZoneInfo(name)
+    except (ValueError, OSError, KeyError) as error:
+        wrong = f"--timezone is {timezone!r}" if timezone else "the time zone of this machine has no name"
+        raise ValueError(f"{wrong} ({error}); give one by its IANA name, such as --timezone Europe/Berlin") from error
+    return cron, name
+
+
+def deployments(recipe_path: str, cron: str, timezone: str) -> list[Any]:
     """Returns the pipeline, one deployment per stage, and the evaluation, with a recipe's values in their forms.
 
     And the sweep, for a recipe that has one. The evaluation runs by schedule, and when there is a new candidate.
     """
     from prefect.events import DeploymentEventTrigger
+    from prefect.schedules import Cron
     from prefect.types.entrypoint import EntrypointType
 
     from .evaluation import evaluation
@@ -92,7 +119,7 @@ def deployments(recipe_path: str, cron: str) -> list[Any]:
         ),
         evaluation.to_deployment(
             "scheduled",
-            cron=cron,
+            schedule=Cron(cron, timezone=timezone),
             triggers=[candidate],
             parameters={"recipe": recipe_path},
             entrypoint_type=kind,
@@ -114,8 +141,8 @@ def deployments(recipe_path: str, cron: str) -> list[Any]:
     return made
 
 
-def serve(recipe_path: str, *, cron: str, limit: int = 2) -> None:
+def serve(recipe_path: str, *, cron: str, timezone: str, limit: int = 2) -> None:
     """Registers the deployments and runs what is triggered, until interrupted."""
     import prefect
 
-    prefect.serve(*deployments(recipe_path, cron), limit=limit, print_starting_message=False)
+    prefect.serve(*deployments(recipe_path, cron, timezone), limit=limit, print_starting_message=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
+import numbers
 import types
 import typing
 from collections.abc import Callable
@@ -84,12 +86,26 @@ class Config:
 def _instead_of(value: Any, hint: Any, low: float | None, high: float | None) -> str | None:
     """Returns what a field allows instead of a value, in words; None when it allows the value."""
     options = _options(hint)
+    if wanted := _other_kind(value, set(options) - {type(None), ...}):
+        return wanted if low is None and high is None else f"{wanted}, {allowed_range(low, high)}"
     if isinstance(value, int | float) and not isinstance(value, bool) and {int, float}.intersection(options):
         is_allowed = (low is None or value >= low) and (high is None or value <= high)
         return None if is_allowed else allowed_range(low, high)
     literals = [option for option in options if typing.get_origin(option) is Literal]
     choices = [choice for literal in literals for choice in typing.get_args(literal)]
     return None if value is None or not choices or value in choices else ", ".join(map(repr, choices))
+
+
+def _other_kind(value: Any, kinds: set[Any]) -> str | None:
+    """Returns the kind of number that a field takes and a value is not, in words; None when the value is of it."""
+    is_flag = isinstance(value, bool)
+    if value is None or not kinds or not kinds <= {int, float, bool} or (is_flag and bool in kinds):
+        return None
+    if kinds == {bool}:
+        return "true or false"
+    if float in kinds:
+        return None if isinstance(value, numbers.Real) and not is_flag and math.isfinite(value) else "a number"
+    return None if isinstance(value, numbers.Integral) and not is_flag else "a whole number"
 
 
 def _is_empty(value: Any) -> bool:
@@ -128,9 +144,10 @@ _hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 def allowed_range(low: float | None, high: float | None) -> str:
     """Returns the words for an inclusive range, `from 0 to 1`, `0 or more`, `1 or less`."""
+    least, most = (f"{bound:g}" if isinstance(bound, float) else str(bound) for bound in (low, high))
     if low is not None and high is not None:
-        return f"from {low:g} to {high:g}"
-    return f"{low:g} or more" if low is not None else f"{high:g} or less"
+        return f"from {least} to {most}"
+    return f"{least} or more" if low is not None else f"{most} or less"
 
 
 C = TypeVar("C")

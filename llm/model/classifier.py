@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from ..config import from_dict
-from ..files import read_json
 from ..tokenizer.tokenizer import Tokenizer
-from .files import CONFIG_FILE, load_weights
+from .bounds import read_bounded
+from .files import load_weights, read_shape
 from .gpt import GPT, GPTConfig
 
 LABELS_FILE = "labels.json"
@@ -60,9 +59,11 @@ def load_classifier(directory: Path, device: str | torch.device = "cpu") -> tupl
     """
     if not is_classifier(directory):
         raise ValueError(f"{directory} is not a classifier: it has no {LABELS_FILE}; the stage classify makes one")
-    labels = read_json(directory / LABELS_FILE)
+    labels, config = read_bounded(directory / LABELS_FILE), read_shape(directory)
+    if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"{directory / LABELS_FILE} holds no list of labels, each a text")
     with torch.device("meta"):
-        model = Classifier(from_dict(GPTConfig, read_json(directory / CONFIG_FILE)["model"]), len(labels))
+        model = Classifier(config, len(labels))
     return load_weights(model, directory).to(device).eval(), labels
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from ..files import atomic_path, fsync_directory, read_json, remove, write_json
 from ..tokenizer.tokenizer import DOCUMENT, SPLIT_PATTERN, Tokenizer
-from .classifier import Classifier
-from .files import save_tensors
+from .classifier import Classifier, is_classifier, load_classifier
+from .files import CONFIG_FILE, load_model, save_tensors
 from .gpt import GPT, GPTConfig
 from .names import GGUF, HUGGING_FACE, to_theirs
 
@@ -30,6 +30,24 @@ GGUF_SPLIT_PATTERNS = {
 """llama.cpp's names for the patterns that split a text before its bytes are merged."""
 
 
+def is_exportable(directory: Path) -> bool:
+    """Returns whether other programs know the architecture of the model in a directory of ours."""
+    return read_json(directory / CONFIG_FILE)["model"]["architecture"] in HUGGING_FACE
+
+
+def directory_to_hf(directory: Path, out_dir: Path) -> None:
+    """Writes the folder for transformers of the model in a directory of ours, a language model or a classifier.
+
+    Raises as `to_hf`, and as loading a model does.
+    """
+    tokenizer = Tokenizer.load(directory)
+    if is_classifier(directory):
+        classifier, labels = load_classifier(directory)
+        classifier_to_hf(classifier, labels, out_dir, tokenizer)
+    else:
+        to_hf(load_model(directory), out_dir, tokenizer)
+
+
 def to_hf(model: GPT, out_dir: Path, tokenizer: Tokenizer | None = None) -> None:
     """Writes the folder of a `GPT2LMHeadModel` or `Qwen3ForCausalLM`, which transformers loads without our code.
 
@@ -40,12 +58,14 @@ def to_hf(model: GPT, out_dir: Path, tokenizer: Tokenizer | None = None) -> None
     _require_fit(model, tokenizer)
     with _new_directory(out_dir) as folder:
         if tokenizer is not None:
-            tokenizer.save(folder)
+            save_tokenizer(tokenizer, folder, model.config.context_length)
         special = _special_tokens(tokenizer)
         write_json(folder / "config.json", hf_config(model.config) | special)
         # both end a text: a chat model's turn, a base model's document
         stops = None if tokenizer is None else [tokenizer.end_token, tokenizer.document_token]
-        write_json(folder / "generation_config.json", special | {"eos_token_id": stops})
+        # without a length, pipelines ask for 256 new tokens, and GPT-2 fails beyond its last position
+        generation = special | {"eos_token_id": stops, "max_length": model.config.context_length}
+        write_json(folder / "generation_config.json", generation)
         weights = to_theirs(model.state_dict(), HUGGING_FACE[model.config.architecture], model.config.n_layers)
         save_tensors(weights, folder / WEIGHTS_FILE)
 
@@ -60,8 +80,7 @@ def classifier_to_hf(model: Classifier, labels: Sequence[str], out_dir: Path, to
     _require_exportable(model.config)
     _require_fit(model, tokenizer)
     with _new_directory(out_dir) as folder:
-        tokenizer.save(folder)
-        _read_documents(folder, tokenizer, model.config.context_length)
+        save_tokenizer(tokenizer, folder, model.config.context_length, generates=False)
         kind = "Qwen3" if model.config.is_modern else "GPT2"
         about = {
             "architectures": [f"{kind}ForSequenceClassification"],
@@ -75,8 +94,14 @@ def classifier_to_hf(model: Classifier, labels: Sequence[str], out_dir: Path, to
         save_tensors(weights | {"score.weight": model.class_head.weight}, folder / WEIGHTS_FILE)
 
 
-def _read_documents(folder: Path, tokenizer: Tokenizer, context_length: int) -> None:
-    """Changes a saved tokenizer so that transformers encodes a text as `classifier_tokens` does."""
+def save_tokenizer(tokenizer: Tokenizer, folder: Path, context_length: int, *, generates: bool = True) -> None:
+    """Writes a tokenizer with which transformers gives a model of ours the tokens that we give it.
+
+    A text gets `<|document|>` before it, as in training: without it the first tokens are read as no document begins. A
+    chat has it in its template, and `apply_chat_template` adds none. Padding is on the left of what is to be continued,
+    and right of what is to be classified, in which no special token is found either.
+    """
+    tokenizer.save(folder)
     content = read_json(folder / "tokenizer.json")
     first = {"id": DOCUMENT, "ids": [tokenizer.document_token], "tokens": [DOCUMENT]}
     parts = [{"SpecialToken": {"id": DOCUMENT, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
@@ -88,10 +113,13 @@ def _read_documents(folder: Path, tokenizer: Tokenizer, context_length: int) -> 
         "special_tokens": {DOCUMENT: first},
     }
     write_json(folder / "tokenizer.json", content)
-    config = read_json(folder / "tokenizer_config.json")
-    del config["chat_template"]
-    changes = {"model_max_length": context_length, "padding_side": "right", "split_special_tokens": True}
-    write_json(folder / "tokenizer_config.json", config | changes)
+    config = read_json(folder / "tokenizer_config.json") | {"model_max_length": context_length}
+    if generates:
+        config |= {"padding_side": "left"}
+    else:
+        del config["chat_template"]
+        config |= {"padding_side": "right", "split_special_tokens": True}
+    write_json(folder / "tokenizer_config.json", config)
 
 
 def hf_config(config: GPTConfig) -> dict[str, Any]:
@@ -214,6 +242,7 @@ def _add_tokenizer(writer: Any, kinds: Any, tokenizer: Tokenizer, vocab_size: in
     writer.add_token_merges([" ".join(pair) for pair in content["model"]["merges"]])
     writer.add_bos_token_id(tokenizer.document_token)
     writer.add_add_bos_token(True)
+    writer.add_add_eos_token(False)
     writer.add_eos_token_id(tokenizer.document_token)  # a document ends where the next one starts
     writer.add_eot_token_id(tokenizer.end_token)
     writer.add_pad_token_id(tokenizer.pad_token)

@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..config import from_dict
-from ..files import atomic_path, read_json, write_json
+from ..files import atomic_path, write_json
+from .bounds import read_object, require_weights, tensor_names
 from .gpt import GPT, GPTConfig
 
 WEIGHTS_FILE = "model.safetensors"
@@ -33,10 +34,25 @@ def load_model(directory: Path, device: str | torch.device = "cpu") -> GPT:
 
     Raises ValueError when weights and config do not belong together, OSError when a file is missing or damaged.
     """
-    config = from_dict(GPTConfig, read_json(directory / CONFIG_FILE)["model"])
+    config = read_shape(directory)
     with torch.device("meta"):  # no memory and no random numbers for weights that are about to be replaced
         model = GPT(config)
     return load_weights(model, directory).to(device).eval()
+
+
+def read_shape(directory: Path) -> GPTConfig:
+    """Returns the shape of the model of a directory; raises as `load_model` does, before it needs time or memory."""
+    path = directory / CONFIG_FILE
+    try:
+        config = from_dict(GPTConfig, read_object(path)["model"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no config of a model of ours: {error!r}") from error
+    weights = directory / WEIGHTS_FILE
+    try:
+        require_weights(config, [weights])
+    except ValueError as error:
+        raise ValueError(f"{directory}: {error}") from error
+    return config
 
 
 M = TypeVar("M", bound=nn.Module)
@@ -64,9 +80,8 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Reads the named tensors of a file, on the CPU; raises OSError when it is missing or damaged."""
+    tensor_names(path)
     try:
         return load_file(path)
-    except FileNotFoundError:
-        raise
     except Exception as error:  # safetensors has an exception class of its own for each kind of damage
         raise OSError(f"{path} is damaged: {error}") from error

@@ -11,13 +11,17 @@ from torch import Tensor
 from ..config import Config, setting
 from .gpt import GPT, KeyValueCache
 
+SMALLEST_TEMPERATURE = torch.finfo(torch.float32).tiny
+"""By less, float32 logits cannot be divided: 0 / 0 is no number."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Config):
     """How a token is drawn from the probabilities of all."""
 
     temperature: float = setting(0.8, at_least=0)
-    """Logits are divided by it: below 1 likely tokens become more so. 0 is greedy: always the argmax."""
+    """Logits are divided by it: below 1 likely tokens become more so. 0 is greedy: always the argmax. So is what is too
+    small for float32."""
     top_k: int | None = setting(50, at_least=1)
     """Draw among so many of the most probable tokens only; empty draws among all."""
     top_p: float = setting(1.0, at_least=0, at_most=1)
@@ -67,7 +71,7 @@ def shortened(tokens: Sequence[int], length: int) -> list[int]:
 
 def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     """Returns a token drawn from softmax(logits / temperature) among the most probable; `logits` is (V,) float32."""
-    if sampling.temperature == 0:
+    if sampling.temperature < SMALLEST_TEMPERATURE:
         return int(logits.argmax())
     largest, tokens = logits.topk(min(sampling.top_k or len(logits), len(logits)))  # (k,) both, falling
     probabilities = torch.softmax((largest - largest[0]) / sampling.temperature, dim=-1)  # (k,)

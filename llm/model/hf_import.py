@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import read_json
 from ..tokenizer.imported_tokenizer import import_tokenizer
 from ..tokenizer.tokenizer import DOCUMENT, END, SPECIAL_TOKENS, Tokenizer
+from .bounds import read_object
 from .files import load_tensors
 from .gpt import GPT
 from .names import HUGGING_FACE, to_ours
@@ -36,7 +36,7 @@ def published_model(directory: Path, tokenizer: Tokenizer, *, dropout: float = 0
             f"the tokenizer is not that of start_from, {directory}: give tokenizer.start_from the same one"
         )
     shape, weights = published_shape(directory), dict(from_hf(directory).state_dict())
-    likened = _likened(read_json(directory / CONFIG_FILE), imported.n_published)
+    likened = _likened(read_object(directory / CONFIG_FILE), imported.n_published)
     rows = [likened.get(i) if row is None else row for i, row in enumerate(imported.published_ids)]
     for name in ("token_embedding.weight", "head.weight"):
         if name in weights:
@@ -71,9 +71,10 @@ def _model(config: GPTConfig, weights: Mapping[str, Tensor]) -> GPT:
 def _likened(content: Mapping[str, Any], n_tokens: int) -> dict[int, int]:
     """Returns, by our ids of `<|document|>` and `<|end|>`, the published ones of the tokens they begin as."""
     end, start = content.get("eos_token_id"), content.get("bos_token_id")
-    end = end[0] if isinstance(end, list) else end
+    end = next(iter(end), None) if isinstance(end, list) else end
     found = {DOCUMENT: end if start is None else start, END: end}
-    return {SPECIAL_TOKENS.index(name): i for name, i in found.items() if i is not None and i < n_tokens}
+    # other values stand for no token of this tokenizer, and the new ones begin as the mean
+    return {SPECIAL_TOKENS.index(name): i for name, i in found.items() if isinstance(i, int) and 0 <= i < n_tokens}
 
 
 def _with_rows(weight: Tensor, rows: Sequence[int | None]) -> Tensor:

@@ -90,8 +90,10 @@ def merge(model: GPT) -> None:
         model.set_submodule(name, layer.merged())
 
 
-def save_adapter(model: GPT, directory: Path) -> None:
+def save_adapter(model: GPT, directory: Path, base: str) -> None:
     """Writes the adapters of a model as peft keeps them; they fit the model that `export.to_hf` makes of the base.
+
+    peft's Auto classes load the model of the folder `base`, which the adapter names.
 
     GPT-2 in transformers has queries, keys and values in one layer: its A holds ours one below the other, its B has
     ours along the diagonal, and so its rank is the sum of ours.
@@ -106,7 +108,7 @@ def save_adapter(model: GPT, directory: Path) -> None:
                 a, b = _joined(parts, [model.get_submodule(name.format(block)) for name in our_names])
                 tensors |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
                 ranks[their_name.split("{}.")[1]] = len(a)
-    config = _peft_config(next(iter(layers.values())), ranks)
+    config = {"base_model_name_or_path": base, **_peft_config(next(iter(layers.values())), ranks)}
     if model.token_embedding.weight.requires_grad:
         whole = {name: ours for name, (ours, *_) in theirs.items() if ours in ("token_embedding", "head")}
         weights = {"token_embedding": model.token_embedding.weight, "head": model.head_weight}

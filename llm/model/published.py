@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import read_json
 from ..tokenizer.imported_tokenizer import import_tokenizer
+from .bounds import read_object, require_weights
 from .shape import GPTConfig
 
 CONFIG_FILE, WEIGHTS_FILE, INDEX_FILE = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -27,12 +27,20 @@ def published_files(directory: Path) -> list[Path]:
         raise ValueError(f"{directory} is no model in Hugging Face's layout: it has no {CONFIG_FILE}")
     files = [config, weights]
     if index.is_file():
-        names = set(read_json(index)["weight_map"].values())
-        files = [config, index, *sorted(directory / Path(name).name for name in names)]
+        files = [config, index, *sorted(directory / name for name in _indexed(index))]
     for path in files:
         if not path.is_file():
             raise ValueError(f"{path} is missing; pickled weights (pytorch_model.bin) are not read: save safetensors")
     return files
+
+
+def _indexed(index: Path) -> set[str]:
+    """Returns the names of the files with weights, in the index's own folder."""
+    places = read_object(index).get("weight_map")
+    names = list(places.values()) if isinstance(places, dict) else []
+    if not names or not all(isinstance(name, str) and Path(name).suffix == ".safetensors" for name in names):
+        raise ValueError(f"{index} must have a weight_map: by each tensor, the name of a safetensors file beside it")
+    return {Path(name).name for name in names}
 
 
 def published_shape(directory: Path) -> GPTConfig:
@@ -52,9 +60,11 @@ def published_shape(directory: Path) -> GPTConfig:
 
 def read_config(directory: Path) -> GPTConfig:
     """Returns our config for the `config.json` of a directory; raises ValueError for a missing or an unfit one."""
-    published_files(directory)
+    files, content = published_files(directory), read_object(directory / CONFIG_FILE)
     try:
-        return gpt_config(read_json(directory / CONFIG_FILE))
+        config = gpt_config(content)
+        require_weights(config, [path for path in files if path.suffix == ".safetensors"])
+        return config
     except ValueError as error:
         raise ValueError(f"{directory / CONFIG_FILE}: {error}") from error
 
@@ -66,12 +76,12 @@ def gpt_config(content: Mapping[str, Any]) -> GPTConfig:
     """
     readers: dict[str, Callable[[Mapping[str, Any]], GPTConfig]] = {"gpt2": _gpt2_config, "qwen3": _qwen3_config}
     kind = content.get("model_type")
-    if kind not in readers:
+    if not isinstance(kind, str) or kind not in readers:
         raise ValueError(
             f"model_type is {kind!r}; supported are 'gpt2' (GPT2LMHeadModel) and 'qwen3' (Qwen3ForCausalLM)"
         )
     try:
-        return readers[str(kind)](content)
+        return readers[kind](content)
     except KeyError as error:
         raise ValueError(f"config.json of a {kind} model must have {error}, but does not") from error
 
@@ -81,6 +91,7 @@ def _gpt2_config(content: Mapping[str, Any]) -> GPTConfig:
     _require(content, "scale_attn_weights", True)
     _require(content, "scale_attn_by_inverse_layer_idx", False)
     _require(content, "add_cross_attention", False)
+    d_mlp: Any = content.get("n_inner") or None
     return GPTConfig(
         architecture="gpt2",
         vocab_size=content["vocab_size"],
@@ -88,7 +99,7 @@ def _gpt2_config(content: Mapping[str, Any]) -> GPTConfig:
         n_layers=content["n_layer"],
         n_heads=content["n_head"],
         d_model=content["n_embd"],
-        d_mlp=content.get("n_inner") or 4 * content["n_embd"],
+        d_mlp=d_mlp,
         tied_head=content.get("tie_word_embeddings", True),
         norm_eps=content.get("layer_norm_epsilon", 1e-5),
         dropout=content.get("resid_pdrop", 0.1),
@@ -101,6 +112,8 @@ def _qwen3_config(content: Mapping[str, Any]) -> GPTConfig:
     _require(content, "attention_bias", False)
     _require(content, "use_sliding_window", False)
     rope = content.get("rope_parameters") or content.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise ValueError(f"rope_parameters is {rope!r:.80}; it must be an object with rope_type and rope_theta")
     _require(rope, "rope_type", "default")
     return GPTConfig(
         architecture="modern",

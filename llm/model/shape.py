@@ -21,7 +21,7 @@ class GPTConfig(Config):
     """Which parts the model is made of: see the top of gpt.py."""
     vocab_size: int = setting(at_least=1)
     """Number of different tokens."""
-    context_length: int = setting(at_least=1)
+    context_length: int = setting(at_least=1, at_most=2**24)
     """Most tokens the model can look back on, the newest included."""
     n_layers: int = setting(at_least=1)
     """Number of transformer blocks."""

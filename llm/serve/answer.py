@@ -72,10 +72,10 @@ def load(directory: Path, name: str, *, is_chat: bool | None = None) -> LoadedMo
         raise ValueError(f"{directory} is not a model directory: it has no {WEIGHTS_FILE}")
     if is_classifier(directory):
         raise ValueError(f"{directory} is a classifier, which writes no text: ask it by `python -m flows classify`")
-    training = read_json(directory / CONFIG_FILE).get("training", {})
+    model, training = load_model(directory), read_json(directory / CONFIG_FILE).get("training", {})
     return LoadedModel(
         name,
-        load_model(directory),
+        model,
         Tokenizer.load(directory),
         is_chat=training.get("kind", "pretrain") != "pretrain" if is_chat is None else is_chat,
         created=int((directory / WEIGHTS_FILE).stat().st_mtime),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
@@ -15,25 +16,36 @@ MAX_TEXTS = 256
 """Texts in one request to a classifier."""
 
 IGNORED = frozenset(
-    {"user", "name", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
-    | {"tool_choice", "parallel_tool_calls"}  # of tools, which are refused
+    {"user", "name", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "request_id"}
+    | {"tool_choice", "parallel_tool_calls", "function_call"}  # of tools, which are refused
+    | {"length_penalty", "early_stopping"}  # of a beam search, which is refused
+    | {"repeat_last_n"}  # of a penalty for repetition, which is refused
 )
-"""Parameters that change nothing here."""
+"""Parameters that change nothing here, whatever their value."""
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "best_of": (1,),
-    "echo": (False,),
-    "logprobs": (False,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
+    **dict.fromkeys(("n", "best_of", "num_beams", "beam_size"), (1,)),
+    **dict.fromkeys(("repetition_penalty", "repeat_penalty", "typical_p", "tfs_z"), (1,)),
+    **dict.fromkeys(("presence_penalty", "frequency_penalty", "min_p", "top_a", "min_tokens", "n_probs"), (0,)),
+    **dict.fromkeys(("top_logprobs", "no_repeat_ngram_size", "mirostat", "dry_multiplier", "xtc_probability"), (0,)),
+    **dict.fromkeys(("epsilon_cutoff", "eta_cutoff", "priority"), (0,)),
+    **dict.fromkeys(("skip_special_tokens", "spaces_between_special_tokens", "detokenize"), (True,)),
+    **dict.fromkeys(("add_generation_prompt", "include_reasoning", "use_activation", "add_special_tokens"), (True,)),
     "modalities": (["text"],),
     "response_format": ({"type": "text"},),
-    "truncate_prompt_tokens": (-1,),  # these three are vLLM's, of /v1/classify
-    "add_special_tokens": (True,),
-    "use_activation": (True,),
+    "truncate_prompt_tokens": (-1,),
 }
-"""Parameters that are not built, with the values that ask for nothing (as null and empty lists do for all)."""
+"""Parameters of OpenAI, vLLM and llama.cpp that are not built and have a value besides null that asks for nothing.
+
+Any other parameter asks for nothing when it is null, false or empty."""
+
+
+def asks_for_nothing(name: str, value: Any, neutral: Mapping[str, tuple[Any, ...]] = NEUTRAL) -> bool:
+    """Returns whether a parameter that is not built would leave the answer as it is with this value."""
+    if name in IGNORED or value is None:
+        return True
+    values = neutral.get(name, (False, "", [], {}))
+    return any(value == item and isinstance(value, bool) == isinstance(item, bool) for item in values)  # 0 == False
 
 
 def encodable(text: str) -> str:
@@ -50,13 +62,19 @@ def as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def stops(value: Any) -> Any:
+    """Returns texts at which an answer ends as a list, without empty ones: nothing ends there."""
+    listed = as_list(value)
+    return [text for text in listed if text != ""] if isinstance(listed, list) else listed
+
+
 def only_one(prompt: Any) -> Any:
     """Returns the prompt of a list of one."""
     return prompt[0] if isinstance(prompt, list) and len(prompt) == 1 else prompt
 
 
 Text = Annotated[str, AfterValidator(encodable)]
-Stops = Annotated[list[Annotated[Text, Field(min_length=1)]], BeforeValidator(as_list), Field(max_length=MAX_STOPS)]
+Stops = Annotated[list[Text], BeforeValidator(stops), Field(max_length=MAX_STOPS)]
 
 
 class Body(BaseModel):
@@ -64,10 +82,12 @@ class Body(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = NEUTRAL
+
     def unsupported(self) -> list[str]:
         """Returns the names of the parameters that would have to change the answer, and cannot."""
-        asked = {name: value for name, value in (self.model_extra or {}).items() if value not in (None, [], {})}
-        return [name for name, value in asked.items() if name not in IGNORED and value not in NEUTRAL.get(name, ())]
+        extra = (self.model_extra or {}).items()
+        return [name for name, value in extra if not asks_for_nothing(name, value, self.neutral)]
 
 
 def content_of_role(content: Any, info: ValidationInfo) -> Any:
@@ -96,7 +116,7 @@ class Generation(Body):
     model: str
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(None, ge=0, le=1, allow_inf_nan=False)
-    top_k: int | None = Field(None, ge=1)  # not of OpenAI's API, but other servers have it under this name
+    top_k: int | None = Field(None, ge=-1)  # not of OpenAI's API; elsewhere 0 and -1 draw among all, so here too
     max_tokens: int | None = Field(None, ge=1)
     stop: Stops | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
@@ -107,7 +127,7 @@ class Generation(Body):
         """Returns how tokens are sampled; without a seed, differently each time."""
         return Sampling(
             temperature=default.temperature if self.temperature is None else self.temperature,
-            top_k=self.top_k or default.top_k,
+            top_k=default.top_k if self.top_k is None else self.top_k if self.top_k > 0 else None,
             top_p=default.top_p if self.top_p is None else self.top_p,
             seed=secrets.randbits(63) if self.seed is None else self.seed,
         )
@@ -125,6 +145,8 @@ class Generation(Body):
 
 class ChatRequest(Generation):
     """The body of `POST /v1/chat/completions`."""
+
+    neutral = {**NEUTRAL, "add_special_tokens": (False,)}  # the chat format has them all
 
     messages: list[Message] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)  # the newer name of max_tokens

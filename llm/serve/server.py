@@ -13,6 +13,7 @@ from .answer import CHAT_SAMPLING, LoadedModel
 from .app import create_app
 from .classify import LoadedClassifier
 from .door import Door
+from .guard import TimedProtocol
 from .worker import Worker
 
 HOST = "127.0.0.1"
@@ -46,6 +47,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=TimedProtocol,
                 log_level="warning",
                 access_log=False,
                 ws="none",

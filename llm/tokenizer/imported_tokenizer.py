@@ -18,6 +18,9 @@ from tokenizers import pre_tokenizers
 from .fast_encoder import HARD_TEXTS
 from .tokenizer import SPECIAL_TOKENS, TOKENIZER_FILE, Tokenizer
 
+MAX_BYTES = 64 << 20
+"""Of a `tokenizer.json`; Qwen3's has 11 MB."""
+
 
 @dataclass(frozen=True)
 class ImportedTokenizer:
@@ -53,6 +56,8 @@ def import_tokenizer(directory: Path) -> ImportedTokenizer:
 @functools.lru_cache(maxsize=4)
 def _import(path: Path, *_state: int) -> ImportedTokenizer:
     """Reads the file; the arguments after the path are there to notice that it has changed."""
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path} has more than {MAX_BYTES:,} bytes, which no tokenizer.json of byte-level BPE needs")
     try:
         published = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers raises a plain Exception for what it cannot read

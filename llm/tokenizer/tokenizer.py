@@ -55,6 +55,7 @@ class Tokenizer:
             raise ValueError(
                 f"special tokens {SPECIAL_TOKENS} have the ids {found}, expected 0 to 5: not our tokenizer"
             )
+        backend.post_processor = None  # of a tokenizer that was exported: who encodes a text puts `<|document|>` there
         backend.encode_special_tokens = True  # "<|end|>" inside a text is seven characters, never the special token
         self._backend = backend
 

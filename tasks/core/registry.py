@@ -1,17 +1,20 @@
 """MLflow's model registry: every trained model is a version, `candidate` the newest, `champion` the best so far.
 
-The registry is a view of the store like all of MLflow: a version names an artifact by its tags, and holds a copy of its
-files. Each function does nothing and gives None once MLflow has failed.
+The registry is a view of the store like all of MLflow: a version names an artifact by its tags, and holds the
+model as an export for transformers. Each function does nothing and gives None once MLflow has failed.
 """
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llm.files import write_text
+import yaml
+
+from llm.files import read_json, write_text
 
 from .model_card import model_card, summary
 from .store import Artifact, Store
@@ -20,16 +23,10 @@ from .tracking import Tracker, guarded, send
 CANDIDATE, CHAMPION = "candidate", "champion"
 PREFIX = "sourdough-"
 """What the names of our registered models begin with."""
-MODEL_FILES = (
-    "model.safetensors",
-    "config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "labels.json",
-    "adapter_model.safetensors",
-    "adapter_config.json",
-)
-"""What a version holds of these, beside its card: never pickled objects."""
+OWN_FILES = ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "labels.json")
+"""What a version of an architecture that only we know holds, beside its card: never pickled objects."""
+TRANSFORMERS_TASKS = {"ForCausalLM": "text-generation", "LMHeadModel": "text-generation"}
+"""By how its class is called, the task of a model in transformers; any other's is text-classification."""
 TAGS = ("stage", "makes", "fingerprint", "digest", "built")
 CARD_FILE, FOLDER = "MODEL_CARD.md", "model"
 
@@ -89,9 +86,7 @@ def register(tracker: Tracker, name: str, model: Artifact, store: Store, scores:
 def add_version(tracker: Tracker, name: str, model: Artifact, card: str) -> Version:
     """Registers a new version, with the alias `candidate` unless that of a model built later."""
     client, run_id = tracker.client, known_run(tracker, model)
-    for path in (model.path / file for file in MODEL_FILES):
-        if path.is_file():
-            client.log_artifact(run_id, str(path), FOLDER)
+    log_model(tracker, run_id, model)
     log_card(tracker, run_id, card)
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
@@ -105,6 +100,45 @@ def add_version(tracker: Tracker, name: str, model: Artifact, card: str) -> Vers
     if is_newest:
         client.set_registered_model_alias(name, CANDIDATE, made.version)
     return Version(name, str(made.version), **tags, aliases=(CANDIDATE,) if is_newest else ())
+
+
+def log_model(tracker: Tracker, run_id: str, model: Artifact) -> None:
+    """Puts the model into a run, as a folder that transformers loads and `mlflow.transformers.load_model` as well.
+
+    Adapters are in its weights. MLflow's own way of writing such a folder needs transformers and the model in memory.
+    """
+    from llm.model.export import directory_to_hf, is_exportable  # loads torch, which most that import this never need
+
+    if not is_exportable(model.path):
+        for path in (model.path / file for file in OWN_FILES):
+            if path.is_file():
+                tracker.client.log_artifact(run_id, str(path), FOLDER)
+        return
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / FOLDER
+        directory_to_hf(model.path, folder)
+        component = folder / "components" / "tokenizer"
+        component.mkdir(parents=True)
+        for path in folder.glob("tokenizer*.json"):
+            shutil.copy(path, component)
+        write_text(folder / "MLmodel", yaml.safe_dump(mlmodel(read_json(folder / "config.json")), sort_keys=False))
+        tracker.client.log_artifacts(run_id, str(folder), FOLDER)
+
+
+def mlmodel(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns MLflow's description of a model in its flavor for transformers, for the `config.json` beside it."""
+    (architecture,) = config["architectures"]
+    task = next((task for end, task in TRANSFORMERS_TASKS.items() if architecture.endswith(end)), None)
+    flavor = {
+        "task": task or "text-classification",
+        "instance_type": "TextGenerationPipeline" if task else "TextClassificationPipeline",
+        "pipeline_model_type": architecture,
+        "model_binary": ".",
+        "torch_dtype": "torch.float32",
+        "components": ["tokenizer"],
+        "tokenizer_type": "PreTrainedTokenizerFast",
+    }
+    return {"flavors": {"transformers": flavor}}
 
 
 def log_card(tracker: Tracker, run_id: str, card: str) -> None:

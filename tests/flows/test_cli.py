@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from flows.deploy import checked_schedule
 from llm.files import write_json
 from tests.flows.runs import TINY, TINY_STAGES, Run, post_to_prefect
 
@@ -175,6 +176,8 @@ def test_ui_offers_the_pipeline_every_stage_and_a_schedule(tmp_path: Path) -> No
         str(ports[0]),
         "--mlflow-port",
         str(ports[1]),
+        "--timezone",
+        "Asia/Kathmandu",
     ]
     with open(tmp_path / "output.txt", "wb") as output:
         child = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
@@ -195,6 +198,8 @@ def test_ui_offers_the_pipeline_every_stage_and_a_schedule(tmp_path: Path) -> No
     assert entrypoints == {"flows.pipeline.pipeline", "flows.evaluation.evaluation", *stages}
     scheduled = [item for item in deployments if item["schedules"]]
     assert [item["entrypoint"] for item in scheduled] == ["flows.evaluation.evaluation"]
+    [planned] = [item["schedule"] for item in scheduled[0]["schedules"]]
+    assert (planned["cron"], planned["timezone"]) == ("0 3 * * *", "Asia/Kathmandu")
     schema = next(item for item in deployments if item["name"] == "pipeline")["parameter_openapi_schema"]
     field = schema["definitions"]["CleanConfig"]["properties"]["min_chars"]
     assert field["minimum"] == 0
@@ -203,3 +208,30 @@ def test_ui_offers_the_pipeline_every_stage_and_a_schedule(tmp_path: Path) -> No
     for port in ports:
         with socket.socket() as client:
             assert client.connect_ex(("127.0.0.1", port)) != 0, "a server still runs"
+
+
+@pytest.mark.parametrize("cron", ["", "0 3 * *", "99 3 * * *", "0 0 31 2 *", "at three"])
+def test_a_schedule_that_is_none_is_refused_before_anything_starts(cron: str) -> None:
+    with pytest.raises(ValueError, match=r"--cron is .*; it has five fields .* such as '0 3 \* \* \*'"):
+        checked_schedule(cron, "Europe/Berlin")
+
+
+@pytest.mark.parametrize("name", ["Mars/X", "../../etc/passwd", "/etc/localtime", "x" * 5000, "a\0b"])
+def test_a_time_zone_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"--timezone is .*; give one by its IANA name, such as --timezone Europe"):
+        checked_schedule("0 3 * * *", name)
+
+
+def test_a_schedule_is_in_the_time_zone_of_the_machine_unless_it_says_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checked_schedule("*/5 1-3 1,15 JAN SUN", "Asia/Kathmandu") == ("*/5 1-3 1,15 JAN SUN", "Asia/Kathmandu")
+    monkeypatch.setenv("TZ", "America/St_Johns")
+    assert checked_schedule("0 3 * * *", None) == ("0 3 * * *", "America/St_Johns")
+
+
+def test_the_interface_starts_no_server_for_a_wrong_option(tmp_path: Path) -> None:
+    environment = {**os.environ, "SOURDOUGH_WORKSPACE": str(tmp_path)}
+    command = [sys.executable, "-m", "flows", "ui", TINY, "--cron", "0 3 * *"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error --cron is '0 3 * *'")
+    assert not list(tmp_path.rglob("*server.log"))

@@ -32,6 +32,13 @@ def test_every_recipe_in_conf_loads(tmp_path: Path) -> None:
         assert load_recipe(path, overrides).name == path.stem
 
 
+def test_a_line_break_can_be_given_as_the_shard_stages_error_says(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "name: r\n" + INGEST.replace("notes.txt", str(recipe(tmp_path, "a", "notes.txt"))))
+    loaded = load_recipe(path, ['ingest.sources.0.separator="\\n\\n"'])
+    assert loaded.ingest
+    assert loaded.ingest.sources[0].separator == "\n\n"
+
+
 def test_extends_and_overrides(tmp_path: Path) -> None:
     recipe(tmp_path, "name: base\n" + CRAWL + "clean: {min_chars: 100}\npretrain: {n_steps: 5}\n", "base.yaml")
     path = recipe(tmp_path, "extends: base.yaml\nname: child\nclean: {min_chars: 150}\n")

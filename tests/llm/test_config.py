@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
@@ -116,3 +118,40 @@ def test_everything_empty_means_the_same(make, empty):
     fields = ("maybe", "several", "optional", "size", "note")
     made = make(dict.fromkeys(fields, empty))
     assert [getattr(made, name) for name in fields] == [None, (), None, None, ""]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kinds(Config):
+    """A field of each kind of number."""
+
+    count: int = setting(1, at_least=0)
+    share: float | None = setting(0.5, at_least=0.0, at_most=1.0)
+    rate: float = 1.0
+    flag: bool = False
+    places: tuple[int, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"count": "2"}, "count is '2'; allowed: a whole number, 0 or more"),
+        ({"count": 2.5}, "count is 2.5; allowed: a whole number, 0 or more"),
+        ({"count": True}, "count is True; allowed: a whole number"),
+        ({"share": "x"}, "share is 'x'; allowed: a number, from 0 to 1"),
+        ({"share": math.nan}, "share is nan; allowed: a number, from 0 to 1"),
+        ({"rate": math.inf}, "rate is inf; allowed: a number$"),
+        ({"rate": False}, "rate is False; allowed: a number$"),
+        ({"flag": 1}, "flag is 1; allowed: true or false$"),
+        ({"places": (1, "2")}, "places is '2'; allowed: a whole number$"),
+    ],
+)
+def test_a_number_is_of_its_fields_kind(values: dict[str, Any], words: str) -> None:
+    """Also where nothing else has checked it, as in the file of a model that somebody else wrote."""
+    with pytest.raises(ValueError, match=words):
+        from_dict(Kinds, values)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    made = Kinds(count=np.int64(3), share=np.float32(0.25), rate=np.int32(2), flag=True)
+    assert (made.count, made.share, made.rate) == (3, 0.25, 2)
+    assert Kinds(share=None).share is None

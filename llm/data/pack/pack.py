@@ -110,15 +110,22 @@ def finish_shards(out_dir: Path, tokenizer_dir: Path, config: ShardConfig, count
     """
     figures = {name: int(value) for name, value in counts.figures.items()}
     needed = config.context_length + 1
+    if counts.n_in == 1:
+        raise ValueError(
+            "there is one document, so there cannot be one to train on and one to evaluate with: add documents; a text "
+            "file is one unless a separator stands between its documents: for blank lines 'ingest.sources.0.separator="
+            '"\\n\\n"\', both kinds of quotes included'
+        )
+    if not figures["n_val_sequences"] or not figures["n_train_tokens"]:
+        missing, change = ("training", "smaller") if figures["n_val_sequences"] else ("evaluation", "larger")
+        raise ValueError(
+            f"none of the {counts.n_in} documents is for {missing}: add documents or set a {change} "
+            "clean.held_out_fraction"
+        )
     if figures["n_train_tokens"] < needed:
         raise ValueError(
-            f"context_length is {config.context_length}: one sequence needs {needed} tokens, but the training "
-            f"documents have only {figures['n_train_tokens']}; add documents or set a smaller context_length"
-        )
-    if not figures["n_val_sequences"]:
-        raise ValueError(
-            f"no document is held out ({counts.n_in} documents, all for training), so nothing can be evaluated; "
-            "add documents or set a larger held_out_fraction in clean"
+            f"shard.context_length is {config.context_length}: one sequence needs {needed} tokens, but the training "
+            f"documents have only {figures['n_train_tokens']}; add documents or set a smaller shard.context_length"
         )
     metadata = _shard_metadata(Tokenizer.load(tokenizer_dir), tokenizer_dir, config)
     numbers = {"context_length": int(metadata["context_length"]), "vocab_size": int(metadata["vocab_size"])}

@@ -67,7 +67,7 @@ def finetune(
         write_shown(out_dir, start.tokenizer, train.sequences)
     if config.lora:
         adapt(start.model, config.lora, start.world)
-    progress = start.train(spec, work_dir, out_dir, should_stop, lambda model: save_and_merge(model, out_dir))
+    progress = start.train(spec, work_dir, out_dir, should_stop, lambda model: save_and_merge(model, out_dir, base_dir))
     n_epochs = n_steps * config.batch_size / len(sequences)
     figures = progress.metrics() | {"n_epochs": n_epochs, "n_tokens": progress.n_tokens}
     figures |= {"n_shortened": train.n_shortened} if shorten else {}
@@ -95,8 +95,12 @@ def adapt(model: GPT, lora: LoraConfig, world: World) -> None:
     add_lora(model, rank=lora.rank, alpha=lora.alpha, targets=lora.targets, embeddings=lora.embeddings)
 
 
-def save_and_merge(model: GPT, out_dir: Path) -> None:
-    """Writes the adapters of a model that has some, and adds them to its weights."""
+def save_and_merge(model: GPT, out_dir: Path, base_dir: Path) -> None:
+    """Writes the adapters of a model that has some, and adds them to its weights.
+
+    They name their base as the store does, `pretrain-649889fd...`: where `python -m flows export` has written that name
+    under itself, peft finds it.
+    """
     if adapted_layers(model):
-        save_adapter(model, out_dir)
+        save_adapter(model, out_dir, f"{base_dir.parent.name}-{base_dir.name}")
         merge(model)

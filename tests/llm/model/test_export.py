@@ -122,7 +122,7 @@ def test_the_tokenizer_goes_along(tokenizer, tmp_path):
     to_hf(model, tmp_path / "model", tokenizer)
     loaded = AutoTokenizer.from_pretrained(tmp_path / "model", local_files_only=True)
     text = "the cat's 1234 dögs\n sat"
-    assert loaded(text).input_ids == tokenizer.encode(text)
+    assert loaded(text).input_ids == [tokenizer.document_token, *tokenizer.encode(text)]
     reference = load_with_transformers(tmp_path / "model")
     assert (reference.config.bos_token_id, reference.config.eos_token_id) == (0, 5)
     assert reference.generation_config.eos_token_id == [5, 0]

@@ -155,7 +155,8 @@ def user(content: Any) -> dict[str, Any]:
         (chat_body(seed=2**63), 400, "seed", "invalid_value"),
         (chat_body(stream="yes"), 400, "stream", "invalid_type"),
         (chat_body(stop=["a"] * 5), 400, "stop", "invalid_value"),
-        (chat_body(stop=""), 400, "stop[0]", "invalid_value"),
+        (chat_body(stop=[1]), 400, "stop[0]", "invalid_type"),
+        (chat_body(top_k=-2), 400, "top_k", "invalid_value"),
         (chat_body(n=2), 400, "n", "unsupported_parameter"),
         (chat_body(tools=[{"type": "function"}]), 400, "tools", "unsupported_parameter"),
         (chat_body(logprobs=True), 400, "logprobs", "unsupported_parameter"),
@@ -177,9 +178,104 @@ def test_errors_have_the_form_of_the_api(port: int, body: Any, status: int, para
     assert error["message"]
 
 
-def test_what_asks_for_nothing_is_accepted(port: int) -> None:
-    neutral = {"n": 1, "tools": [], "frequency_penalty": 0, "logit_bias": None, "user": "me", "metadata": {"a": "b"}}
-    assert call(port, CHAT, chat_body(response_format={"type": "text"}, **neutral))[0] == 200
+NEUTRAL_FIELDS: dict[str, list[Any]] = {
+    "n": [1],
+    "best_of": [1],
+    "logprobs": [False],
+    "top_logprobs": [0],
+    "frequency_penalty": [0, 0.0],
+    "presence_penalty": [-0.0],
+    "repetition_penalty": [1, 1.0],
+    "min_p": [0, 0.0],
+    "suffix": [""],
+    "stop": ["", [], [""]],
+    "use_beam_search": [False],
+    "ignore_eos": [False],
+    "skip_special_tokens": [True],
+    "logit_bias": [{}],
+    "tools": [[]],
+    "functions": [[]],
+    "tool_choice": ["none", "auto"],
+    "response_format": [{"type": "text"}],
+    "modalities": [["text"]],
+    "user": ["me"],
+    "metadata": [{"a": "b"}],
+    "seed": [],
+    "max_tokens": [],
+    "temperature": [],
+    "temprature": [False],
+}
+
+
+@pytest.mark.parametrize("name", NEUTRAL_FIELDS)
+def test_what_asks_for_nothing_leaves_the_answer_as_it_is(port: int, name: str) -> None:
+    given = {"max_tokens": 4, "temperature": 0}
+    given.pop(name, None)
+    plain = call(port, CHAT, chat_body(**given))[1]["choices"] if name in ("max_tokens", "temperature") else None
+    plain = plain or call(port, CHAT, chat_body(**given))[1]["choices"]
+    for value in [None, *NEUTRAL_FIELDS[name]]:
+        status, content = call(port, CHAT, chat_body(**given) | {name: value})
+        assert (status, content.get("choices")) == (200, plain), value
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"n": True},
+        {"logprobs": 0},  # of a text completion: the probability of each token
+        {"top_logprobs": 2},
+        {"min_p": 0.1},
+        {"repetition_penalty": 0},
+        {"suffix": "end"},
+        {"use_beam_search": True},
+        {"skip_special_tokens": False},
+        {"logit_bias": {"5": 1}},
+        {"add_special_tokens": False},
+        {"temprature": 0},
+    ],
+)
+def test_what_would_change_the_answer_is_refused_by_its_name(
+    base: LoadedModel, port: int, asked: dict[str, Any]
+) -> None:
+    [name] = asked
+    with served(base) as (_, base_port):
+        status, content = call(base_port, "/v1/completions", {"model": "tiny", "prompt": "The bread", **asked})
+    assert (status, content["error"]["param"], content["error"]["code"]) == (400, name, "unsupported_parameter")
+    if name != "add_special_tokens":  # the chat format has its own
+        assert call(port, CHAT, chat_body(**asked))[0] == 400
+
+
+@pytest.mark.parametrize("top_k", [0, -1])
+def test_no_limit_of_tokens_is_said_as_elsewhere(port: int, chat: LoadedModel, top_k: int) -> None:
+    fields = {"temperature": 1.9, "seed": 3, "max_tokens": 20}
+    sampling = Sampling(temperature=1.9, top_k=None, top_p=CHAT_SAMPLING.top_p, seed=3)
+    expected = Answer(chat, chat.chat_prompt(QUESTION), sampling=sampling, max_tokens=20).text()
+    _, content = call(port, CHAT, chat_body(top_k=top_k, **fields))
+    assert content["choices"][0]["message"]["content"] == expected
+
+
+@pytest.mark.parametrize("temperature", [0, -0.0, 5e-324, 1e-300, 1e-40])
+@pytest.mark.parametrize("top_p", [0, 1e-300, 1])
+def test_what_is_too_small_for_float32_is_greedy(
+    port: int, chat: LoadedModel, temperature: float, top_p: float
+) -> None:
+    greedy = Answer(chat, chat.chat_prompt(QUESTION), sampling=Sampling(temperature=0), max_tokens=8).text()
+    status, content = call(port, CHAT, chat_body(temperature=temperature, top_p=top_p, max_tokens=8))
+    assert (status, content["choices"][0]["message"]["content"]) == (200, greedy)
+
+
+HUGE = [
+    b'"messages": ' + b"[" * 100_000,
+    b'"top_k": ' + b"9" * 5000 + b"}",
+    b'"temperature": 1e999}',
+    b'"seed": 1e300}',
+]
+
+
+@pytest.mark.parametrize("rest", HUGE)
+def test_numbers_and_nesting_beyond_measure_are_the_clients_errors(port: int, rest: bytes) -> None:
+    status, content = call(port, CHAT, b'{"model": "tiny", ' + rest)
+    assert (status, content["error"]["type"]) == (400, "invalid_request_error")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from flows.registration import register_models
 from flows.registration import registered as registered_models
+from llm.model.export import directory_to_hf
 from llm.serve.answer import LoadedModel
 from tasks.core.model_card import model_card, summary
 from tasks.core.registry import (
@@ -56,7 +57,7 @@ def files(mlflow_uri: str, name: str, number: str) -> dict[str, Path]:
 
 
 def test_a_version_holds_the_model_and_its_card_and_is_the_candidate(
-    store: Store, models: list[Artifact], mlflow_uri: str
+    store: Store, models: list[Artifact], mlflow_uri: str, tmp_path: Path
 ) -> None:
     tracker, name = Tracker(mlflow_uri), registered_name("one", models[1])
     assert name == "sourdough-one-chat"
@@ -65,8 +66,10 @@ def test_a_version_holds_the_model_and_its_card_and_is_the_candidate(
     assert made is not None
     assert (made.number, made.aliases, made.digest, made.decision) == ("1", (CANDIDATE,), models[1].digest, None)
     held = files(mlflow_uri, name, "1")
-    assert set(held) == {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "MODEL_CARD.md"}
-    assert held["model.safetensors"].read_bytes() == (models[1].path / "model.safetensors").read_bytes()
+    exported = {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert set(held) == exported | {"MODEL_CARD.md", "MLmodel", "components"}
+    directory_to_hf(models[1].path, tmp_path / "hf")
+    assert all(held[file].read_bytes() == (tmp_path / "hf" / file).read_bytes() for file in exported)
     card = held["MODEL_CARD.md"].read_text()
     assert card == model_card(name, models[1], store, None)
     assert tracker.client.get_model_version(name, "1").description == summary(card)

@@ -1,5 +1,6 @@
 """Tests of packing: no token is lost or repeated, and documents come back as they went in."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -246,9 +247,21 @@ def test_too_few_tokens_for_one_sequence(packed, tmp_path: Path, tokenizer_dir: 
         finish_shards(tmp_path, tokenizer_dir, over, counts)
 
 
-def test_no_held_out_document_at_all(packed, tmp_path: Path, tokenizer_dir: Path) -> None:
-    with pytest.raises(ValueError, match=r"no document is held out .* larger held_out_fraction"):
-        finish_shards(tmp_path, tokenizer_dir, ShardConfig(context_length=16), packed[2][1])
+def test_no_document_to_evaluate_or_to_train_with(packed, tmp_path: Path, tokenizer_dir: Path) -> None:
+    """Each is mended the other way, and a smaller context mends neither."""
+    config, counts = ShardConfig(context_length=16), packed[2][1]
+    with pytest.raises(ValueError, match=r"none of the \d+ documents is for evaluation: .* larger clean.held_out"):
+        finish_shards(tmp_path, tokenizer_dir, config, counts)
+    figures = counts.figures | {"n_train_tokens": 0, "n_val_sequences": 3}
+    with pytest.raises(ValueError, match=r"none of the \d+ documents is for training: .* smaller clean.held_out"):
+        finish_shards(tmp_path, tokenizer_dir, config, dataclasses.replace(counts, figures=figures))
+
+
+def test_one_file_as_one_document_names_the_separator(packed, tmp_path: Path, tokenizer_dir: Path) -> None:
+    """No share of one document can be held out."""
+    counts = dataclasses.replace(packed[2][1], n_in=1, n_out=1)
+    with pytest.raises(ValueError, match=r"there is one document.*'ingest.sources.0.separator=\"\\n\\n\"'"):
+        finish_shards(tmp_path, tokenizer_dir, ShardConfig(context_length=16), counts)
 
 
 def test_a_partition_without_documents_gives_empty_files(tmp_path: Path, tokenizer_dir: Path) -> None:

@@ -104,7 +104,9 @@ def test_adapters_are_trained_alone_and_the_artifact_is_merged(materials, tmp_pa
     assert {name.split(".", 2)[2] for name in changed} == {"attention.query.weight", "mlp.expand.weight"}
     adapter = load_tensors(tmp_path / "out" / ADAPTER_FILE)
     assert len(adapter) == 2 * 2 * 2
-    assert json.loads((tmp_path / "out" / ADAPTER_CONFIG_FILE).read_text())["rank_pattern"] == {}
+    about = json.loads((tmp_path / "out" / ADAPTER_CONFIG_FILE).read_text())
+    assert about["rank_pattern"] == {}
+    assert about["base_model_name_or_path"] == "-".join(materials.base_dir.parts[-2:])  # stage and fingerprint
     newest = max((tmp_path / "work" / "checkpoints").iterdir())
     assert {name.rsplit(".", 1)[1] for name in load_tensors(newest / WEIGHTS_FILE)} == {"lora_a", "lora_b"}
     for block in range(2):
