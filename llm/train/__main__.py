@@ -10,6 +10,7 @@ processes for the job and watches them; under torchrun it is one of those that t
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import signal
@@ -23,7 +24,7 @@ from typing import Any
 from ..config import from_dict
 from ..counts import Counts
 from ..files import read_json
-from ..process import die_with_parent, run_job
+from ..process import die_with_parent, require_files, run_job
 from .compile import keep_code_in
 from .launch import launch
 from .parallel import leave
@@ -65,7 +66,13 @@ def train_until(job: dict[str, Any], should_stop: Callable[[], bool]) -> Counts:
     folders = {name: Path(path) for name, path in job.items() if name.endswith("_dir")}
     if "cache_dir" in folders:
         keep_code_in(folders.pop("cache_dir"))
-    made: Counts = function(**folders, config=config, should_stop=should_stop)
+    as_asked = functools.cache(lambda: require_files(job))
+
+    def asks_to_stop() -> bool:
+        as_asked()  # code and outside files are loaded when a method asks first, and no checkpoint is written
+        return should_stop()
+
+    made: Counts = function(**folders, config=config, should_stop=asks_to_stop)
     return made
 
 

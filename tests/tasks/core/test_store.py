@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from llm.counts import Counts
-from llm.files import read_json, write_json
-from tasks.core.fingerprint import Code, Key, hash_json
+from llm.files import hash_json, read_json, write_json
+from tasks.core.fingerprint import Code, Key
 from tasks.core.store import Artifact, Store, warn_once
 
 KEY = Key("toy", 1, {"x": 1}, [], Code("", {}))
