@@ -12,6 +12,7 @@ import ctypes
 import json
 import logging
 import os
+import platform
 import signal
 import sys
 import threading
@@ -22,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from .counts import Counts
-from .files import exclusive_lock, read_json, write_json, write_text
+from .files import changed_files, exclusive_lock, read_json, write_json, write_text
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 COUNTS_FILE = "counts.json"
 ERROR_FILE = "error.json"
 METRICS_FILE = "metrics.jsonl"
@@ -58,6 +60,7 @@ def run_job(job: Callable[[dict[str, Any]], Counts]) -> None:
             for name in (ERROR_FILE, COUNTS_FILE):
                 (work_dir / name).unlink(missing_ok=True)
         try:
+            require_files(values)
             counts = job(values)
             if is_first:
                 write_json(work_dir / COUNTS_FILE, counts.to_dict())
@@ -68,6 +71,20 @@ def run_job(job: Callable[[dict[str, Any]], Counts]) -> None:
             with contextlib.suppress(FileExistsError):
                 write_error(work_dir, error)
             sys.exit(EXIT_FAILED)
+
+
+def require_files(values: dict[str, Any]) -> None:
+    """Raises ValueError that names the files in a job's `made_of` which are not in the state given there.
+
+    These are the code, named from the repository's root, and the outside files that the job is asked to work with. A
+    job calls it when it has loaded them, before it leaves anything that a later try goes on from.
+    """
+    changed = changed_files(values.get("made_of", {}), REPOSITORY)
+    if changed:
+        raise ValueError(
+            f"files that it is made of are others than when it was started, on {platform.node()} in {REPOSITORY}: "
+            f"{', '.join(changed)}; nobody can say what would be made of them; run again"
+        )
 
 
 def write_error(work_dir: Path, error: Exception) -> None:
@@ -127,6 +144,14 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a metrics file; a last line cut short by a kill is left out."""
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
+    """Returns the lines of a metrics file; damaged ones, and a last line cut short by a kill, are left out."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return [line for line in map(_metrics_of, lines) if line is not None]
+
+
+def _metrics_of(line: bytes) -> dict[str, Any] | None:
+    with contextlib.suppress(ValueError):
+        values = json.loads(line)
+        if isinstance(values, dict) and isinstance(values.get("step"), int):
+            return values
+    return None

@@ -33,6 +33,7 @@ from llm.data.dedup.steps import (
     verify_part,
 )
 from llm.documents import document_files
+from llm.files import write_json
 
 from .core.build import Build
 from .core.stage import stage
@@ -70,6 +71,8 @@ def dedup(build: Build, documents: Artifact, config: DedupConfig) -> Counts:
 def _step(
     build: Build, function: Callable[..., Counts], items: Sequence[Any], *inputs: Any, config: Any
 ) -> tuple[Path, Counts]:
-    """Runs one step for all items; returns the folder that has their folders, and the summed counts."""
+    """Runs one step for all items; returns the file that lists their folders, and the summed counts."""
     folders, counts = build.each(function, items, *inputs, config=config)
-    return folders[0].parent, counts
+    listing = folders[0].parent.with_suffix(".json")
+    write_json(listing, [f"{folder.parent.name}/{folder.name}" for folder in folders])
+    return listing, counts

@@ -10,6 +10,7 @@ processes for the job and watches them; under torchrun it is one of those that t
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
 import signal
@@ -23,8 +24,8 @@ from typing import Any
 from ..config import from_dict
 from ..counts import Counts
 from ..files import read_json
-from ..process import die_with_parent, run_job
-from .compile import keep_code_in
+from ..process import die_with_parent, require_files, run_job
+from .compile import sharing_code
 from .launch import launch
 from .parallel import leave
 
@@ -36,15 +37,25 @@ def main() -> None:
     n_processes = job["config"].get("loop", {}).get("parallel", {}).get("n_processes", 1)
     if n_processes > 1 and "RANK" not in os.environ:
         die_with_parent(job.get("parent_pid"))
-        sys.exit(launch("llm.train", job_path, Path(job["work_dir"]), n_processes))
+        with sharing_code_of(job):
+            status = launch("llm.train", job_path, Path(job["work_dir"]), n_processes)
+        sys.exit(status)
     run_job(train)
     leave()
 
 
 def train(job: dict[str, Any]) -> Counts:
     """Does what a job file says; raises `Stopped` after a SIGTERM."""
-    with sigterm_event() as stop:
+    is_one_of_several = "RANK" in os.environ  # then the process that has started them sees to the compiled code
+    with sigterm_event() as stop, contextlib.nullcontext() if is_one_of_several else sharing_code_of(job):
         return train_until(job, stop.is_set)
+
+
+def sharing_code_of(job: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
+    """Keeps compiled code in the directory that a job names for it, if it does."""
+    if "cache_dir" not in job:
+        return contextlib.nullcontext()
+    return sharing_code(Path(job["cache_dir"]), Path(job["work_dir"]) / "compiled")
 
 
 @contextlib.contextmanager
@@ -62,10 +73,14 @@ def train_until(job: dict[str, Any], should_stop: Callable[[], bool]) -> Counts:
     """Calls a job's method with its folders and config."""
     function = getattr(importlib.import_module(job["method"]), job["method"].rpartition(".")[2])
     config = from_dict(typing.get_type_hints(function)["config"], job["config"])
-    folders = {name: Path(path) for name, path in job.items() if name.endswith("_dir")}
-    if "cache_dir" in folders:
-        keep_code_in(folders.pop("cache_dir"))
-    made: Counts = function(**folders, config=config, should_stop=should_stop)
+    folders = {name: Path(path) for name, path in job.items() if name.endswith("_dir") and name != "cache_dir"}
+    as_asked = functools.cache(lambda: require_files(job))
+
+    def asks_to_stop() -> bool:
+        as_asked()  # code and outside files are loaded when a method asks first, and no checkpoint is written
+        return should_stop()
+
+    made: Counts = function(**folders, config=config, should_stop=asks_to_stop)
     return made
 
 

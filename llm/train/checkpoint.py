@@ -9,8 +9,6 @@ Where processes train together, each writes its part of the tensors (sharded.py)
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Collection, Mapping
@@ -22,14 +20,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..files import fsync_directory, read_json, remove, sha256_file, write_json
+from ..files import fsync_directory, read_sealed, remove, sha256_file, write_sealed
 from ..model.files import WEIGHTS_FILE, load_tensors, save_tensors
+from ..process import ProcessLost
 from .optimizer import Optimizer
 from .parallel import World
 
 log = logging.getLogger(__name__)
 
 TRAINING_FILE, STATE_FILE = "training.safetensors", "state.json"
+DAMAGE = (OSError, ValueError, KeyError, TypeError)
+"""What reading a damaged checkpoint raises."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Checkpoint:
     """Plain values, such as `step`."""
     world_size: int
     """Number of processes that wrote it."""
+    hashes: dict[str, str]
+    """SHA-256 of its other files, by name."""
 
 
 class Checkpoints:
@@ -82,12 +85,19 @@ class Checkpoints:
         return None if step < 0 else found or self._read_state(self._path(step))
 
     def of_step(self, step: int) -> Checkpoint:
-        """Returns the checkpoint of a step; raises OSError when it is missing or damaged."""
+        """Returns the checkpoint of a step.
+
+        Raises ProcessLost when it is missing or damaged, after removing it and those after it, which need it: another
+        try takes the one before it.
+        """
         self.finish()
+        path = self._path(step)
         try:
-            return self._whole(self._path(step)) if self.world.is_first else self._read_state(self._path(step))
-        except (ValueError, KeyError, TypeError) as error:
-            raise OSError(f"{self._path(step)} is damaged: {error}") from error
+            return self._whole(path) if self.world.is_first else self._read_state(path)
+        except DAMAGE as error:
+            if self.world.is_first:
+                self._remove_from(step)
+            raise ProcessLost(f"{path} is damaged ({error}), and the checkpoint before it is taken") from error
 
     def read(self, checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> bool:
         """Copies a checkpoint's values into `tensors` and, if as many processes wrote it, into the random generators.
@@ -111,10 +121,13 @@ class Checkpoints:
         """Removes the checkpoints of later steps."""
         self.finish()
         if self.world.is_first:
-            for path in self._newest_first():
-                if step_of(path) > step:
-                    remove(path)
+            self._remove_from(step + 1)
         self.world.wait()
+
+    def _remove_from(self, step: int) -> None:
+        for path in self._newest_first():
+            if step_of(path) >= step:
+                remove(path)
 
     def _copied(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Returns the tensors as they are now, in memory of the CPU that is used again each time."""
@@ -161,7 +174,7 @@ class Checkpoints:
         """Adds the hashes and the state to the tensors' files, and gives the checkpoint its name."""
         hashes = {path.name: sha256_file(path) for path in sorted(temporary.iterdir())}
         content = {"files": hashes, "state": state, "world_size": self.world.size}
-        write_json(temporary / STATE_FILE, content | {"sha256": sha256_json(content)})
+        write_sealed(temporary / STATE_FILE, content)
         if final.exists():  # of a run that stopped at this step and went on
             final.rename(final.with_name(f".{final.name}.old"))
         temporary.rename(final)
@@ -190,23 +203,21 @@ class Checkpoints:
         for path in self._newest_first():
             try:
                 return self._whole(path)
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except DAMAGE as error:
                 log.warning("checkpoint %s is skipped: %s", path.name, error)
         return None
 
     def _whole(self, path: Path) -> Checkpoint:
         """Returns a checkpoint whose files have the hashes they were written with; raises OSError when one has not."""
         checkpoint = self._read_state(path)
-        for name, expected in read_json(path / STATE_FILE)["files"].items():
+        for name, expected in checkpoint.hashes.items():
             if sha256_file(path / name) != expected:
                 raise OSError(f"{path / name} is damaged")
         return checkpoint
 
     def _read_state(self, path: Path) -> Checkpoint:
-        content = read_json(path / STATE_FILE)
-        if content.pop("sha256") != sha256_json(content):
-            raise OSError(f"{path / STATE_FILE} is damaged")
-        return Checkpoint(path, content["state"], content["world_size"])
+        content = read_sealed(path / STATE_FILE)
+        return Checkpoint(path, content["state"], content["world_size"], content["files"])
 
     def _path(self, step: int) -> Path:
         return self.directory / f"step-{step:08d}"
@@ -267,11 +278,6 @@ def require_same_tensors(found: Mapping[str, Tensor], wanted: dict[str, Tensor],
                 f"{directory} is a checkpoint of another model or optimizer: {name} is {shapes[0]} there and "
                 f"{shapes[1]} here; use another work directory or remove it"
             )
-
-
-def sha256_json(value: Any) -> str:
-    """Returns SHA-256 of plain values, whatever the order of their keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def step_of(path: Path) -> int:

@@ -1,22 +1,24 @@
 """Code made for this machine out of a training step, by torch.compile (Ansel et al. 2024).
 
 It joins operations that pass over the same numbers, which on a CPU are a third of a small model's step. Making it takes
-some 20 seconds, and two when the code of an earlier run is there (`keep_code_in`), so it is for runs longer than that.
+some 20 seconds, and two when the code of an earlier run is there (`sharing_code`), so it is for runs longer than that.
 Only the step is compiled: what is measured and generated on the way runs as it is written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch.nn import functional as F
 
+from ..files import lock_at_once, read_sealed, remove, sha256_file, write_sealed
 from ..model.shape import GPTConfig
 from ..model.size import flops_per_token
 from .config import LoopConfig
@@ -60,6 +62,54 @@ def rough_seconds(model: GPTConfig, n_tokens: int) -> float:
 def keep_code_in(directory: Path) -> None:
     """Lets compiled code be kept in a directory and taken from there; call it before anything is compiled."""
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(directory)
+
+
+@contextlib.contextmanager
+def sharing_code(directory: Path, private: Path) -> Iterator[None]:
+    """Keeps compiled code in `directory` for the next run, or in `private` while another process does that.
+
+    What is there is loaded as machine code, which nobody checks then. So a list beside it has the hash of each file
+    that a run has left, and what is not as it says, or is of a run that was killed, is removed and made anew.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    code, listing = directory / "code", directory / "hashes.json"
+    with lock_at_once(directory / "lock") as is_ours:
+        keep_code_in(code if is_ours else private)
+        if is_ours:
+            keep_listed(code, listing)
+        try:
+            yield
+        finally:
+            if is_ours:
+                write_sealed(listing, {"files": hashes_of(code)})
+
+
+def keep_listed(directory: Path, listing: Path) -> None:
+    """Removes the files of a directory that have not the hash that a list gives for them."""
+    try:
+        listed = read_sealed(listing)["files"]
+    except FileNotFoundError:
+        listed = {}
+    except (OSError, ValueError, KeyError) as error:
+        log.warning("compiled code is made again: %s cannot be read (%s)", listing, error)
+        listed = {}
+    for name, found in hashes_of(directory).items():
+        if listed.get(name) != found:
+            if name in listed:
+                log.warning("compiled code is made again: %s is damaged", directory / name)
+            remove(directory / name)
+
+
+def hashes_of(directory: Path) -> dict[str, str]:
+    """Returns the SHA-256 of each file below a directory by its name from there, "" of one that cannot be read."""
+    found = {}
+    for path in sorted(directory.rglob("*")):
+        if path.is_symlink() or path.is_file():
+            try:
+                found[str(path.relative_to(directory))] = sha256_file(path)
+            except OSError:
+                found[str(path.relative_to(directory))] = ""
+    return found
 
 
 def compiled(objective: Objective) -> Objective:

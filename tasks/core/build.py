@@ -20,12 +20,15 @@ from llm.counts import Counts
 from llm.files import link_or_copy, read_json, write_json
 from llm.process import COUNTS_FILE, ERROR_FILE, EXIT_STOPPED, METRICS_FILE, ProcessLost, read_metrics
 
-from .engine import EngineConfig, executor, run_partition
+from .engine import EngineConfig, Partition, executor, remove_abandoned, run_partition
+from .fingerprint import Origin
 from .workspace import REPOSITORY, workspace
 
 POLL_SECONDS = 0.5
 STOP_SECONDS = 30
 LOG_TAIL_LINES = 20
+
+log = logging.getLogger(__name__)
 
 Listener = Callable[[int, int | None, list[dict[str, Any]]], None]
 """Called with steps done, steps in all (None: unknown), and new lines of metrics."""
@@ -38,10 +41,14 @@ class WorkerLost(Exception):
 class Build:
     """One build of one stage: where to write, where to keep what lets it resume, where to run."""
 
-    def __init__(self, out_dir: Path, work_dir: Path, engine: EngineConfig, listener: Listener) -> None:
+    def __init__(
+        self, out_dir: Path, work_dir: Path, engine: EngineConfig, listener: Listener, origin: Origin | None = None
+    ) -> None:
+        """Builds into `out_dir`; `origin` is what workers and processes must work with (None: no matter what)."""
         self.out_dir = out_dir
         self.work_dir = work_dir
         self.engine = engine
+        self.origin = origin or Origin()
         self._listener = listener
         self._kept: contextlib.ExitStack | None = None
         self._pool: Executor | None = None
@@ -73,8 +80,7 @@ class Build:
         folders, counts = self.each(function, items, *inputs, config=config)
         for index, folder in enumerate(folders):
             for path in sorted(folder.iterdir()):
-                if path.name != COUNTS_FILE:
-                    link_or_copy(path, self.out_dir / f"{path.stem}-{index:05d}{path.suffix}")
+                link_or_copy(path, self.out_dir / f"{path.stem}-{index:05d}{path.suffix}")
         return counts
 
     def each(
@@ -82,21 +88,25 @@ class Build:
     ) -> tuple[list[Path], Counts]:
         """Runs `function` for every partition; returns the folders with their files, in order, and the summed counts.
 
-        Each folder appears whole when its partition is finished, and a later try of this build takes it as it is. The
+        A later try of this build takes finished partitions as they are, if they are whole and of the same code. The
         folders go when the artifact is committed.
         """
         root = self.work_dir / function.__name__
         root.mkdir(exist_ok=True)
-        folders = [root / f"{index:05d}" for index in range(len(items))]
+        remove_abandoned(root)
+        winners = [root / f"{index:05d}.json" for index in range(len(items))]
         with self._workers(len(items)) as pool:
             futures = [
-                pool.submit(run_partition, function, item, inputs, config, folder)
-                for item, folder in zip(items, folders, strict=True)
+                pool.submit(run_partition, function, item, inputs, config, winner, self.origin)
+                for item, winner in zip(items, winners, strict=True)
             ]
             for n_done, future in enumerate(as_completed(futures), 1):
-                future.result()
+                fault = future.result()
+                if fault:
+                    log.warning("a partition was made again: %s", fault)
                 self.progress(n_done, len(items))
-        return folders, Counts.total(future.result() for future in futures)
+        made = [Partition.read(winner) for winner in winners]
+        return [partition.folder for partition in made], Counts.total(partition.counts for partition in made)
 
     def train(self, method: str, config: Any, **folders: Path | None) -> Counts:
         """Runs the training method of a module, the function of the same name in it, as a process of its own.
@@ -109,13 +119,14 @@ class Build:
     def process(self, module: str, **job: Any) -> Counts:
         """Runs `python -m module job.json` and follows its metrics; returns the counts that it leaves.
 
-        The child gets `work_dir`, `out_dir` and `cache_dir` (one for all runs) with the job. It is asked to stop
-        (SIGTERM) when this process is. Raises what the child raised if it was a ValueError or an OSError, WorkerLost if
-        it was killed, else RuntimeError with the end of its log.
+        The child gets `work_dir`, `out_dir` and `cache_dir` (one for all runs) with the job, and `made_of`: see
+        `require_files`. It is asked to stop (SIGTERM) when this process is. Raises what the child raised if it was a
+        ValueError or an OSError, WorkerLost if it was killed, else RuntimeError with the end of its log.
         """
         job_path, log_path = self.work_dir / "job.json", self.work_dir / "log.txt"
         folders = {"work_dir": self.work_dir, "out_dir": self.out_dir, "cache_dir": workspace() / "compiled"}
-        write_json(job_path, job | {name: str(path) for name, path in folders.items()} | {"parent_pid": os.getpid()})
+        given = {name: str(path) for name, path in folders.items()}
+        write_json(job_path, job | given | {"parent_pid": os.getpid(), "made_of": self.origin.files()})
         with open(log_path, "ab") as log:
             child = subprocess.Popen(
                 [sys.executable, "-m", module, str(job_path)], cwd=REPOSITORY, stdout=log, stderr=log
@@ -163,7 +174,7 @@ class Build:
 def stop(child: subprocess.Popen[bytes]) -> None:
     """Ends a child if it still runs: SIGTERM, half a minute to save its work, then SIGKILL."""
     if child.poll() is None:
-        logging.getLogger(__name__).info("asking process %d to stop", child.pid)
+        log.info("asking process %d to stop", child.pid)
         child.terminate()
         try:
             child.wait(STOP_SECONDS)

@@ -12,20 +12,18 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import json
+import platform
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from llm.files import sha256_file
+from llm.files import changed_files, file_state, hash_json
 
 from .workspace import REPOSITORY
 
 CODE_PACKAGE = "llm"
 OUR_PACKAGES = ("llm", "tasks", "flows")
-HASHED_BYTES = 1 << 20
-"""External files up to this size count by their content, larger ones by size and time."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,24 +79,82 @@ class Key:
         return [self.stage, self.version, self.config, inputs, self.external_files]
 
 
-def hash_json(value: Any) -> str:
-    """Returns 32 hexadecimal digits of the SHA-256 of canonical JSON."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
 def file_states(paths: Iterable[Path]) -> dict[str, str]:
     """Returns the state of each file: the hash of a small one, of a large one its bytes and the time of its last
     change in ns; "absent" where there is none."""
     return {str(path): file_state(path) for path in paths}
 
 
-def file_state(path: Path) -> str:
-    """Returns the state of a file; see `file_states`."""
-    if not path.is_file():
-        return "absent"
-    state = path.stat()
-    return sha256_file(path) if state.st_size <= HASHED_BYTES else f"{state.st_size} {state.st_mtime_ns}"
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """The code and the outside files that a build is made with, as they were when its key was taken.
+
+    Whoever makes a part of it (a worker, here or on another machine; a process) first compares them with what it has
+    itself: what was made with others must not come under this build's fingerprint.
+    """
+
+    modules: tuple[str, ...] = ()
+    """Where the code starts; empty: no code is asked for."""
+    code: Code = Code("", {})
+    external_files: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """Hash of the code's content and of the outside files, which a part of the build is stored with."""
+        return hash_json([self.code.content, self.external_files])
+
+    def files(self) -> dict[str, str]:
+        """Returns the states of all files: code by its place in the repository, and outside files.
+
+        Raises ValueError as `require` does.
+        """
+        code = {str(path.relative_to(REPOSITORY)): file_state(path) for path in code_files(self.code)}
+        self.require()
+        return {**code, **self.external_files}
+
+    def require(self) -> None:
+        """Raises ValueError that names modules or files which are not as they were asked for.
+
+        Files that have kept their sizes and times since the last call in this process are not read again.
+        """
+        state = [stat_state(path) for path in (*code_files(self.code), *map(Path, self.external_files))]
+        if _as_asked.get(self.hash) == state:
+            return
+        if self.modules:
+            here = code_closure(self.modules)
+            if here.content != self.code.content:
+                raise ValueError(
+                    f"its code was edited while it ran, or is another one on {platform.node()} in {REPOSITORY}: "
+                    f"{'; '.join(here.differences(self.code))}; nobody can say which code made this; run again"
+                )
+        changed = changed_files(self.external_files)
+        if changed:
+            raise ValueError(f"files that it reads were changed while it ran: {', '.join(changed)}; run again")
+        _as_asked[self.hash] = state
+
+
+_as_asked: dict[str, list[tuple[int, ...]]] = {}
+"""For origins that this process has found as asked, the state that their files then had."""
+
+
+def stat_state(path: Path) -> tuple[int, ...]:
+    """Returns what changes when a file is written or replaced; nothing where there is none."""
+    try:
+        state = path.stat()
+    except OSError:
+        return ()
+    return state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
+
+
+def code_files(code: Code) -> list[Path]:
+    """Returns the files that the code of these modules stands in: theirs, and those beside them that they name."""
+    found = []
+    for module in code.modules:
+        path = module_path(module)
+        if path:
+            named = [path.parent / name for name in current_source(module, path).strings]
+            found += [path, *filter(Path.is_file, named)]
+    return sorted(set(found))
 
 
 def code_closure(modules: Iterable[str]) -> Code:

@@ -23,12 +23,12 @@ from prefect.tasks import exponential_backoff
 
 from llm.config import Config, identity
 from llm.counts import Counts
-from llm.files import exclusive_lock, fsync_directory, remove
+from llm.files import exclusive_lock, fsync_directory, hash_json, remove
 
 from . import session as sessions
 from . import timeline
 from .build import Build, WorkerLost
-from .fingerprint import Key, code_closure, file_states, hash_json
+from .fingerprint import Key, Origin, code_closure, file_states
 from .session import OnCodeChange, Outcome, Pending, Session
 from .store import Artifact
 from .workspace import REPOSITORY
@@ -226,8 +226,10 @@ class Stage:
             if run_id and lines and lines[0]["step"] == 0:
                 tracker.log_first_files(run_id, out_dir)
 
-        build = Build(out_dir, store.work_dir(self.name, key.fingerprint), session.engine, listener)
+        origin = Origin(tuple(self.modules), key.code, key.external_files)
+        build = Build(out_dir, store.work_dir(self.name, key.fingerprint), session.engine, listener, origin)
         try:
+            origin.require()
             with build.keeping_workers():
                 counts = self._function(build, *inputs, config=config)
             if counts.n_out == 0:
@@ -238,8 +240,8 @@ class Stage:
                     "came or went while it ran; run again"
                 )
             # A process of its own has loaded all its code at its start, and may have run for days since.
-            if self.options.process is None and code_closure(self.modules).content != key.code.content:
-                raise ValueError("its code was edited while it ran: nobody can say which code made this; run again")
+            if self.options.process is None:
+                origin.require()
             if self._external_files(config) != key.external_files:
                 raise ValueError("files that it reads were changed while it ran; run again")
             provenance = {

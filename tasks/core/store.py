@@ -14,18 +14,27 @@ import functools
 import hashlib
 import logging
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from llm.counts import Counts
-from llm.files import fsync_directory, fsync_file, put_new, read_json, remove, sha256_file, write_json
+from llm.files import (
+    file_damage,
+    file_entry,
+    fsync_directory,
+    put_new,
+    read_sealed,
+    remove,
+    remove_at_once,
+    write_sealed,
+)
 
-from .fingerprint import Key, hash_json
+from .engine import file_id, known_entries
+from .fingerprint import Key
 
 MANIFEST, PROVENANCE = "manifest.json", "provenance.json"
 ORDER = ".order"
@@ -144,22 +153,7 @@ class Artifact:
             entries = read_manifest(self.path)["files"]
         except (OSError, ValueError) as error:
             return [str(error)]
-        built = self.provenance.get("modified_ns", {})
-        problems = []
-        for entry in entries:
-            path = self.path / entry["path"]
-            try:
-                if not path.is_file():
-                    problems.append(f"{entry['path']} is missing")
-                elif path.stat().st_size != entry["bytes"]:
-                    problems.append(f"{entry['path']} has {path.stat().st_size} bytes instead of {entry['bytes']}")
-                elif (full or path.stat().st_mtime_ns != built.get(entry["path"])) and (
-                    sha256_file(path) != entry["sha256"]
-                ):
-                    problems.append(f"{entry['path']} has changed since it was built")
-            except OSError as error:  # a bad sector, say
-                problems.append(f"{entry['path']} cannot be read ({error.strerror})")
-        return problems
+        return file_damage(self.path, entries, {} if full else self.provenance.get("modified_ns"))
 
     @property
     def n_bytes(self) -> int:
@@ -246,9 +240,16 @@ class Store:
         """Makes an empty directory to build into, in place of what a killed build of this fingerprint left."""
         for left in (self.root / stage).glob(f".tmp-{fingerprint}-*"):
             remove(left)
-        path = self.root / stage / f".tmp-{fingerprint}-{os.getpid()}"
+        path = self._temporary(stage, fingerprint)
         path.mkdir(parents=True)
         return path
+
+    def _temporary(self, stage: str, fingerprint: str) -> Path:
+        return self.root / stage / f".tmp-{fingerprint}-{uuid.uuid4().hex}"
+
+    def remove_work(self, stage: str, fingerprint: str) -> None:
+        """Removes what a build keeps to resume, though a process that nobody waits for may still write there."""
+        remove_at_once(self.work_dir(stage, fingerprint), self._temporary(stage, fingerprint))
 
     def commit(
         self,
@@ -263,18 +264,25 @@ class Store:
         """Turns a built directory into the artifact of `key`: hashes, manifest last, one rename.
 
         `undigested` names the files whose bytes carry times or speeds; they are checked like all others but do not
-        enter the digest. `facts` are what the stage says of its artifacts: `makes`, `label`. An artifact that is there
-        already, sound and with the same digest, stays as it is: somebody may be reading it.
+        enter the digest. Files of partitions have been hashed by those that made them. `facts` are what the stage says
+        of its artifacts: `makes`, `label`. An artifact that is there already, sound and with the same digest, stays as
+        it is: somebody may be reading it.
         """
         paths = sorted(path for path in out_dir.rglob("*") if path.is_file())
-        files = [file_entry(path, out_dir) for path in paths]
+        hashed = known_entries(self.work_dir(key.stage, key.fingerprint))
+        files = [
+            {**hashed[file_id(path)], "path": str(path.relative_to(out_dir))}
+            if file_id(path) in hashed
+            else file_entry(path, out_dir)
+            for path in paths
+        ]
         digest = content_digest(entry for entry in files if entry["path"] not in set(undigested))
         provenance = {**provenance, "number": give_number(self.root / ORDER, f"{key.stage}/{key.fingerprint}")}
         there = self.find(key.stage, key.fingerprint)
         if there and there.digest == digest and not there.file_damage(full=True):
             there.note(**provenance)
             remove(out_dir)
-            remove(self.work_dir(key.stage, key.fingerprint))
+            self.remove_work(key.stage, key.fingerprint)
             return there
         modified = {entry["path"]: path.stat().st_mtime_ns for entry, path in zip(files, paths, strict=True)}
         write_sealed(out_dir / PROVENANCE, {**provenance, "modified_ns": modified})
@@ -293,7 +301,7 @@ class Store:
         }
         write_sealed(out_dir / MANIFEST, manifest)
         self._publish(out_dir, self.path(key.stage, key.fingerprint))
-        remove(self.work_dir(key.stage, key.fingerprint))
+        self.remove_work(key.stage, key.fingerprint)
         return Artifact(key.stage, key.fingerprint, digest, self.path(key.stage, key.fingerprint))
 
     def _publish(self, out_dir: Path, path: Path) -> None:
@@ -320,19 +328,6 @@ def given_number(folder: Path, name: str) -> int:
     return max((int(path.name) for path in numbered), default=0)
 
 
-def write_sealed(path: Path, values: dict[str, Any]) -> None:
-    """Writes a JSON object with a hash of itself, atomically."""
-    write_json(path, {**values, "hash": hash_json(values)})
-
-
-def read_sealed(path: Path) -> dict[str, Any]:
-    """Returns what `write_sealed` wrote, without the hash; raises ValueError for anything else."""
-    values = read_json(path)
-    if not isinstance(values, dict) or values.pop("hash", None) != hash_json(values):
-        raise ValueError(f"{path} is not as it was written")
-    return values
-
-
 def read_manifest(folder: Path) -> dict[str, Any]:
     """Returns the manifest of an artifact's directory.
 
@@ -356,23 +351,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def warn_once(message: str) -> None:
     """Logs a warning, the first time that it is given."""
     log.warning("%s", message)
-
-
-def file_entry(path: Path, root: Path) -> dict[str, Any]:
-    """Returns path, size, hash and number of records of a file, after making its content durable."""
-    fsync_file(path)
-    entry = {"path": str(path.relative_to(root)), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-    return {**entry, "records": n_records(path)}
-
-
-def n_records(path: Path) -> int | None:
-    """Returns the number of rows of a Parquet file or of lines of a JSONL file; None for others."""
-    if path.suffix == ".parquet":
-        return int(pq.read_metadata(path).num_rows)
-    if path.suffix == ".jsonl":
-        with open(path, "rb") as file:
-            return sum(1 for _ in file)
-    return None
 
 
 def content_digest(files: Iterable[dict[str, Any]]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.core.engine import Partition
 from tasks.core.workspace import REPOSITORY
 
 N_FILES = 8
@@ -42,7 +43,8 @@ def finish(data: Path, root: Path, n_workers: int = 1) -> dict[str, bytes]:
 
 def finished(root: Path) -> dict[str, int]:
     """The finished partitions, each with the inode of its text file."""
-    return {path.parent.name: path.stat().st_ino for path in root.glob("work/*/0*/texts.parquet")}
+    folders = [Partition.read(winner).folder for winner in root.glob("work/*/0*.json")]
+    return {folder.name: (folder / "texts.parquet").stat().st_ino for folder in folders}
 
 
 @pytest.fixture(scope="module")

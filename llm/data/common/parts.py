@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...files import read_table
+from ...files import read_json, read_table
 from .keyed import Numbers
 
 
@@ -51,6 +51,6 @@ def spread_numbers(parts: Sequence[DocumentPart], n: int) -> tuple[int, ...]:
     return tuple(sorted({i * n_documents // n for i in range(n)})) if n_documents else ()
 
 
-def finished_folders(root: Path) -> list[Path]:
-    """Returns the folders of the partitions of one step, in order; their names are numbers."""
-    return sorted((path for path in root.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+def finished_folders(listing: Path) -> list[Path]:
+    """Returns the folders of the partitions of one step, in order, as a JSON file names them, from where it is."""
+    return [listing.parent / name for name in read_json(listing)]

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from llm.files import read_json
+from llm.process import ProcessLost
 from llm.train.checkpoint import Checkpoints, state_tensors, write_plain
 from llm.train.config import ResolvedOptimizer
 from llm.train.optimizer import make_optimizer
@@ -103,8 +104,9 @@ def test_the_newest_are_kept_and_those_that_are_retained(tmp_path):
     assert checkpoints.of_step(9).state["step"] == 9
     checkpoints.forget_after(9)
     assert checkpoints.newest().state["step"] == 9
-    with pytest.raises(OSError, match="step-00000008"):
+    with pytest.raises(ProcessLost, match="step-00000008"):
         checkpoints.of_step(8)
+    assert checkpoints.newest() is None  # what came after it needs it
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "training.safetensors", "state.json"])
@@ -122,8 +124,10 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(file, damage, tmp_pa
     with caplog.at_level(logging.WARNING):
         assert checkpoints.newest().state["step"] == 1
     assert "step-00000002 is skipped" in caplog.text
-    with pytest.raises(OSError, match="step-00000002"):
+    with pytest.raises(ProcessLost, match=r"step-00000002 is damaged.*before it is taken"):
         checkpoints.of_step(2)
+    assert not path.parent.exists()
+    assert checkpoints.of_step(1).state["step"] == 1
 
 
 def flipped(content, place, bit=0):

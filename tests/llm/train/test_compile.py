@@ -1,8 +1,10 @@
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from llm.files import write_json
 from llm.model.gpt import GPT
 from llm.model.shape import GPTConfig
 from llm.train import compile as compile_module
-from llm.train.compile import choose_compile, compiles, in_one_shape, rough_seconds
+from llm.train.compile import choose_compile, compiles, in_one_shape, rough_seconds, sharing_code
 from llm.train.config import LoopConfig, ParallelConfig
 from llm.train.loader import IGNORED, Batch
 from llm.train.loss import Objective
@@ -52,6 +54,56 @@ def as_before():
 def test_what_is_worth_compiling(setting, device, seconds, compiler, expected, monkeypatch):
     monkeypatch.setattr(compile_module, "has_compiler", lambda: compiler)
     assert choose_compile(LoopConfig(compile=setting), device, seconds) is expected
+
+
+def kept_code(directory, private):
+    """Where a run keeps its compiled code, and what is there when it begins."""
+    with sharing_code(directory, private):
+        place = Path(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+        found = sorted(path.name for path in place.rglob("*") if path.is_file())
+        (place / "ab").mkdir(parents=True, exist_ok=True)
+        for name in ("kernel.so", "kernel.cpp"):
+            (place / "ab" / name).write_text(name)
+    return place, found
+
+
+@pytest.fixture
+def code_variable(monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "of somebody else")
+
+
+@pytest.mark.parametrize("damage", ["flip", "stranger", "list", "no list", "link"])
+def test_compiled_code_that_is_not_as_a_run_left_it_is_not_taken(damage, code_variable, tmp_path, caplog):
+    shared, private = tmp_path / "shared", tmp_path / "private"
+    assert kept_code(shared, private)[1] == []
+    place, found = kept_code(shared, private)
+    assert found == ["kernel.cpp", "kernel.so"]
+    listing, kernel = shared / "hashes.json", place / "ab" / "kernel.so"
+    if damage == "flip":
+        kernel.write_text("kernel.sp")
+    elif damage == "stranger":
+        (place / "ab" / "killed.so").write_text("half")
+    elif damage == "link":
+        (place / "ab" / "killed.so").symlink_to(tmp_path / "nowhere")
+    elif damage == "list":
+        listing.write_text(listing.read_text().replace("kernel", "cernel"))
+    else:
+        listing.unlink()
+    expected = {"flip": ["kernel.cpp"], "list": [], "no list": []}.get(damage, ["kernel.cpp", "kernel.so"])
+    assert kept_code(shared, private) == (place, expected)
+    assert (str({"flip": kernel, "list": listing}.get(damage, "damaged")) in caplog.text) == (
+        damage in ("flip", "list")
+    )
+    assert kept_code(shared, private) == (place, ["kernel.cpp", "kernel.so"])
+    assert not private.exists()
+
+
+def test_a_second_run_at_the_same_time_keeps_its_code_to_itself(code_variable, tmp_path):
+    shared = tmp_path / "shared"
+    with sharing_code(shared, tmp_path / "first"):
+        assert kept_code(shared, tmp_path / "second") == (tmp_path / "second", [])
+    assert not (tmp_path / "first").exists()
+    assert kept_code(shared, tmp_path / "third")[0] == shared / "code"
 
 
 def test_the_compiler_is_the_one_in_cxx_or_a_known_name(monkeypatch, tmp_path):
@@ -166,6 +218,12 @@ def test_compiled_runs_repeat_killed_or_not(materials, tmp_path):
     assert process.wait() == -signal.SIGKILL
     finish(job, killed)
     assert artifact(first) == artifact(second) == artifact(killed)
+    flipped = next((tmp_path / "code").rglob("*.so"))
+    content = bytearray(flipped.read_bytes())
+    content[len(content) // 2] ^= 1
+    flipped.write_bytes(content)
+    finish(job_of(materials, tmp_path / "flipped", tmp_path, **compiled), tmp_path / "flipped")
+    assert artifact(first) == artifact(tmp_path / "flipped")
     assert json.loads((first / "out" / "config.json").read_text())["training"]["loop.compile"] is True
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from llm.model.files import load_model
 from llm.model.gpt import GPT, GPTConfig
-from llm.process import Stopped
+from llm.process import ProcessLost, Stopped
 from llm.tokenizer.tokenizer import Tokenizer
 from llm.train.__main__ import train
 from llm.train.config import LoopConfig, ResolvedOptimizer
@@ -308,6 +308,33 @@ def test_the_best_weights_are_found_again(shards, tokenizer, tmp_path):
     assert found == pytest.approx(best["val_loss"], rel=0.02)
     kept = sorted(path.name for path in (tmp_path / "best" / "checkpoints").iterdir())
     assert kept == [f"step-{best['step']:08d}", "step-00000012"]
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_a_damaged_best_checkpoint_costs_the_steps_after_it(shards, tokenizer, tmp_path, keep):
+    """It is read at the end only: the next try after that goes on before it, and ends as an unbroken run."""
+    optimizer = ResolvedOptimizer(learning_rate=0.3, warmup_steps=12, weight_decay=0.0)
+
+    def trainer():
+        loop = LoopConfig(micro_batch_size=8, eval_every=2, n_checkpoints=1, precision="float32", keep=keep)
+        spec = make_spec(shards.train, shards.val, n_steps=12, loop=loop, optimizer=optimizer)
+        return Trainer(fresh_model(), tokenizer, spec, tmp_path)
+
+    unbroken = trainer()
+    best = unbroken.run().best["step"]
+    assert best < 12
+    path = tmp_path / "checkpoints" / f"step-{best:08d}" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    if keep == "best":
+        with pytest.raises(ProcessLost, match=rf"step-{best:08d} is damaged.*model\.safetensors is damaged"):
+            trainer().run()
+    again = trainer()
+    assert (again.progress.step < best) == (keep == "best")
+    assert again.run() == unbroken.progress
+    expected = unbroken.model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in again.model.state_dict().items())
 
 
 def test_every_measured_step_is_saved(shards, tokenizer, tmp_path):

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llm.files import write_json
+from llm.files import file_state, write_json
+from llm.process import REPOSITORY
 from llm.train.__main__ import train
 from llm.train.checkpoint import Checkpoints
 from llm.train.parallel import World
@@ -208,3 +209,18 @@ def test_the_process_stops_on_sigterm_and_goes_on(materials, tmp_path):
     assert b"going on from step" in done.stderr
     counts = json.loads((tmp_path / "work" / "counts.json").read_text())
     assert counts["figures"]["n_steps"] == 150
+
+
+@pytest.mark.parametrize("what", ["code", "outside file"])
+def test_no_checkpoint_is_made_of_what_was_edited_while_it_was_loaded(what, materials, tmp_path):
+    """Undone later, the edit would be in a model that says it was made without; after the loading it harms nobody."""
+    file = tmp_path / "labels.txt"
+    file.write_text("1")
+    name = "llm/train/loop.py" if what == "code" else str(file)
+    state = file_state(REPOSITORY / name)
+    job = tiny_job(materials, tmp_path) | {"made_of": {name: "another state"}}
+    with pytest.raises(ValueError, match=rf"others than when it was started.*: {name}; .*run again"):
+        train(job)
+    assert not list((tmp_path / "work").rglob("step-*"))
+    assert list((tmp_path / "out").iterdir()) == []
+    assert train(job | {"made_of": {name: state}}).n_out > 0

@@ -8,14 +8,17 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llm.files import write_json
+from llm.files import file_state, read_json, write_json
+from llm.process import EXIT_FAILED, read_metrics
 from tasks.core.build import Build, WorkerLost
 from tasks.core.engine import EngineConfig
+from tasks.core.fingerprint import Origin, code_closure
 from tasks.core.workspace import REPOSITORY
 
 JOB = "tests.tasks.core.job_for_tests"
@@ -92,3 +95,41 @@ def test_a_child_whose_parent_died_while_it_was_starting_ends(tmp_path: Path) ->
     child = subprocess.run([sys.executable, "-m", JOB, str(tmp_path / "job.json")], cwd=REPOSITORY, check=False)
     assert child.returncode == -signal.SIGTERM
     assert not (tmp_path / "result.txt").exists()
+
+
+def test_a_process_with_other_code_or_files_than_asked_for_refuses_to_work(tmp_path: Path) -> None:
+    """Code that was edited between its start and what it loads; so would a machine with other code."""
+    files = {"llm/files.py": "0" * 64, "llm/counts.py": file_state(REPOSITORY / "llm/counts.py"), str(tmp_path): "1 2"}
+    folders = {"work_dir": str(tmp_path), "out_dir": str(tmp_path)}
+    write_json(tmp_path / "job.json", {"made_of": files, "n_steps": 1, "ending": "well", **folders})
+    child = subprocess.run([sys.executable, "-m", JOB, str(tmp_path / "job.json")], cwd=REPOSITORY, check=False)
+    assert child.returncode == EXIT_FAILED
+    error = read_json(tmp_path / "error.json")
+    assert error["kinds"][0] == "ValueError"
+    assert f"{REPOSITORY}: {tmp_path}, llm/files.py; nobody can say" in error["message"]
+    assert not (tmp_path / "metrics.jsonl").exists()
+    assert not (tmp_path / "result.txt").exists()
+
+
+def test_no_process_is_started_for_code_that_was_edited_since_the_run_began(tmp_path: Path) -> None:
+    build = make_build(tmp_path, [])
+    code = code_closure(["llm.counts"])
+    build.origin = Origin(("llm.counts",), code)
+    build.process(JOB, n_steps=1, ending="well")
+    assert read_json(tmp_path / "work" / "job.json")["made_of"] == build.origin.files() != {}
+    build.origin = Origin(("llm.counts",), replace(code, content="other", modules={"llm.counts": "other"}))
+    with pytest.raises(ValueError, match=r"code of llm\.counts has changed"):
+        build.process(JOB, n_steps=2, ending="well")
+    assert read_json(tmp_path / "work" / "job.json")["n_steps"] == 1
+
+
+def test_a_damaged_line_of_metrics_costs_that_line(tmp_path: Path) -> None:
+    build = make_build(tmp_path, [])
+    build.process(JOB, n_steps=3, ending="well")
+    path = tmp_path / "work" / "metrics.jsonl"
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([lines[0], b"\xff" + lines[1], lines[2].replace(b'"step"', b'"stdp"'), b"[1]", b""]))
+    assert [line["step"] for line in read_metrics(path)] == [1]
+    heard: list[Any] = []
+    make_build(tmp_path, heard).process(JOB, n_steps=2, ending="well")
+    assert read_metrics(path)[0]["step"] == 1

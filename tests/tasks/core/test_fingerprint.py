@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from llm.config import Config, identity, setting
+from llm.files import HASHED_BYTES
 from tasks.core import fingerprint
-from tasks.core.fingerprint import HASHED_BYTES, Code, Key, code_closure, file_states
+from tasks.core.fingerprint import Code, Key, code_closure, file_states
 from tasks.core.stage import Stage
 from tasks.core.workspace import REPOSITORY
 
@@ -211,7 +212,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("llm/train/methods/reinforce.py", '"n_epochs"', '"epochs"', {"reinforce"}),
         ("llm/data/common/warc_write.py", "import zlib", "import zlib, os", {"crawl", "ingest"}),
         ("llm/evaluate/gate.py", "gate.min_items asks for", "gate.min_items wants", set()),
-        ("tasks/core/store.py", "is missing", "is gone", set()),
+        ("tasks/core/store.py", "is damaged or", "is broken or", set()),
     ],
 )
 def test_an_edit_reaches_the_stages_whose_result_it_can_change(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import threading
@@ -14,8 +15,9 @@ import pytest
 
 from llm.counts import Counts
 from llm.files import read_table, write_table
+from tasks.core import fingerprint
 from tasks.core.build import Build, WorkerLost
-from tasks.core.fingerprint import Code, file_states
+from tasks.core.fingerprint import file_states
 from tasks.core.session import Outcome, Session, running
 from tasks.core.stage import StageError
 from tasks.core.store import Artifact, Store
@@ -173,16 +175,21 @@ def test_prefects_record_alone_is_no_hit(chain: Chain) -> None:
     assert (chain.built["squares"].path / "manifest.json").exists()
 
 
-@pytest.mark.parametrize(("policy", "action"), [("rebuild", "run"), ("reuse", "hit"), ("refuse", None)])
-def test_changed_code_follows_the_policy(
-    chain: Chain, monkeypatch: pytest.MonkeyPatch, policy: str, action: str | None
-) -> None:
-    def code(text: str) -> Callable[[object], Code]:
-        return lambda modules: Code(text, {"llm.toy": text})
+@pytest.fixture
+def code(chain: Chain, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A module that is all the code of numbers, in a repository of its own."""
+    path = tmp_path_factory.mktemp("repository") / "llm" / "toy.py"
+    path.parent.mkdir()
+    path.write_text("x = 1")
+    monkeypatch.setattr(fingerprint, "REPOSITORY", path.parent.parent)
+    chain.numbers.modules = ["llm.toy"]
+    return path
 
-    monkeypatch.setattr("tasks.core.stage.code_closure", code("one"))
+
+@pytest.mark.parametrize(("policy", "action"), [("rebuild", "run"), ("reuse", "hit"), ("refuse", None)])
+def test_changed_code_follows_the_policy(chain: Chain, code: Path, policy: str, action: str | None) -> None:
     chain.run(until_stage="numbers")
-    monkeypatch.setattr("tasks.core.stage.code_closure", code("two"))
+    code.write_text("x = 22")
     options = {"on_code_change": {"numbers": policy}, "until_stage": "numbers"}
     if action is None:
         with pytest.raises(ValueError, match=r"code of llm\.toy has changed.*refuse"):
@@ -287,7 +294,7 @@ def test_damage_that_a_stage_meets_is_named_and_built_again(
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
             cause = "has changed since it was built"
         else:
-            patch.setattr("tasks.core.store.sha256_file", bad_sector)
+            patch.setattr("llm.files.sha256_file", bad_sector)
             patch.setattr("tests.tasks.core.test_stage.read_table", bad_sector)
             cause = r"cannot be read \(Input/output error\)"
         with pytest.raises(
@@ -382,24 +389,73 @@ def test_an_artifact_moves_with_its_workspace(chain: Chain, tmp_path: Path) -> N
     moved.rename(tmp_path)
 
 
-def test_code_that_is_edited_while_a_stage_runs_makes_no_artifact(
-    chain: Chain, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    states = iter("abcdefgh")
-    monkeypatch.setattr("tasks.core.stage.code_closure", lambda modules: Code(next(states), {"llm.toy": "a"}))
-    with pytest.raises(StageError, match=r"numbers: its code was edited while it ran.*run again"):
+def editing(code: Path, *, when: str) -> Callable[..., Counts]:
+    """A stage like numbers during which a module is edited: before its partitions are made, or after them."""
+
+    def numbers_of_edited_code(build: Build, config: NumbersConfig) -> Counts:
+        if when == "before":
+            code.write_text("x = 22")
+        counts = numbers(build, config)
+        code.write_text("x = 22")
+        return counts
+
+    return numbers_of_edited_code
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_code_that_is_edited_while_a_stage_runs_makes_no_artifact(chain: Chain, code: Path, when: str) -> None:
+    chain.numbers = make_stage(editing(code, when=when))
+    chain.numbers.modules = ["llm.toy"]
+    refused = r"its code was edited while it ran.*code of llm\.toy has changed.*run again"
+    with pytest.raises(StageError, match=refused):
         chain.run()
-    assert chain.store.artifacts("numbers") == []
+    assert chain.store.artifacts("numbers_of_edited_code") == []
+    kept = list(chain.store.root.glob("numbers_of_edited_code/.partial-*/*/*"))
+    assert bool(kept) == (when == "after")  # those were made before the edit
+    code.write_text("x = 1")
+    with pytest.raises(StageError, match=refused):
+        chain.run()
 
 
-def test_code_that_is_edited_while_a_process_of_its_own_runs_costs_nothing(
-    chain: Chain, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    states = iter("abcdefgh")
-    monkeypatch.setattr("tasks.core.stage.code_closure", lambda modules: Code(next(states), {"llm.toy": "a"}))
-    chain.numbers = make_stage(numbers, process="llm.toy")
-    assert actions(chain.run(until_stage="numbers")) == ["run"]
-    assert chain.built["numbers"].manifest["code"] == {"content": "a", "modules": {"llm.toy": "a"}}
+def test_a_stage_does_not_begin_with_code_that_was_edited_since_the_run_began(chain: Chain, code: Path) -> None:
+    """An earlier stage runs for hours; what was undone in the meantime is not to be found in the artifact."""
+
+    def seen(build: Build, config: NumbersConfig) -> Counts:
+        (build.work_dir / "begun").touch()
+        (build.out_dir / "code.txt").write_text(code.read_text())
+        return Counts("numbers", 1, 1)
+
+    def long(build: Build, config: NumbersConfig) -> Counts:
+        code.write_text(edit)
+        return numbers(build, config)
+
+    chain.numbers, first = make_stage(seen), make_stage(long)
+    chain.numbers.modules = ["llm.toy"]
+    first.modules = []
+
+    def call(session: Session) -> None:
+        with running(session):
+            chain.numbers.key([], NumbersConfig())  # as `flows run` does for all stages at its start
+            first(config=NumbersConfig())
+            chain.numbers(config=NumbersConfig())
+
+    edit = "x = 22"
+    with pytest.raises(StageError, match=r"seen: its code was edited.*code of llm\.toy has changed"):
+        prefect.flow(call, name="chain", validate_parameters=False)(Session(chain.store, force=("long",)))
+    assert not list(chain.store.root.glob("seen/.partial-*/*"))
+    code.write_text("x = 1")
+    edit = "x = 1"
+    prefect.flow(call, name="chain", validate_parameters=False)(Session(chain.store, force=("long",)))
+    assert [path.read_text() for path in chain.store.root.glob("seen/*/code.txt")] == ["x = 1"]
+
+
+def test_code_that_is_edited_while_a_process_of_its_own_runs_costs_nothing(chain: Chain, code: Path) -> None:
+    chain.numbers = make_stage(editing(code, when="after"), process="llm.toy")
+    chain.numbers.modules = ["llm.toy"]
+    assert actions(chain.run(until_stage="numbers_of_edited_code")) == ["run"]
+    made = chain.built["numbers_of_edited_code"].manifest["code"]
+    code.write_text("x = 1")
+    assert made == dataclasses.asdict(fingerprint.code_closure(["llm.toy"]))
 
 
 def test_a_lost_prefect_server_costs_the_timeline_only(

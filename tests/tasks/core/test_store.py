@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from llm.counts import Counts
-from llm.files import read_json, write_json
-from tasks.core.fingerprint import Code, Key, hash_json
-from tasks.core.store import Artifact, Store, give_number, given_number, warn_once, write_sealed
+from llm.files import hash_json, read_json, sha256_file, write_json, write_sealed, write_text
+from tasks.core.build import Build
+from tasks.core.engine import EngineConfig
+from tasks.core.fingerprint import Code, Key
+from tasks.core.store import Artifact, Store, give_number, given_number, warn_once
 
 KEY = Key("toy", 1, {"x": 1}, [], Code("", {}))
 
@@ -229,3 +231,51 @@ def test_several_processes_get_different_numbers_that_rise(tmp_path: Path) -> No
     assert sorted(number for numbers in given for number in numbers) == list(range(1, 61))
     assert all(numbers == sorted(numbers) for numbers in given)
     assert [given_number(tmp_path / "order", name) for name in "abcd"] == [*(numbers[-1] for numbers in given), 0]
+
+
+def write_two(number: int, out_dir: Path, config: None) -> Counts:
+    for name in ("kept.jsonl", "mended.jsonl"):
+        (out_dir / name).write_text(f"{number}\n")
+    return Counts("numbers", 1, 1)
+
+
+def test_files_of_partitions_are_not_hashed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, hashed = Store(tmp_path), list[str]()
+    out_dir = store.new_out_dir("toy", KEY.fingerprint)
+    build = Build(out_dir, store.work_dir("toy", KEY.fingerprint), EngineConfig(n_workers=1), lambda *_: None)
+    counts = build.map(write_two, range(2), config=None)
+    write_text(out_dir / "mended-00001.jsonl", "2\n")  # by the stage, in place of what the partition has written
+    (out_dir / "report.txt").write_text("of the stage")
+    damaged = out_dir / "kept-00000.jsonl"
+    times = damaged.stat()
+    damaged.write_text("7\n")  # after the worker has read it back
+    os.utime(damaged, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+    def noted(path: Path) -> str:
+        hashed.append(path.name)
+        return sha256_file(path)
+
+    monkeypatch.setattr("llm.files.sha256_file", noted)
+    made = store.commit(out_dir, KEY, counts, provenance={})
+    assert hashed == ["mended-00001.jsonl", "report.txt"]
+    entries = {entry["path"]: entry for entry in made.manifest["files"]}
+    assert entries["kept-00001.jsonl"] == {
+        "path": "kept-00001.jsonl",
+        "bytes": 2,
+        "records": 1,
+        "sha256": sha256_file(made.path / "kept-00001.jsonl"),
+    }
+    assert entries["mended-00001.jsonl"]["sha256"] == sha256_file(made.path / "mended-00001.jsonl")
+    assert made.provenance["modified_ns"].keys() == entries.keys()
+    assert made.damage(full=True) == ["kept-00000.jsonl has changed since it was built"]
+
+
+def test_two_builds_with_the_same_process_id_have_directories_of_their_own(tmp_path: Path) -> None:
+    """As in two containers where no lock holds: the later one takes the place, and what is left of the first fails."""
+    store = Store(tmp_path)
+    first = store.new_out_dir("toy", KEY.fingerprint)
+    second = store.new_out_dir("toy", KEY.fingerprint)
+    assert first != second
+    with pytest.raises(FileNotFoundError):
+        (first / "data.txt").write_text("late")
+    assert list(second.iterdir()) == []
