@@ -71,11 +71,13 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Writes named tensors atomically, in an order that depends on names and types only; OSError when it cannot."""
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         try:
             save_file(on_cpu, temporary, metadata={"format": "pt"})
         except SafetensorError as error:  # a full disk, for one
             raise OSError(f"{path.name} cannot be written: {error}") from error
-        temporary.chmod(0o644)  # safetensors makes files that only their owner can read
+        temporary.chmod(mode)  # safetensors makes files that only their owner can read, whatever the umask says
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
