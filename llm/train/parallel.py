@@ -41,6 +41,10 @@ from .config import LoopConfig, ParallelConfig
 from .device import choose_device
 from .loss import Objective
 
+MEETING_FILE = "SOURDOUGH_MEETING_FILE"
+"""Names the variable with the file by which the processes of one machine find each other; without, they ask torchrun's
+server, whose port is open to all machines."""
+
 
 @dataclass(frozen=True)
 class World:
@@ -75,7 +79,11 @@ class World:
         elif loop.n_threads is None:
             torch.set_num_threads(max(1, torch.get_num_threads() // local_size))
         if not dist.is_initialized():
-            dist.init_process_group(backend, timeout=timedelta(seconds=loop.parallel.timeout_seconds))
+            path, rank = os.environ.get(MEETING_FILE), int(os.environ["RANK"])
+            meeting: dict[str, Any] = (
+                {"store": dist.FileStore(path, size), "rank": rank, "world_size": size} if path else {}
+            )
+            dist.init_process_group(backend, timeout=timedelta(seconds=loop.parallel.timeout_seconds), **meeting)
         return cls(device, dist.get_rank(), size, loop.parallel)
 
     @property

@@ -1,4 +1,4 @@
-"""MLflow: a parent run per flow run, a child run per built stage. The only file that imports mlflow.
+"""MLflow: a parent run per flow run, a child run per built stage. Only this file and server.py import mlflow.
 
 The store is the truth and MLflow a view of it: every figure is in the artifact before it is sent. The first failure
 of MLflow switches tracking off for the rest of the run, with one warning; `replay` sends what is missing later.
