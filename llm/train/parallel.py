@@ -80,9 +80,10 @@ class World:
             torch.set_num_threads(max(1, torch.get_num_threads() // local_size))
         if not dist.is_initialized():
             path, rank = os.environ.get(MEETING_FILE), int(os.environ["RANK"])
-            meeting: dict[str, Any] = (
-                {"store": dist.FileStore(path, size), "rank": rank, "world_size": size} if path else {}
-            )
+            meeting: dict[str, Any] = {}
+            if path:
+                store = dist.FileStore(path, size)  # type: ignore[attr-defined]
+                meeting = {"store": store, "rank": rank, "world_size": size}
             dist.init_process_group(backend, timeout=timedelta(seconds=loop.parallel.timeout_seconds), **meeting)
         return cls(device, dist.get_rank(), size, loop.parallel)
 
