@@ -465,7 +465,8 @@ def summary(shown: ConsoleDisplay) -> None:
     if report:
         console.print(f"report  {report.path / 'report.html'}")
     console.print(f"store   {workspace.workspace() / 'store'}")
-    console.print(f"MLflow  {os.environ['MLFLOW_TRACKING_URI']}  (`make ui` shows it)")
+    pages = os.environ.get(workspace.MLFLOW_UI_VARIABLE)
+    console.print(f"MLflow  {pages or os.environ['MLFLOW_TRACKING_URI'] + '  (`make ui` shows it)'}")
 
 
 def all_artifacts() -> list[Any]:

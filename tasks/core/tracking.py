@@ -114,8 +114,8 @@ class Tracker:
         if found:
             return str(found.experiment_id)
         try:
-            beside = Path(self.uri.removeprefix("sqlite:///")).with_name("artifacts").as_uri()
-            location = None if self.uri.startswith("http") else beside  # a server has a place of its own
+            # A server has a place of its own.
+            location = self.database.with_name("artifacts").as_uri() if self.database else None
             return str(self.client.create_experiment(EXPERIMENT, artifact_location=location))
         except MlflowException:  # another process was quicker
             return str(self.client.get_experiment_by_name(EXPERIMENT).experiment_id)

@@ -22,9 +22,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from llm.files import read_json
-from tasks.core.credentials import key, secret
+from tasks.core.credentials import key, mlflow_keys, secret
 from tasks.core.prefect_server import LOG_FILE, SETTINGS
 from tasks.core.server import Server
+from tasks.core.tracking import Tracker
 from tests.flows.runs import TINY
 from tests.llm.serve.serving import served, tiny_model
 
@@ -182,6 +183,24 @@ def test_a_link_opens_the_pages_to_the_browser_that_follows_it(ports: Ports, nam
     assert asked(port, "POST", path, body, {**ask, "Origin": f"http://127.0.0.1:{port + 1}"})[0] == 403
     assert asked(port, "POST", path, body, {**ask, "Host": "evil.example"})[0] == 403
     assert asked(port, "POST", path, body, {**ask, "Origin": f"http://{host}"})[0] == 200
+
+
+def test_our_own_clients_carry_the_key(ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing has used this MLflow before: the first run makes the experiment there."""
+    for name, value in mlflow_keys(ports.workspace).items():
+        monkeypatch.setenv(name, value)
+    tracker = Tracker(f"http://127.0.0.1:{ports.by_name['mlflow']}")
+    assert tracker.start_flow("a run", "an id"), "MLflow was switched off"
+    assert tracker.on
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
+def test_another_user_cannot_read_the_secret(ports: Ports) -> None:
+    read = [sys.executable, "-c", f"print(open({str(ports.workspace / 'secret')!r}).read())"]
+    read[0] = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
+    done = subprocess.run(read, user="nobody", capture_output=True, text=True, cwd="/")
+    assert done.returncode == 1
+    assert "PermissionError" in done.stderr
 
 
 def test_the_workspace_is_closed_to_others(ports: Ports) -> None:
