@@ -100,12 +100,15 @@ PLACES = (
     ("logged_models", "artifact_location"),
 )
 """Where MLflow keeps absolute addresses of files, by table and column."""
+SERVED = "mlflow-artifacts:"
+"""What the addresses begin with that a server gives out for the files in its folder."""
 
 
 def open_mlflow(database: Path) -> None:
     """Makes ready a database that may be damaged, or in a workspace that was moved or copied; hold its lock.
 
-    MLflow keeps the addresses of its files as they were: training in a copy would write into the original.
+    MLflow keeps the addresses of its files as they were: training in a copy would write into the original. And those
+    that its server has given out could not be written to without it.
     """
     set_damaged_aside(database)
     if not database.is_file():
@@ -122,10 +125,10 @@ def open_mlflow(database: Path) -> None:
 
 
 def former_places(connection: sqlite3.Connection, here: str) -> list[str]:
-    """Returns where the files of our experiment are said to lie, if that is elsewhere than `here`."""
+    """Returns where files are said to lie, if that is elsewhere than `here`."""
     ours = "SELECT DISTINCT artifact_location FROM experiments WHERE artifact_location LIKE 'file://%/mlflow/artifacts'"
     try:
-        return [place for (place,) in connection.execute(ours) if place != here]
+        return [SERVED, *(place for (place,) in connection.execute(ours) if place != here)]
     except sqlite3.OperationalError:  # it has no tables yet
         return []
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
+from mlflow import MlflowClient
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
@@ -139,6 +140,23 @@ def test_a_damaged_database_of_mlflow_is_set_aside(home: Path) -> None:
     assert (home / "mlflow.db.damaged-1").read_bytes().startswith(b"not a database")
 
 
+def test_what_a_server_has_begun_goes_on_without_it(home: Path, mlflow_uri: str) -> None:
+    """Its addresses (`mlflow-artifacts:/1/...`) are of use only while it runs."""
+    Tracker(mlflow_uri).client.search_experiments()  # so that the file has its tables
+    shutil.copy(mlflow_uri.removeprefix("sqlite:///"), home / "mlflow.db")
+    forget_experiments(home / "mlflow.db")
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    made = client.create_experiment("sourdough", artifact_location="mlflow-artifacts:/7")
+    old = client.create_run(made).info
+    assert old.artifact_uri == f"mlflow-artifacts:/7/{old.run_id}/artifacts"
+    tracker = Tracker(f"sqlite:///{home / 'mlflow.db'}")
+    assert tracker.start_flow("a run", "1")
+    tracker.log_to_flow(home / "mlflow.db")
+    assert tracker.on
+    moved = tracker.client.get_run(old.run_id).info.artifact_uri
+    assert moved == (home / "artifacts" / "7" / old.run_id / "artifacts").as_uri()
+
+
 NAMES = ["copy", "a copy #1 of 100%41, né"]
 
 
@@ -170,7 +188,7 @@ def forget_experiments(database: Path) -> None:
     with contextlib.closing(sqlite3.connect(database)) as connection, connection:
         for table in ("model_version_tags", "registered_model_aliases", "model_versions", "registered_models"):
             connection.execute(f"DELETE FROM {table}")
-        connection.execute("UPDATE experiments SET name = 'another', artifact_location = 'file:///elsewhere'")
+        connection.execute("UPDATE experiments SET name = 'another ' || experiment_id, artifact_location = 'file:///elsewhere'")
 
 
 def train(workspace: Path, model: LoadedModel, day: int) -> str:
