@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from ...config import Config, setting
+from ..common.addresses import private_kind
 from .links import DEFAULT_PORTS, canonical_url, parse_host_port
 from .traps import compiled
 
@@ -130,6 +130,6 @@ def _is_own(url: str, own: set[tuple[str, int]]) -> bool:
     if (host, parts.port or DEFAULT_PORTS[parts.scheme]) in own or host == "localhost":
         return True
     try:
-        return not ipaddress.ip_address(host).is_global
+        return private_kind(host) is not None
     except ValueError:
         return False
