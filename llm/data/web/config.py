@@ -33,7 +33,7 @@ class CrawlConfig(Config):
 
     seeds: tuple[str, ...]
     """Web addresses (http or https) from which links are followed; the crawl stays on their hosts and ports."""
-    snapshot: str = "1"
+    snapshot: str = setting("1", name="-_.")
     """The name under which this state of the web is kept; a new name makes a new crawl."""
     max_pages: int = setting(10_000, at_least=1)
     """Request at most this many URLs. The hosts share them evenly; on each, those nearest to the seeds come first, in
