@@ -207,6 +207,7 @@ def serve(
 
     The options say how tokens are drawn where a request does not.
     """
+    from llm.config import name_problem
     from llm.model.classifier import is_classifier
     from llm.model.generate import Sampling
     from llm.serve.door import TOKEN
@@ -216,6 +217,8 @@ def serve(
     from .models import find_model, load_found, load_found_classifier
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    if name is not None and (problem := name_problem(name, "-_.:/@")):
+        raise ValueError(f"--name is {problem}")
     found = find_model(model)
     with listen(port) as listener:
         loaded = load_found_classifier(found, name) if is_classifier(found.path) else load_found(found, name)

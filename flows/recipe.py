@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError, WrapValidator
 from yaml import YAMLError
 
-from llm.config import Config
+from llm.config import Config, setting
 from llm.data.clean.clean import CleanConfig
 from llm.data.decontaminate.decontaminate import DecontaminateConfig
 from llm.data.dedup.dedup import DedupConfig
@@ -27,6 +28,7 @@ from llm.evaluate.config import EvaluateConfig
 from llm.evaluate.gate import GateConfig
 from llm.model.published import published_shape
 from llm.model.shape import GPTConfig
+from llm.redact import redacted
 from llm.report.report import ReportConfig
 from llm.scaling.config import ScalingConfig
 from llm.tokenizer.imported_tokenizer import import_tokenizer
@@ -48,8 +50,8 @@ from tasks.core.session import OnCodeChange
 class Recipe(Config):
     """Everything that decides what a run makes, one section per stage, and where it runs."""
 
-    name: str
-    """Name of the recipe: letters, digits, dashes. It appears in run names and reports."""
+    name: str = setting(name="-")
+    """Name of the recipe: letters, digits, dashes, up to 64. It appears in run names and reports."""
     crawl: CrawlConfig | None = None
     """Which web pages to fetch; empty with ingest."""
     ingest: IngestConfig | None = None
@@ -154,16 +156,18 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), given: Mapping[
     Raises ValueError that names file, field, value and what is allowed.
     """
     values = merged(Path(path), ())
+    _refuse_environment([OmegaConf.to_yaml(values), *overrides])
     try:
         for override in overrides:
             key, separator, text = override.partition("=")
             if not (separator and key):
-                raise ValueError(f"override {override!r} is not of the form key=value, such as pretrain.n_steps=500")
+                shown = redacted(repr(override))
+                raise ValueError(f"override {shown} is not of the form key=value, such as pretrain.n_steps=500")
             value = OmegaConf.from_dotlist([f"value={text}"])["value"]
             OmegaConf.update(values, key, None if value == [] else value, force_add=True)  # both are empty
         plain = OmegaConf.to_container(values, resolve=True)
     except (OmegaConfBaseException, YAMLError) as error:
-        raise ValueError(f"{path} with {list(overrides)}: {error}") from error
+        raise ValueError(redacted(f"{path} with {list(overrides)}: {error}")) from None
     return validated(laid_over(plain, given or {}, Recipe), str(path))
 
 
@@ -225,6 +229,19 @@ def require_nothing(node: dict[str, Any], resolve_reference: Callable[[dict[str,
             require_nothing(field, resolve_reference)
 
 
+def _refuse_environment(texts: Iterable[str]) -> None:
+    """Raises ValueError where a text takes a value out of the environment by interpolation.
+
+    Nobody can tell a path from a password there, and what a recipe holds is written into every artifact and report.
+    """
+    found = re.search(r"\$\{\s*oc\.env\s*:\s*([^}]*)\}", "\n".join(texts))
+    if found:
+        raise ValueError(
+            f"{found[0]} is not allowed in a recipe. A credential is named, credential.env={found[1]}; anything else "
+            'can be given as an override, where the shell puts it in, such as key="$HOME/data"'
+        )
+
+
 def merged(path: Path, seen: tuple[Path, ...]) -> DictConfig:
     """Returns the values of a YAML file merged over those of the file that it `extends`."""
     path = path.resolve() if seen else path
@@ -236,7 +253,7 @@ def merged(path: Path, seen: tuple[Path, ...]) -> DictConfig:
     try:
         values = OmegaConf.load(path)
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+        raise ValueError(redacted(f"{path} is not valid YAML: {error}")) from None
     if not isinstance(values, DictConfig):
         raise ValueError(f"{path} must hold `key: value` lines, but holds {type(values).__name__}")
     base = values.pop("extends", None)
@@ -251,7 +268,7 @@ def validated(values: Any, source: str) -> Recipe:
         return TypeAdapter(Recipe).validate_python(values)
     except ValidationError as error:
         lines = [f"  {describe(item)}" for item in error.errors()]
-        raise ValueError(f"{source}:\n" + "\n".join(dict.fromkeys(lines))) from error
+        raise ValueError(f"{source}:\n" + redacted("\n".join(dict.fromkeys(lines)))) from None
 
 
 def describe(error: Any) -> str:
@@ -265,10 +282,13 @@ def describe(error: Any) -> str:
         return f"{name}: unknown key; {hint}"
     if error["type"] in {"missing", "missing_argument", "missing_keyword_only_argument"}:
         return f"{name}: missing; the recipe must give it"
+    if error["type"] == "dataclass_type":  # the value is not shown: given as a credential, it is one
+        known = [field.name for field in dataclasses.fields(section(parts))]
+        return f"{name} is one value; allowed: its fields, {', '.join(f'{name}.{field}' for field in known)}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{name}: {message}" if name else message
-    return f"{name} is {error['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{name} is {error['input']!r:.200}: {message[0].lower()}{message[1:]}"
 
 
 def section(parts: Sequence[str]) -> Any:

@@ -6,15 +6,21 @@ import dataclasses
 import functools
 import math
 import numbers
+import re
 import types
 import typing
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, TypeVar
 
+from .redact import credential_in
+
 EXECUTION = "execution"
 """Metadata key of a field that says how a stage runs, not what it makes; such a field never enters a fingerprint."""
 OPTIONAL = "optional"
 """Metadata key of a field that enters a fingerprint only when it is set: what was built before it was added stays."""
+NAME = "name"
+"""Metadata key of a field whose text is a name: of files, runs and metrics, and in pages."""
+MAX_NAME_CHARS = 64
 
 
 def setting(
@@ -24,13 +30,15 @@ def setting(
     at_most: float | None = None,
     execution: bool = False,
     optional: bool = False,
+    name: str | None = None,
 ) -> Any:
     """Returns a dataclass field with inclusive bounds, checked when the config is made.
 
     `execution=True` marks a field that cannot change the result (device, workers, log cadence), `optional=True` one
-    that changes nothing while it has its default, and so is left out of `identity` then.
+    that changes nothing while it has its default, and so is left out of `identity` then. `name` is what a text may hold
+    besides letters and digits, where it is a name: "-" or "-_." (see `name_problem`).
     """
-    metadata = {"at_least": at_least, "at_most": at_most, EXECUTION: execution, OPTIONAL: optional}
+    metadata = {"at_least": at_least, "at_most": at_most, EXECUTION: execution, OPTIONAL: optional, NAME: name}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -41,7 +49,8 @@ class Config:
     the help text of the field in the Prefect UI. Unknown keys are refused.
 
     `null`, an empty list, an empty text and an override `key=` all mean the same, "empty": None where the field may be
-    None, else no items; it is an error where there must be a value.
+    None, else no items; it is an error where there must be a value. No text may hold a credential: configs are kept
+    with every artifact, and shown.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"use_attribute_docstrings": True, "extra": "forbid"}
@@ -67,6 +76,8 @@ class Config:
                     for ours, theirs in (("at_least", "minimum"), ("at_most", "maximum")):
                         if field.metadata.get(ours) is not None:
                             option[theirs] = field.metadata[ours]
+                if option.get("type") == "string" and field.metadata.get(NAME):
+                    option |= {"pattern": f"^{_name_pattern(field.metadata[NAME])}$", "maxLength": MAX_NAME_CHARS}
         return schema
 
     def __post_init__(self) -> None:
@@ -77,10 +88,50 @@ class Config:
                 value = _empty_value(field, hints[field.name])
                 object.__setattr__(self, field.name, value)
             low, high = field.metadata.get("at_least"), field.metadata.get("at_most")
-            for item in value if isinstance(value, tuple) else [value]:
+            for item in _items(value):
+                if isinstance(item, str):
+                    _check_text(field, item)
                 allowed = _instead_of(item, hints[field.name], low, high)
                 if allowed:
                     raise ValueError(f"{field.name} is {item!r}; allowed: {allowed}")
+
+
+def _items(value: Any) -> list[Any]:
+    """Returns what a field holds: the items of a tuple, keys and values of a dict, or the one value."""
+    if isinstance(value, dict):
+        return [item for pair in value.items() for item in pair]
+    return list(value) if isinstance(value, tuple) else [value]
+
+
+def _check_text(field: Any, text: str) -> None:
+    """Raises ValueError, without showing it, for a text with a credential, and for one that is not the name it is to
+    be."""
+    if found := credential_in(text):
+        raise ValueError(
+            f"{field.name} holds {found}, which would stand in logs, artifacts and reports; allowed: the address "
+            "without it, and the credential as credential.env, the name of an environment variable (for signed "
+            "addresses with credential.kind signed), where the section has that field"
+        )
+    marks = field.metadata.get(NAME)
+    if marks and (problem := name_problem(text, marks)):
+        raise ValueError(f"{field.name} is {problem}")
+
+
+def name_problem(text: str, marks: str = "-_.") -> str | None:
+    """Returns why a text is no name, with what is allowed: letters, digits and `marks`, and no dot or dash first.
+
+    None for a name. Names become those of files, of runs and of metrics, and stand in pages and logs.
+    """
+    if len(text) <= MAX_NAME_CHARS and re.fullmatch(_name_pattern(marks), text):
+        return None
+    shown = repr(text[:MAX_NAME_CHARS]) + (f"... ({len(text):,} characters)" if len(text) > MAX_NAME_CHARS else "")
+    words = {"-": "dashes", "_": "underscores", ".": "dots"}
+    allowed = ", ".join(["letters", "digits", *(words.get(mark, f"`{mark}`") for mark in marks)])
+    return f"{shown}; allowed: {allowed} (no accents), up to {MAX_NAME_CHARS}, a letter or digit first"
+
+
+def _name_pattern(marks: str) -> str:
+    return rf"[A-Za-z0-9][A-Za-z0-9{re.escape(marks)}]*"
 
 
 def _instead_of(value: Any, hint: Any, low: float | None, high: float | None) -> str | None:

@@ -17,11 +17,12 @@ import pydantic
 import pytest
 
 from benchmarks import house
-from llm.config import Config
+from llm.config import NAME, Config, name_problem
 from llm.train.config import ResolvedOptimizer
 
 REQUIRED: dict[str, dict[str, Any]] = {
     "CrawlConfig": {"seeds": ("http://127.0.0.1:1/",), "allow_private": ("127.0.0.1:1",)},
+    "CredentialConfig": {"env": "CORPUS_TOKEN"},
     "GPTConfig": {"vocab_size": 64, "context_length": 16, "n_layers": 1, "n_heads": 1, "d_model": 8},
     "IngestConfig": {"sources": ()},
     "Recipe": {"name": "r"},
@@ -119,6 +120,70 @@ def test_all_empty_values_mean_the_same(
         for empty in (None, "", (), [])
     ]
     assert outcomes == outcomes[:1] * len(outcomes)
+
+
+CANARY = "c4n4ryS3cr3t"
+CREDENTIALS = [f"https://me:{CANARY}@h.example/", f"https://h.example/?X-Amz-Signature={CANARY}", "hf_" + CANARY * 2]
+TEXTS = [
+    pytest.param(*param.values, id=param.id)
+    for param in IN_RECIPES
+    if str in param.values[2] or tuple[str, ...] in param.values[2]
+]
+NAMED = [param for param in TEXTS if param.values[1].metadata.get(NAME)]
+NO_NAMES = [
+    "../../../x",
+    "<b>a</b>",
+    "a\nb",
+    "a\n",
+    "x" * 5_000,
+    "a'b",
+    'a"b',
+    "a b",
+    "/a",
+    ".",
+    "-a",
+    ".a",
+    "é",
+    "a\0",
+]
+
+
+@pytest.mark.parametrize(("config_class", "field", "options"), TEXTS)
+def test_no_text_holds_a_credential_and_no_message_repeats_it(
+    config_class: type[Config], field: dataclasses.Field[Any], options: list[Any]
+) -> None:
+    for credential in CREDENTIALS:
+        values = {**REQUIRED.get(config_class.__name__, {}), field.name: ("ok", credential)}
+        if str in options:
+            values[field.name] = credential
+        with pytest.raises(ValueError, match=f"^{field.name} (holds|is no name)") as caught:
+            config_class(**values)
+        with pytest.raises(pydantic.ValidationError) as found:
+            adapter(config_class).validate_python(values)
+        assert CANARY not in str(caught.value) + str([item["msg"] for item in found.value.errors()])
+
+
+@pytest.mark.parametrize(("config_class", "field", "options"), NAMED)
+def test_a_name_is_letters_digits_and_its_marks(
+    config_class: type[Config], field: dataclasses.Field[Any], options: list[Any]
+) -> None:
+    marks = field.metadata[NAME]
+    assert name_problem(f"A9{marks}" + "x" * (62 - len(marks)), marks) is None
+    assert "_" in marks or name_problem("a_b", marks)
+    schema = adapter(config_class).json_schema()
+    shown = schema.get("properties", schema.get("$defs", {}).get(config_class.__name__, {}).get("properties"))
+    for wrong in NO_NAMES:
+        with pytest.raises(ValueError, match=f"{field.name} is .*; allowed: letters, digits, ") as caught:
+            made_with(config_class, field, wrong)
+        assert len(str(caught.value)) < 500
+        text = shown[field.name]
+        assert not re.search(text["pattern"].removesuffix("$") + r"\Z", wrong) or len(wrong) > text["maxLength"]
+
+
+def test_what_names_files_runs_and_metrics_is_a_name() -> None:
+    assert {param.id for param in NAMED} >= {
+        "Recipe.name", "SourceConfig.name", "IngestConfig.snapshot", "CrawlConfig.snapshot"
+    }  # fmt: skip
 
 
 adapter = functools.cache(pydantic.TypeAdapter)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ..config import Config, setting
+from ..config import Config, name_problem, setting
 from ..data.user_files.benchmark_items import BenchmarkRow, ItemForm, benchmark_files, read_rows
 from ..files import read_table
 from .config import EvaluateConfig
@@ -108,6 +108,8 @@ def check_benchmarks(config: EvaluateConfig) -> list[Benchmark]:
 
 def read_benchmarks(path: Path, n_shots: int | None = None) -> list[Benchmark]:
     """Returns the benchmarks of a file: one, or for a file of CORE one for each task; see `check_benchmarks`."""
+    if problem := name_problem(path.stem):
+        raise ValueError(f"{path}: the benchmark's name, its file's without the ending, is {problem}; rename the file")
     rows = read_rows(path)
     form = _form(path, rows)
     given = _given_rules(path)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.recipe import Recipe, describe_fields, load_recipe
+from llm.data.common.credential import CredentialConfig
 from tests.published_models import publish
 
 CRAWL = "crawl: {seeds: ['http://127.0.0.1:1/'], snapshot: s, allow_private: ['127.0.0.1:1']}\n"
@@ -114,3 +115,57 @@ def test_a_section_for_every_stage() -> None:
 
     sections = {field.name: field.type for field in dataclasses.fields(Recipe)}
     assert set(PIPELINE) <= set(sections)
+
+
+CANARY = "c4n4ryS3cr3t"
+SIGNED = f"https://h.example/a.jsonl?X-Amz-Signature={CANARY}"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        (INGEST, [f"ingest.sources.0.paths=['{SIGNED}']"], r"ingest\.sources\.0: paths holds an address with a token"),
+        (
+            INGEST,
+            [f"name=https://me:{CANARY}@h/"],
+            r"name holds an address with a user name.*credential\.env",
+        ),
+        (INGEST, [f"https://me:{CANARY}@h/"], r"override 'https://h/' is not of the form"),
+        (INGEST, [f"ingest.sources.0.max_records={SIGNED}"], r"max_records is 'https://h\.example/a\.jsonl'"),
+        (INGEST, [f"ingest.sources.9.paths={SIGNED}"], r"ingest\.sources\.9\.paths=https://h\.example/a\.jsonl'\]: "),
+        (INGEST, [f"ingest.sources.0.token={CANARY}"], r"token: unknown key"),
+        (
+            INGEST,
+            [f"ingest.sources.0.credential={CANARY}"],
+            r"credential is one value; .*\.credential\.env, ",
+        ),
+        (INGEST, [f"ingest.sources.0.credential.env={CANARY}"], r"env is no name of an environment variable"),
+        (f"paths: [a: '{SIGNED}', }}\n", [], r"is not valid YAML"),
+        (
+            "shard: {x: '${oc.env:CANARY}'}\n" + INGEST,
+            [],
+            r"\$\{oc\.env:CANARY\} is not allowed in a recipe",
+        ),
+        (INGEST, ["clean.min_chars=${ oc.env : CANARY , 3}"], r"not allowed .*credential\.env=CANARY , 3"),
+    ],
+)
+def test_a_credential_in_a_recipe_is_refused_and_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, overrides: list[str], message: str
+) -> None:
+    monkeypatch.setenv("CANARY", CANARY)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_recipe(recipe(tmp_path, "name: r\n" + text), overrides)
+    assert CANARY not in str(caught.value)
+    assert caught.value.__cause__ is None, "a traceback would show it"
+
+
+def test_a_credential_is_named_and_other_interpolations_stay(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "name: r\n" + INGEST + "clean: {min_chars: '${shard.context_length}'}\n" + SHARD)
+    changed = ["ingest.sources.0.paths=[https://h.example/a.txt]", "ingest.sources.0.credential.env=CORPUS_TOKEN"]
+    loaded = load_recipe(path, changed)
+    assert loaded.ingest is not None
+    assert loaded.ingest.sources[0].credential == CredentialConfig(env="CORPUS_TOKEN")
+    assert loaded.clean.min_chars == loaded.shard.context_length == 128
+
+
+SHARD = "shard: {context_length: 128}\n"

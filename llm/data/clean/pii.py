@@ -7,11 +7,11 @@ stays: a checksum, a separator, a label or a reserved range decides.
 
 from __future__ import annotations
 
-import functools
-import ipaddress
 import re
 from collections import Counter
 from collections.abc import Callable
+
+from ..common.addresses import private_kind
 
 PLACEHOLDERS = {
     "e-mail": "email@example.com",  # RFC 2606
@@ -121,13 +121,12 @@ _SMALL_NUMBER = 32
 """Four numbers below this are a version or a section unless the text around them speaks of addresses."""
 
 
-@functools.lru_cache(maxsize=4_096)
 def _is_public(address: str) -> bool:
+    """Returns whether an address may be somebody's: a public one, or one with a public one in it."""
     try:
-        parsed = ipaddress.ip_address(address)
+        return private_kind(address) in (None, "a 6to4", "a Teredo")
     except ValueError:
         return False
-    return parsed.is_global and not parsed.is_multicast
 
 
 def _is_public_ipv4(match: re.Match[str]) -> bool:

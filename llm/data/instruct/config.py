@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from ...config import Config, setting
+from ..common.credential import CredentialConfig
 
 SourceKind = Literal["definitions", "alpaca", "chat"]
 
@@ -40,6 +41,8 @@ class InstructSource(Config):
     """Which split of the data set."""
     revision: str | None = None
     """For a data set of the hub: the commit, 40 hexadecimal digits, so that the same data come tomorrow."""
+    credential: CredentialConfig | None = setting(None, execution=True)
+    """What opens a data set of the hub that is not public, of kind bearer. Empty: nothing is needed."""
     instruction_field: str = "instruction"
     """For alpaca: the key of the question."""
     input_field: str | None = "input"
@@ -64,6 +67,8 @@ class InstructSource(Config):
             raise ValueError("kind 'definitions' reads the corpus: leave path and dataset out")
         if self.kind != "definitions" and n_places != 1:
             raise ValueError(f"kind {self.kind!r} needs either path (files) or dataset, and has {n_places} of them")
+        if self.credential and not (self.is_on_hub and self.credential.kind == "bearer"):
+            raise ValueError("credential goes with a data set of the hub, and as kind bearer: leave it out")
         if self.is_on_hub and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
             raise ValueError(
                 f"revision is {self.revision!r}; allowed: a commit of {self.dataset}, 40 hexadecimal digits, because a "

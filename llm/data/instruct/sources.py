@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...tokenizer.tokenizer import SPECIAL_TOKENS
+from ..common.credential import hub_errors, opened
 from ..common.drops import Dropped
 from ..common.file_patterns import matching_files
 from ..user_files.json_records import SUFFIXES, values_of
@@ -190,22 +191,15 @@ def source_files(source: InstructSource) -> list[Path]:
 def _dataset_records(source: InstructSource, downloads: Path) -> Iterator[tuple[str, Any]]:
     """Yields the rows of a data set, which is fetched whole, so that it can be read again without a network."""
     import datasets
-    from datasets.exceptions import DatasetGenerationError
 
-    try:
+    access, what = opened(source.credential), f"instruct.sources: dataset {source.dataset!r}"
+    with hub_errors(what, access):
         rows = datasets.load_dataset(
             source.dataset,
             source.config_name,
             split=source.split,
             revision=source.revision if source.is_on_hub else None,
             cache_dir=str(downloads / "datasets"),
+            token=access.token,
         )
-    except ConnectionError:
-        raise
-    except DatasetGenerationError as error:  # it says nothing; the reason is its cause
-        if isinstance(error.__cause__, OSError):
-            raise error.__cause__ from error
-        raise ValueError(f"instruct.sources: dataset {source.dataset!r}: {error.__cause__}") from error
-    except (ValueError, FileNotFoundError) as error:  # what `datasets` raises for an unknown data set, split or file
-        raise ValueError(f"instruct.sources: dataset {source.dataset!r}: {error}") from error
     yield from ((f"{source.label} {source.split}, row {number}", row) for number, row in enumerate(rows, 1))

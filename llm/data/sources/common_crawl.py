@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ...files import read_table
+from ...redact import public_url, redacted
+from ..common.credential import PUBLIC, Access, opened
 from .config import SourceConfig
 from .download import download
 from .locate import SourceFile, is_remote, local_path
@@ -34,9 +36,10 @@ def listed_files(source: SourceConfig, downloads: Path) -> list[SourceFile]:
 
     Raises ValueError for a list or an index that cannot be understood.
     """
+    access = opened(source.credential)
     if source.path_list:
-        return _listed_files(source, local_path(source.path_list, downloads))
-    return _indexed_files(source, local_path(str(source.index), downloads))
+        return _listed_files(source, local_path(source.path_list, downloads, access))
+    return _indexed_files(source, local_path(str(source.index), downloads, access))
 
 
 def _listed_files(source: SourceConfig, path_list: Path) -> list[SourceFile]:
@@ -79,7 +82,9 @@ def _index_rows(index: Path) -> Iterator[dict[str, Any]]:
             try:
                 yield json.loads(line[line.index("{") :])
             except ValueError as error:
-                raise ValueError(f"index {index}, line {number}, has no JSON object: {line[:100]!r}") from error
+                raise ValueError(
+                    f"index {index}, line {number}, has no JSON object: {redacted(line)[:100]!r}"
+                ) from error
 
 
 def _value(row: dict[str, Any], what: str) -> Any:
@@ -100,22 +105,27 @@ def _lines(path: Path) -> Iterator[str]:
 def _below_base(source: SourceConfig, name: str, spans: tuple[tuple[int, int], ...]) -> SourceFile:
     """Returns the file `name` of a list or an index, which must lie below `base_url`: the list came from outside."""
     if is_remote(name) or name.startswith("/") or ".." in name.split("/") or not re.fullmatch(r"[!-~]+", name):
-        raise ValueError(f"{source.name}: {name[:200]!r} is no path below base_url; is this a list of archives?")
+        raise ValueError(
+            f"{source.name}: {redacted(name)[:200]!r} is no path below base_url; is this a list of archives?"
+        )
     n_bytes = sum(stop - start for start, stop in spans) if spans else None
-    return SourceFile(name, f"{source.base_url.rstrip('/')}/{name}", n_bytes, spans)
+    location = f"{source.base_url.rstrip('/')}/{name}"
+    label = public_url(location)[len(location) - len(name) :] if is_remote(location) else name
+    return SourceFile(label, location, n_bytes, spans)
 
 
-def read_spans(file: SourceFile, downloads: Path) -> Iterator[tuple[int, bytes]]:
+def read_spans(file: SourceFile, downloads: Path, access: Access = PUBLIC) -> Iterator[tuple[int, bytes]]:
     """Yields the first byte and the content of each wanted span of a file, fetching nothing else but small gaps."""
     for start, stop, spans in merged(file.spans):
-        content = _content(file.location, start, stop, downloads)
+        content = _content(file.location, (start, stop), downloads, access)
         yield from ((first, content[first - start : after - start]) for first, after in spans)
 
 
-def _content(location: str, start: int, stop: int, downloads: Path) -> bytes:
-    """Returns the bytes of a file from `start` to `stop`, fewer where it ends before."""
+def _content(location: str, span: tuple[int, int], downloads: Path, access: Access) -> bytes:
+    """Returns the bytes of a file in a span, fewer where it ends before."""
+    start, stop = span
     if location.startswith(("http://", "https://")):
-        return download(location, downloads, (start, stop)).path.read_bytes()
+        return download(location, downloads, span, access).path.read_bytes()
     if is_remote(location):
         import fsspec
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ...config import Config, setting
+from ..common.credential import CredentialConfig
 
 Kind = Literal["warc", "wet", "common-crawl", "dataset", "parquet", "jsonl", "text"]
 
@@ -22,7 +23,7 @@ class KindOfSource(NamedTuple):
 
 
 _PACKED = ("", ".gz", ".zst")
-_EVERY_KIND = {"name", "kind", "max_records", "n_records"}
+_EVERY_KIND = {"name", "kind", "max_records", "n_records", "credential"}
 _COLUMNS = {"text_field", "title_field", "url_field"}
 KINDS: dict[Kind, KindOfSource] = {
     "warc": KindOfSource({"paths"}, (".warc", ".warc.gz")),
@@ -42,7 +43,7 @@ LOCAL_BUILDERS = ("parquet", "json", "csv", "text", "arrow")
 class SourceConfig(Config):
     """One source of pages or texts. Which fields count depends on `kind`; one that does not is refused."""
 
-    name: str
+    name: str = setting(name="-_.")
     """Name of the source, of letters, digits, `-`, `_` and `.`; it stands in every document as its `source`."""
 
     kind: Kind
@@ -85,6 +86,10 @@ class SourceConfig(Config):
     base_url: str = "https://data.commoncrawl.org/"
     """For `common-crawl`: what stands before the paths: an address, or a folder."""
 
+    credential: CredentialConfig | None = setting(None, execution=True)
+    """What opens addresses of http and https, and a data set of the hub, that are not public. Empty: nothing is needed.
+    (Addresses such as s3:// are opened by what their own tools read, AWS_ACCESS_KEY_ID and its like.)"""
+
     max_files: int | None = setting(None, at_least=1)
     """For `common-crawl`: take only so many files from the start of `path_list`, about 1 GB each; empty: all."""
 
@@ -96,9 +101,8 @@ class SourceConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+", self.name):
-            raise ValueError(f"name is {self.name!r}; allowed: letters, digits, `-`, `_` and `.`")
         self._refuse_unused()
+        self._check_credential()
         if self.kind == "common-crawl":
             self._check_common_crawl()
         elif self.kind == "dataset":
@@ -117,6 +121,19 @@ class SourceConfig(Config):
                     f"{self.name}: {field.name} is {value!r}, which kind {self.kind} does not use; "
                     f"it uses {', '.join(sorted(KINDS[self.kind].fields))}"
                 )
+
+    def _check_credential(self) -> None:
+        if self.credential is None:
+            return
+        places = [*self.paths, self.path_list, self.index, self.kind == "common-crawl" and self.base_url]
+        is_web = any(str(place).startswith(("http://", "https://")) for place in places if place)
+        if self.kind == "dataset" and not (self.is_on_hub and self.credential.kind == "bearer"):
+            raise ValueError(
+                f"{self.name}: credential goes with a dataset of the hub, and as kind bearer; read files behind a "
+                "credential with kind parquet or jsonl"
+            )
+        if self.kind != "dataset" and not is_web:
+            raise ValueError(f"{self.name}: credential opens http and https addresses, and none is named: leave it out")
 
     def _check_common_crawl(self) -> None:
         if (self.path_list is None) == (self.index is None):

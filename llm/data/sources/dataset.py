@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
+from ..common.credential import hub_errors, opened
 from .config import LOCAL_BUILDERS, SourceConfig
 from .found import Found
 from .text_files import text_record
@@ -17,17 +19,14 @@ def open_dataset(source: SourceConfig, data_files: list[str]) -> Any:
     """
     import datasets
 
-    options: dict[str, Any] = {"split": source.split, "streaming": True}
+    access = opened(source.credential)
+    options: dict[str, Any] = {"split": source.split, "streaming": True, "token": access.token}
     if source.dataset in LOCAL_BUILDERS:
         options["data_files"] = data_files
     elif source.is_on_hub:
         options["revision"] = source.revision
-    try:
+    with hub_errors(f"{source.name}: dataset {source.dataset!r}", access):
         found = datasets.load_dataset(source.dataset, source.config_name, **options)
-    except ConnectionError:
-        raise
-    except (ValueError, FileNotFoundError) as error:  # what `datasets` raises for an unknown data set, split or file
-        raise ValueError(f"{source.name}: dataset {source.dataset!r}: {error}") from error
     names = found.column_names
     if names is not None:
         source.require_fields(names, f"data set {source.dataset}")
@@ -49,18 +48,12 @@ def read_dataset(source: SourceConfig, data_files: list[str], shard: int | None)
     label = source.split
     if shard is not None and found.num_shards > 1:
         found, label = found.shard(num_shards=found.num_shards, index=shard), f"{source.split}/{shard}"
-    row = -1
-    try:
-        for row, values in enumerate(found):
-            yield text_record(values, label, f"row {row}", source)
-    except Exception as error:  # `datasets` lets through whatever its readers raise
-        kind = ConnectionError if _is_network(error) else OSError
-        raise kind(
-            f"{source.name}: data set {source.dataset}, {label}, cannot be read after row {row}: {error}. "
-            "Its files can be read with kind parquet or jsonl, which leave out what is damaged"
-        ) from error
-
-
-def _is_network(error: Exception) -> bool:
-    packages = ("aiohttp", "httpcore", "httpx", "huggingface_hub", "requests", "urllib3")
-    return isinstance(error, ConnectionError) or type(error).__module__.startswith(packages)
+    what = f"{source.name}: data set {source.dataset}, {label}, cannot be read to its end"
+    remedy = ". Its files can be read with kind parquet or jsonl, which leave out what is damaged"
+    rows = iter(found)
+    for number in itertools.count():
+        with hub_errors(what, opened(source.credential), remedy):
+            values = next(rows, None)
+        if values is None:
+            return
+        yield text_record(values, label, f"row {number}", source)

@@ -7,14 +7,14 @@ is fixed.
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...config import Config
+from ...config import Config, setting
 from ...counts import Counts
 from ...files import sha256_file
+from ..common.credential import Access, opened
 from .config import SourceConfig
 from .found import Found, Skipped
 from .ingested import PartitionWriter, gather, require_records
@@ -32,7 +32,7 @@ class IngestConfig(Config):
     sources: tuple[SourceConfig, ...]
     """The sources, in the order in which their records come."""
 
-    snapshot: str = "1"
+    snapshot: str = setting("1", name="-_.")
     """Name for what the world may change: a new name fetches everything again; the old artifact stays."""
 
     def __post_init__(self) -> None:
@@ -42,8 +42,6 @@ class IngestConfig(Config):
             raise ValueError("sources is empty; give at least one source, with name, kind and where it lies")
         if len(set(names)) < len(names):
             raise ValueError(f"sources have the names {names}; each must differ")
-        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*", self.snapshot):
-            raise ValueError(f"snapshot is {self.snapshot!r}; allowed: letters, digits, `-`, `_` and `.`")
 
 
 @dataclass(frozen=True)
@@ -116,9 +114,10 @@ def ingest_partition(item: Item, downloads: Path, out_dir: Path, config: IngestC
         if item.source.kind == "dataset":
             _read_dataset(item, writer)
         else:
+            access = opened(item.source.credential)
             for file in item.files:
                 if not _is_enough(writer, item.source):
-                    _read_file(file, folder, item.source, writer)
+                    _read_file(file, folder, access, item.source, writer)
     return writer.counts
 
 
@@ -144,13 +143,15 @@ def _read_dataset(item: Item, writer: PartitionWriter) -> None:
     writer.end_file(label, before, None, None)
 
 
-def _read_file(file: SourceFile, downloads: Path, source: SourceConfig, writer: PartitionWriter) -> None:
+def _read_file(
+    file: SourceFile, downloads: Path, access: Access, source: SourceConfig, writer: PartitionWriter
+) -> None:
     before = writer.totals
     if file.spans:
-        _take(_records_of_spans(file, downloads, source), file.label, source, writer)
+        _take(_records_of_spans(file, downloads, access, source), file.label, source, writer)
         writer.end_file(file.label, before, file.n_bytes, None)
         return
-    path = local_path(file.location, downloads)
+    path = local_path(file.location, downloads, access)
     whole = _take(_records(path, file.label, source), file.label, source, writer)
     writer.end_file(file.label, before, path.stat().st_size, sha256_file(path) if whole else None)
 
@@ -169,11 +170,11 @@ def _records(path: Path, label: str, source: SourceConfig) -> Iterator[Found]:
         yield from read_wet(file, source.name) if _is_wet(label, source) else read_warc(file)
 
 
-def _records_of_spans(file: SourceFile, downloads: Path, source: SourceConfig) -> Iterator[Found]:
+def _records_of_spans(file: SourceFile, downloads: Path, access: Access, source: SourceConfig) -> Iterator[Found]:
     from .common_crawl import read_spans
     from .warc_files import read_warc, read_wet
 
-    for start, content in read_spans(file, downloads):
+    for start, content in read_spans(file, downloads, access):
         piece = io.BytesIO(content)
         is_wet = _is_wet(file.label, source)
         yield from read_wet(piece, source.name, start) if is_wet else read_warc(piece, start)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...files import atomic_path
+from ...redact import public_url, redacted
+from ..common.credential import PUBLIC, Access
 from ..common.file_patterns import matching_files
 from .config import KINDS, LOCAL_BUILDERS, SourceConfig
 from .download import download, file_name
@@ -34,7 +36,10 @@ def is_remote(location: str) -> bool:
 
 def source_files(source: SourceConfig) -> list[SourceFile]:
     """Returns the files that the paths of a source name: those here in order of their labels, then the addresses."""
-    return [*local_files(source), *(SourceFile(path, path) for path in sorted(source.paths) if is_remote(path))]
+    return [
+        *local_files(source),
+        *(SourceFile(public_url(path), path) for path in sorted(source.paths) if is_remote(path)),
+    ]
 
 
 def local_files(source: SourceConfig) -> list[SourceFile]:
@@ -63,13 +68,13 @@ def _label(file: Path, pattern: Path) -> str:
     return file.relative_to(fixed.parent).as_posix()
 
 
-def local_path(location: str, downloads: Path) -> Path:
+def local_path(location: str, downloads: Path, access: Access = PUBLIC) -> Path:
     """Returns the file at a location on this machine, fetched into `downloads` if it is elsewhere.
 
     Raises ValueError if there is none, ConnectionError and OSError as `download` does.
     """
     if location.startswith(("http://", "https://")):
-        return download(location, downloads).path
+        return download(location, downloads, access=access).path
     if is_remote(location):
         return _copied(location, downloads)
     if not Path(location).is_file():
@@ -90,9 +95,11 @@ def _copied(location: str, downloads: Path) -> Path:
             with atomic_path(path) as temporary:
                 system.get_file(inner, str(temporary))
                 if temporary.stat().st_size != n_bytes:
-                    raise ConnectionError(f"{location}: the transfer ended before {n_bytes:,} bytes had come")
+                    raise ConnectionError(
+                        f"{public_url(location)}: the transfer ended before {n_bytes:,} bytes had come"
+                    )
     except (ImportError, ValueError, FileNotFoundError) as error:
-        raise ValueError(f"{location}: {error}") from error
+        raise ValueError(f"{public_url(location)}: {redacted(str(error))}") from None
     return path
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from ...config import Config, setting
+from ..common.addresses import private_kind
 from .links import DEFAULT_PORTS, canonical_url, parse_host_port
 from .traps import compiled
 
@@ -33,7 +33,7 @@ class CrawlConfig(Config):
 
     seeds: tuple[str, ...]
     """Web addresses (http or https) from which links are followed; the crawl stays on their hosts and ports."""
-    snapshot: str = "1"
+    snapshot: str = setting("1", name="-_.")
     """The name under which this state of the web is kept; a new name makes a new crawl."""
     max_pages: int = setting(10_000, at_least=1)
     """Request at most this many URLs. The hosts share them evenly; on each, those nearest to the seeds come first, in
@@ -130,6 +130,6 @@ def _is_own(url: str, own: set[tuple[str, int]]) -> bool:
     if (host, parts.port or DEFAULT_PORTS[parts.scheme]) in own or host == "localhost":
         return True
     try:
-        return not ipaddress.ip_address(host).is_global
+        return private_kind(host) is not None
     except ValueError:
         return False

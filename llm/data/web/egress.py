@@ -8,7 +8,6 @@ when the resolver is not in place and gives the refusal its reason.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,16 +17,8 @@ from scrapy.exceptions import CannotResolveHostError, IgnoreRequest
 from twisted.internet.interfaces import IHostnameResolver
 from zope.interface import implementer
 
+from ..common.addresses import private_kind
 from .links import parse_host_port
-
-EMBEDDING_NETWORKS = {
-    "64:ff9b::/96": "a NAT64",
-    "64:ff9b:1::/48": "a NAT64",
-    "2002::/16": "a 6to4",
-    "2001::/32": "a Teredo",
-    "::/96": "an IPv4-compatible",
-}
-"""IPv6 networks whose addresses stand for an IPv4 address; `ipaddress.is_global` calls some of them public."""
 
 
 class EgressRefused(IgnoreRequest):  # type: ignore[misc]
@@ -70,23 +61,6 @@ class EgressPolicy:
         if reasons:
             self.refusals[host.lower(), port] = reasons[0]
         return not reasons
-
-
-def private_kind(address: str) -> str | None:
-    """Returns what makes an IP address not a public one ("a loopback", "a private", ...), or None for a public address.
-
-    Raises ValueError for what is no IP address.
-    """
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    for kind in ("loopback", "unspecified", "link_local", "multicast", "reserved"):
-        if getattr(ip, f"is_{kind}"):
-            return f"{'an' if kind == 'unspecified' else 'a'} {kind.replace('_', '-')}"
-    for network, kind in EMBEDDING_NETWORKS.items():
-        if ip in ipaddress.ip_network(network):
-            return kind
-    return None if ip.is_global else "a private"
 
 
 @implementer(IHostnameResolver)

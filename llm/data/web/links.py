@@ -103,5 +103,6 @@ def parse_host_port(text: str) -> tuple[str, int]:
     except ValueError:
         parts, port = urlsplit(""), None
     if not parts.hostname or port is None or parts.path or parts.query or parts.fragment or parts.username is not None:
-        raise ValueError(f"{text!r} is not allowed; allowed: 'host:port', such as '127.0.0.1:8000' or '[::1]:8000'")
+        shown = text.rpartition("@")[2]  # what stands before may be a password
+        raise ValueError(f"{shown!r} is not allowed; allowed: 'host:port', such as '127.0.0.1:8000' or '[::1]:8000'")
     return parts.hostname.rstrip("."), port

@@ -45,6 +45,13 @@ def test_any_folder_of_jsonl_files_is_benchmarks(tmp_path, row, form, chance):
     assert benchmark.core is None
 
 
+def test_the_name_of_a_file_names_metrics(tmp_path):
+    for name in ("a b", "a<b>", "ä", "a'b", "x" * 65, ".a"):
+        path = write(tmp_path / f"{name}.jsonl", CHOICE)
+        with pytest.raises(ValueError, match=r"allowed: letters, digits, dashes, .*; rename the file"):
+            read_benchmarks(path)
+
+
 def test_chance_is_the_mean_over_items_of_one_in_so_many_choices(tmp_path):
     path = write(tmp_path / "mine.jsonl", CHOICE, {"query": "x", "choices": ["a", "b"], "gold": 0})
     assert read_benchmarks(path)[0].chance == (1 / 4 + 1 / 2) / 2

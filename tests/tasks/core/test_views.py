@@ -188,7 +188,9 @@ def forget_experiments(database: Path) -> None:
     with contextlib.closing(sqlite3.connect(database)) as connection, connection:
         for table in ("model_version_tags", "registered_model_aliases", "model_versions", "registered_models"):
             connection.execute(f"DELETE FROM {table}")
-        connection.execute("UPDATE experiments SET name = 'another ' || experiment_id, artifact_location = 'file:///elsewhere'")
+        connection.execute(
+            "UPDATE experiments SET name = 'another ' || experiment_id, artifact_location = 'file:///elsewhere'"
+        )
 
 
 def train(workspace: Path, model: LoadedModel, day: int) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -30,6 +31,10 @@ class Site:
     announced: int | None = None
     """The Content-Length to announce, whatever comes."""
     chunked: bool = False
+    opens: Callable[[str, Message], bool] = lambda path, headers: True
+    """Whether a request for a path with its query, and with these headers, is let in; others are answered 403."""
+    always: dict[str, str] = field(default_factory=dict)
+    """Headers sent with every answer."""
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     """Path and Range of each request."""
 
@@ -45,6 +50,8 @@ def serving(files: dict[str, bytes]) -> Iterator[Site]:
         def do_GET(self) -> None:
             with suppress(ConnectionError):  # a client may hang up
                 answer(self, site)
+
+        do_HEAD = do_GET
 
         def log_message(self, *parts: object) -> None:
             pass
@@ -62,17 +69,19 @@ def serving(files: dict[str, bytes]) -> Iterator[Site]:
 
 
 def answer(handler: BaseHTTPRequestHandler, site: Site) -> None:
-    """Answers one GET request."""
+    """Answers one GET or HEAD request."""
     wanted = handler.headers.get("Range")
     site.requests.append((handler.path, wanted))
     handler.close_connection = True
-    content = site.files.get(handler.path.lstrip("/"))
-    if site.statuses or content is None:
-        handler.send_response(site.statuses.pop(0) if site.statuses else 404)
-        for name, value in {"Content-Length": "8", **site.headers}.items():
+    content = site.files.get(handler.path.partition("?")[0].lstrip("/"))
+    is_open = site.opens(handler.path, handler.headers)
+    if site.statuses or content is None or not is_open:
+        handler.send_response(site.statuses.pop(0) if site.statuses else 404 if is_open else 403)
+        for name, value in {"Content-Length": "8", **site.headers, **site.always, "Connection": "close"}.items():
             handler.send_header(name, value)
         handler.end_headers()
-        handler.wfile.write(b"SlowDown")
+        if handler.command == "GET":
+            handler.wfile.write(b"SlowDown")
         return
     etag = f'"{hashlib.md5(content).hexdigest()}"'
     unchanged = handler.headers.get("If-Range") in (None, etag)
@@ -89,10 +98,13 @@ def answer(handler: BaseHTTPRequestHandler, site: Site) -> None:
         handler.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(content)}")
     if site.etags:
         handler.send_header("ETag", etag)
+    for name, value in {**site.always, "Connection": "close"}.items():
+        handler.send_header(name, value)
     if site.s3:
         handler.send_header("x-amz-request-id", "1")
     if not site.chunked:
         handler.send_header("Content-Length", str(stop - start if site.announced is None else site.announced))
     handler.end_headers()
     n_bytes = site.break_after.pop(0) if site.break_after else stop - start
-    handler.wfile.write(content[start : min(stop, start + n_bytes)])
+    if handler.command == "GET":
+        handler.wfile.write(content[start : min(stop, start + n_bytes)])

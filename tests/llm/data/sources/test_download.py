@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from llm.data.common.credential import Access
 from llm.data.sources import download as downloads
 from llm.data.sources.download import Download, download
 from tests.llm.data.sources.file_server import serving
@@ -219,3 +220,46 @@ def test_random_breaks_never_change_a_byte(tmp_path, seed):
             except ConnectionError:
                 continue
         check(found, CONTENT[slice(*span)] if span else CONTENT)
+
+
+TOKEN = Access("KEY", {"Authorization": "Bearer c4n4ry"}, secrets=("c4n4ry",))
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_credential_goes_to_the_server_that_it_is_for(site, tmp_path, is_same):
+    seen = []
+    with serving({"b.bin": CONTENT}) as other:
+        for name, each in (("site", site), ("other", other)):
+            each.opens = lambda path, headers, name=name: not seen.append((name, headers["Authorization"]))
+        site.statuses = [302]
+        site.headers = {"Location": f"{site.url}/empty" if is_same else f"{other.url}/b.bin"}
+        download(f"{site.url}/data/a.bin", tmp_path, access=TOKEN)
+    assert seen == [("site", "Bearer c4n4ry"), ("site", "Bearer c4n4ry") if is_same else ("other", None)]
+
+
+def test_a_public_server_does_not_lead_to_a_private_address(site, tmp_path, monkeypatch):
+    real = downloads.private_kind
+    monkeypatch.setattr(downloads, "private_kind", lambda ip: None if ip == "127.0.0.1" else real(ip))
+    site.statuses, site.headers = [302], {"Location": "http://127.0.0.2:1/latest?token=c4n4ry"}
+    with pytest.raises(ValueError, match=r"redirects to http://127\.0\.0\.2:1/latest, a loopback address"):
+        download(f"{site.url}/data/a.bin", tmp_path)
+
+
+def test_a_rotated_signature_goes_on_where_the_last_one_stopped(site, tmp_path):
+    url = f"{site.url}/data/a.bin"
+    one, two = (Access("KEY", signed={url: f"{url}?X-Amz-Signature={name}"}) for name in ("one", "two"))
+    site.break_after = [300_000]
+    site.opens = lambda path, headers: len(site.requests) != 2  # the first signature ends while the file comes
+    with pytest.raises(ValueError, match=rf"^{url}: .*403 .*holds as KEY: it may be wrong or expired"):
+        download(url, tmp_path, access=one)
+    made = download(url, tmp_path, access=two)
+    assert made.path.read_bytes() == CONTENT
+    assert site.requests[-1] == ("/data/a.bin?X-Amz-Signature=two", "bytes=300000-")
+    assert not [path for path in tmp_path.iterdir() if path.is_file() and b"Signature" in path.read_bytes()]
+
+
+def test_an_expired_signature_is_no_reason_to_try_again(site, tmp_path):
+    site.statuses = [403]
+    with pytest.raises(ValueError, match=r"answers 403 .*check what the environment holds as KEY"):
+        download(f"{site.url}/data/a.bin", tmp_path, access=TOKEN)
+    assert len(site.requests) == 1

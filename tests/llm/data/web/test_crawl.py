@@ -293,7 +293,7 @@ def test_a_full_disk_and_a_sigterm_leave_nothing_behind_and_the_crawl_goes_on_la
         ({"seeds": ()}, "seeds is empty"),
         ({"seeds": ("ftp://a.example/",)}, "seeds: 'ftp://a.example/' is not an http"),
         ({"seeds": ("a.example",)}, "seeds: 'a.example' is not"),
-        ({"seeds": ("http://me:secret@a.example/",)}, "without user name"),
+        ({"seeds": ("http://me:secret@a.example/",)}, "seeds holds an address with a user name or password"),
         ({"allow_private": ("127.0.0.1",)}, "allow_private: '127.0.0.1' is not allowed; allowed: 'host:port'"),
         ({"max_pages": 0}, "max_pages is 0"),
         ({"user_agent": "two\nlines"}, "user_agent"),
