@@ -118,7 +118,7 @@ def processes_of(workspace: Path) -> dict[int, str]:
 
 def kind_of(command: str) -> str:
     """What a process of a run is."""
-    if "create_app" in command or "uvicorn" in command:
+    if "tasks.core.server" in command:
         return "server"
     return "worker" if "spawn_main" in command or " -m llm." in command else "other"
 
