@@ -85,7 +85,7 @@ def test_a_partial_recipe_lies_over_that_of_the_deployment(flow: Any) -> None:
     [
         ({"n_step": 2}, "pretrain.n_step: unknown key; did you mean pretrain.n_steps?"),
         ({"n_steps": "many"}, "pretrain.n_steps is 'many': input should be a valid integer"),
-        ({"optimizer": 3}, "pretrain.optimizer is 3: "),
+        ({"optimizer": 3}, "pretrain.optimizer is one value; allowed: its fields, pretrain.optimizer.kind"),
     ],
 )
 def test_a_wrong_field_is_named(given: dict[str, Any], message: str) -> None:

@@ -99,7 +99,7 @@ def test_a_recipe_without_a_sweep_is_refused() -> None:
 
 def test_the_sweep_of_the_repository_loads_and_is_deployed() -> None:
     assert isinstance(sweep_of(load_recipe("conf/scaling-cpu.yaml")), ScalingConfig)
-    names = {item.name: item.entrypoint for item in deployments("conf/scaling-cpu.yaml", "0 3 * * *")}
+    names = {item.name: item.entrypoint for item in deployments("conf/scaling-cpu.yaml", "0 3 * * *", "UTC")}
     assert names["sweep"] == "flows.scaling.scaling"
 
 

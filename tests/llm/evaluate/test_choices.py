@@ -262,7 +262,7 @@ def test_log_likelihoods_are_those_of_transformers(tmp_path, tokenizer, architec
         prompts = [text for index in range(N_ITEMS) for text in few_shot_texts(benchmark, index)[1:]]
         counted = [n for item in items for n in item.n_answer]
         for ours, prompt, n in zip(scored, prompts, counted, strict=True):
-            ids = their_tokenizer("<|document|>" + prompt, return_tensors="pt")["input_ids"]
+            ids = their_tokenizer(prompt, return_tensors="pt")["input_ids"]
             with torch.no_grad():
                 log_p = torch.log_softmax(theirs(ids).logits[0, :-1].double(), dim=-1)
             expected = log_p.gather(1, ids[0, 1:, None])[-n:, 0]

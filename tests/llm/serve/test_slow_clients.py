@@ -15,10 +15,13 @@ from llm.serve import guard
 from llm.serve.answer import LoadedModel
 from llm.serve.server import listen
 from tests.llm.serve import serving
-from tests.llm.serve.serving import call, chat_body, served, tiny_model
+from tests.llm.serve.serving import LOGIN, call, chat_body, served, tiny_model
 
 CHAT = "/v1/chat/completions"
-HEAD = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 500\r\n"
+COMMON = f"Host: localhost\r\nAuthorization: {LOGIN['Authorization']}\r\n"
+POST = f"POST {CHAT} HTTP/1.1\r\n{COMMON}Content-Type: application/json\r\n"
+GET = f"GET /v1/models HTTP/1.1\r\n{COMMON}\r\n"
+HEAD = f"{POST}Content-Length: 500\r\n"
 BEGINNINGS = {"nothing": b"", "half a head": HEAD.encode(), "half a body": HEAD.encode() + b"\r\n{"}
 LIMIT = 1.0
 
@@ -80,7 +83,7 @@ def test_a_request_that_never_ends_is_cut(beginning: str, chat: LoadedModel, cap
 
 
 def test_a_second_request_on_a_connection_has_its_time_too(chat: LoadedModel) -> None:
-    with served(chat) as (_, port), connected(port, b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n") as client:
+    with served(chat) as (_, port), connected(port, GET.encode()) as client:
         assert client.recv(1 << 16).startswith(b"HTTP/1.1 200")
         time.sleep(0.7 * LIMIT)
         client.sendall(b"GET /v1/models HT")
@@ -103,8 +106,7 @@ def test_who_never_reads_the_answer_is_cut_and_holds_no_place(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     body = json.dumps(chat_body(stream=True)).encode()
-    request = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n".encode()
-    request += b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+    request = POST.encode() + b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
     monkeypatch.setattr(serving, "listen", listen_with_small_buffers)
     with served(tiny_model(context_length=1500, ends=False)) as (server, port), ExitStack() as clients:
         for _ in range(3):

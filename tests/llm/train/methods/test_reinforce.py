@@ -222,7 +222,8 @@ def test_malformed_questions_are_dropped_and_counted_on_request(tmp_path):
     ],
 )
 def test_what_taught_nothing_is_said(lines, warning, tmp_path, caplog):
-    warn_unless_rewarded(write_lines(tmp_path / "metrics.jsonl", lines))
+    numbered = [{"step": i, **line} for i, line in enumerate(lines)]
+    warn_unless_rewarded(write_lines(tmp_path / "metrics.jsonl", numbered))
     assert (warning in caplog.text) if warning else not caplog.records
 
 
