@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
-import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...files import read_table
 from ...redact import public_url, redacted
+from ..common.bounded import bounded_rows
 from ..common.credential import PUBLIC, Access, opened
 from .config import SourceConfig
 from .download import download
 from .locate import SourceFile, is_remote, local_path
-from .members import MAGIC
+from .members import Damage
+from .text_files import split_file
 
 INDEX_COLUMNS = {
     "file": ("filename", "warc_filename"),
@@ -75,7 +74,7 @@ def _index_rows(index: Path) -> Iterator[dict[str, Any]]:
     with open(index, "rb") as file:
         is_parquet = file.read(4) == b"PAR1"
     if is_parquet:
-        yield from read_table(index).to_pylist()
+        yield from bounded_rows(index)
         return
     for number, line in enumerate(_lines(index), 1):
         if line.strip():
@@ -93,13 +92,14 @@ def _value(row: dict[str, Any], what: str) -> Any:
 
 def _lines(path: Path) -> Iterator[str]:
     """Yields the lines of a text file, inflated if it is gzip; raises OSError for a damaged one."""
-    with open(path, "rb") as file:
-        is_gzip = file.read(len(MAGIC)) == MAGIC
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if is_gzip else open(path, encoding="utf-8") as text:
-            yield from text
-    except (EOFError, zlib.error, UnicodeDecodeError, gzip.BadGzipFile) as error:
-        raise OSError(f"{path} is damaged ({error}); delete it and run again") from error
+    for line in split_file(path, b"\n"):
+        if isinstance(line, Damage):
+            reason = ", ".join(filter(None, (line.problem, line.detail)))
+            raise OSError(f"{path} is damaged ({reason}); delete it and run again")
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise OSError(f"{path} is damaged ({error}); delete it and run again") from error
 
 
 def _below_base(source: SourceConfig, name: str, spans: tuple[tuple[int, int], ...]) -> SourceFile:

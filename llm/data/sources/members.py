@@ -18,6 +18,11 @@ MAGIC = b"\x1f\x8b\x08"
 READ_BYTES = 32 * 1024
 """A piece inflates to at most a thousand times its size, so this also bounds what a bomb costs: 32 MiB."""
 SCAN_BYTES = 2**20
+MAX_TRIED_BYTES = 64 * 2**20
+"""So much is inflated, or as much as the file has, in search of a member that is whole: what looks like the beginning
+of one may stand in a hostile file at every tenth byte, and each would be inflated to the end."""
+HEADER_BYTES = 512
+"""In so many bytes a gzip header ends and its content begins, as a rule."""
 SMALL_MEMBER_BYTES = 64 * 1024
 
 CUT_OFF = "cut off"
@@ -47,6 +52,7 @@ class Damage:
     start: int
     stop: int
     problem: str
+    detail: str = ""
 
 
 def read_member(file: BinaryIO, start: int, max_bytes: int) -> Member:
@@ -152,29 +158,44 @@ def inflated(file: BinaryIO, start: int) -> Iterator[bytes]:
 def next_member(file: BinaryIO, start: int, prefix: bytes) -> int | None:
     """Returns the byte, at or after `start`, at which the next member begins; None if there is none.
 
-    A member is known by the beginning of its content; without a `prefix` it must be whole.
+    A member is known by the beginning of its content; without a `prefix` it must be whole, and after MAX_TRIED_BYTES
+    in vain the rest counts as having none.
     """
+    n_left = max(MAX_TRIED_BYTES, file.seek(0, 2))
     while True:
         file.seek(start)
         piece = file.read(SCAN_BYTES)
         position = piece.find(MAGIC)
         while position >= 0:
-            if _is_member(file, start + position, prefix):
-                return start + position
+            at = start + position
+            is_member = _begins(piece[position : position + HEADER_BYTES], prefix) if prefix else None
+            if is_member is None and n_left > 0:
+                n_tried, is_member = _tried(file, at, prefix)
+                n_left -= n_tried
+            if is_member:
+                return at
             position = piece.find(MAGIC, position + 1)
         if len(piece) < SCAN_BYTES:
             return None
         start += len(piece) - len(MAGIC) + 1
 
 
-def _is_member(file: BinaryIO, start: int, prefix: bytes) -> bool:
-    if not prefix:
-        return read_member(file, start, 0).problem not in (CUT_OFF, DAMAGED)
-    file.seek(start)
+def _begins(head: bytes, prefix: bytes) -> bool | None:
+    """Returns whether the content of a member begins with `prefix`, by its first bytes; None: they do not say."""
     try:
-        return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(file.read(READ_BYTES), len(prefix)) == prefix
+        content = zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(head, len(prefix))
     except zlib.error:
         return False
+    return None if len(content) < len(prefix) and prefix.startswith(content) else content == prefix
+
+
+def _tried(file: BinaryIO, start: int, prefix: bytes) -> tuple[int, bool | None]:
+    """Returns how many bytes were read to tell whether a member begins, and the answer."""
+    if prefix:
+        file.seek(start)
+        return READ_BYTES, _begins(file.read(READ_BYTES), prefix)
+    member = read_member(file, start, 0)
+    return READ_BYTES + member.stop - member.start, member.problem not in (CUT_OFF, DAMAGED)
 
 
 def has_byte(file: BinaryIO, position: int) -> bool:

@@ -28,6 +28,7 @@ MAX_EMPTY_BYTES = 8
 """After a record come two line breaks; some writers make it fewer or more."""
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n", re.IGNORECASE)
 _NEXT = re.compile(rb"WARC/1\.\d\r\n")
+_INSIDE = re.compile(rb"\nWARC/1\.\d\r\n")
 _NEXT_BYTES = len(b"WARC/1.0\r\n")
 
 
@@ -73,11 +74,19 @@ def measured(data: bytes) -> tuple[int, int]:
 
     (0, 0) if there is no header.
     """
-    n_header = data.find(END, 0, MAX_HEADER_BYTES) + len(END)
-    length = _LENGTH.search(data, 0, n_header)
-    if not data.startswith(PREFIX) or n_header < len(END) or not length:
+    return _measured(data, data.find(END, 0, MAX_HEADER_BYTES) + len(END))
+
+
+def _measured(data: bytes | bytearray, n_header: int) -> tuple[int, int]:
+    """Returns `measured` of data whose first empty line ends at byte `n_header`.
+
+    A header in which another one begins has lost its end. Without that rule a file of nothing but beginnings costs a
+    search of 64 KiB for each of them.
+    """
+    if n_header < len(END) or not data.startswith(PREFIX) or _INSIDE.search(data, 0, n_header):
         return 0, 0
-    return n_header, int(length[1])
+    length = _LENGTH.search(data, 0, n_header)
+    return (n_header, int(length[1])) if length else (0, 0)
 
 
 def _holds_one_record(file: BinaryIO, start: int) -> bool:
@@ -115,6 +124,20 @@ class _Buffer:
         self.data = bytearray()
         self.offset = 0
         self.damage: Damage | None = None
+        self._end = self._searched = 0
+
+    def measured(self) -> tuple[int, int]:
+        """Returns `measured` of what is there. No byte is searched twice for the end of a header."""
+        if self._end - len(END) < self.offset:
+            begin = max(self._searched - self.offset, 0)
+            found = self.data.find(END, begin, MAX_HEADER_BYTES)
+            if found < 0:
+                n_searched = min(len(self.data), MAX_HEADER_BYTES) - len(END) + 1
+                self._searched = max(self._searched, self.offset + n_searched)
+                return 0, 0
+            self._end = self.offset + found + len(END)
+        n_header = self._end - self.offset
+        return _measured(self.data, n_header) if n_header <= MAX_HEADER_BYTES else (0, 0)
 
     def fill(self, n_bytes: int) -> bool:
         """Reads until `n_bytes` are there; False if damage or the end comes before."""
@@ -147,7 +170,7 @@ def split_records(pieces: Iterable[bytes | Damage]) -> Iterator[RawRecord]:
 def _next_record(buffer: _Buffer) -> RawRecord:
     """Takes the next record off the buffer; one with a problem if what is there is none."""
     offset = buffer.offset
-    n_header, n_block = measured(bytes(buffer.data[:MAX_HEADER_BYTES]))
+    n_header, n_block = buffer.measured()
     stop = n_header + n_block
     too_large = stop > MAX_RECORD_BYTES
     if n_header and not too_large and _is_complete(buffer, stop):

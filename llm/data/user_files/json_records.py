@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 import pyarrow as pa
 
-from ...files import read_table
+from ..common.bounded import HoldsTooMuch, bounded_rows
 from ..common.file_patterns import all_matching_files
 from .messages import BadRecord, Message, check_turns, messages_of, spoken, text_of, with_input, with_system
 
@@ -173,11 +173,13 @@ def values_of(path: Path) -> Iterator[tuple[str, Any]]:
         if path.suffix in DELIMITERS:
             yield from _rows(path)
         elif path.suffix == ".parquet":
-            yield from ((f"row {number}", row) for number, row in enumerate(read_table(path).to_pylist(), 1))
+            yield from ((f"row {number}", row) for number, row in enumerate(bounded_rows(path), 1))
         else:
             yield from _json_values(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+    except HoldsTooMuch as error:
+        raise ValueError(f"{path}: {error}; divide it into several files, if it is right") from error
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not a Parquet file: {error}") from error
 

@@ -6,6 +6,7 @@ import io
 import itertools
 import random
 import re
+import time
 
 import pytest
 from warcio.archiveiterator import ArchiveIterator
@@ -15,7 +16,9 @@ from warcio.warcwriter import WARCWriter
 from llm.data.common.warc_write import encode_record
 from llm.data.sources import members, warc_split
 from llm.data.sources.found import FoundPage, Skipped
+from llm.data.sources.members import MAGIC
 from llm.data.sources.warc_files import read_warc, read_wet
+from llm.data.sources.warc_split import raw_records
 
 HTML = [("Content-Type", "text/html; charset=utf-8")]
 
@@ -351,3 +354,28 @@ def test_texts_of_a_wet_file():
     assert {item.url: item.text for item in found[:3]} == texts
     assert {item.source for item in found[:3]} == {"wet"}
     assert [(item.reason, item.detail) for item in found[3:]] == [("not UTF-8", "http://a.example/bad")]
+
+
+@pytest.mark.parametrize(
+    ("piece", "n_pieces", "n_records"),
+    [
+        (b"WARC/1.0\r\n", 100_000, 100_000),
+        (b"WARC/1.0\r\n" * 6_000 + b"\r\n\r\n", 16, 96_000),
+        (b"WARC/1.0\r\nContent-Length: 99999999\r\n\r\n", 25_000, 25_000),
+        (MAGIC, 300_000, 1),
+    ],
+)
+def test_what_only_begins_costs_little(piece: bytes, n_pieces: int, n_records: int) -> None:
+    started = time.process_time()
+    found = list(read_warc(io.BytesIO(piece * n_pieces)))
+    assert time.process_time() - started < 2.5, "s for about 1 MB; 4 (the gzip one 8) where each is searched to its end"
+    assert len(found) == n_records
+
+
+def test_a_header_ends_where_the_next_one_begins() -> None:
+    record = b"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: http://a/\r\nContent-Length: 0\r\n\r\n\r\n\r\n"
+    torn = record.partition(b"Content-Length")[0]
+    found = list(raw_records(io.BytesIO(record + torn + record)))
+    assert [(one.offset, one.problem) for one in found] == [
+        (0, ""), (len(record), "damaged"), (len(record) + len(torn), "")
+    ]  # fmt: skip
