@@ -241,11 +241,11 @@ def test_only_a_candidate_without_a_decision_is_announced(monkeypatch: pytest.Mo
     from flows import registration
 
     emitted: list[str] = []
-    monkeypatch.setattr("tasks.core.timeline._off", set())  # an earlier test may have lost its server
     monkeypatch.setattr(registration, "emit_event", lambda event, resource, payload: emitted.append(event))
     version = Version(NAME, "1", "finetune", "chat", "f", "d", "2026")
-    for each in (None, version, Version(NAME, "1", "finetune", "chat", "f", "d", "2026", ("candidate",), "refused")):
+    waiting = dataclasses.replace(version, aliases=("candidate",))
+    for each in (None, version, dataclasses.replace(waiting, decision="refused")):
         announce(each)
     assert emitted == []
-    announce(Version(NAME, "1", "finetune", "chat", "f", "d", "2026", ("candidate",)))
+    announce(waiting)
     assert emitted == ["sourdough.model.candidate"]
