@@ -99,11 +99,13 @@ class Tracker:
 
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow").setLevel(logging.WARNING)
+        # Else models go where any code of this process has last sent its own.
+        registry = os.environ.get("MLFLOW_REGISTRY_URI") or self.uri
         if self.database is None:
-            return mlflow.MlflowClient(self.uri)
+            return mlflow.MlflowClient(self.uri, registry)
         with exclusive_lock(self.database.with_name(f".{self.database.name}.lock")):  # one makes or migrates it
             open_mlflow(self.database)
-            return mlflow.MlflowClient(self.uri)
+            return mlflow.MlflowClient(self.uri, registry)
 
     @functools.cached_property
     def experiment(self) -> str:
