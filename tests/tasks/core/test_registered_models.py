@@ -45,7 +45,7 @@ def mlflow(mlflow_uri: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     mlflow.set_tracking_uri(mlflow_uri)
     yield mlflow
     mlflow.set_tracking_uri(before[0])
-    mlflow.set_registry_uri(before[1])
+    mlflow.set_registry_uri("")  # what it was was made from the address for runs
 
 
 def downloaded(mlflow: Any, name: str) -> Path:
