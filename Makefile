@@ -2,29 +2,29 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-# The files say every package that is needed, with the hashes of its wheels: pip resolves nothing and takes nothing else.
-INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
+# requirements/ names every package with the hashes of its files: pip resolves nothing, takes nothing else, builds with no other.
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
+LOCKED := $(INSTALL) --require-hashes --requirement
 RECIPE ?= conf/demo.yaml
 export DO_NOT_TRACK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock run test test-slow lint ui clean-workspace
+.PHONY: help setup run test test-slow lint ui lock clean-workspace
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
-$(STAMP): pyproject.toml requirements.lock requirements-cuda.lock
+$(STAMP): pyproject.toml $(wildcard requirements/*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -m venv .venv || { echo "no virtual environment could be made; on Debian: apt install python3-venv"; exit 1; }
 	@echo "installing packages into .venv (some minutes, once)"
-	@$(INSTALL) --require-hashes --requirement requirements.lock
-	@! $(BIN)/python .ci/needs_cuda.py || $(INSTALL) --require-hashes --requirement requirements-cuda.lock
-	@$(INSTALL) --no-build-isolation --editable .
+	@$(LOCKED) requirements/build.txt
+	@$(LOCKED) requirements/packages.txt
+	@if $(BIN)/pip index versions torch 2>/dev/null | grep -qwF "$$(grep -o '[0-9.]*+cpu' requirements/torch-cpu.txt)"; \
+		then $(LOCKED) requirements/torch-cpu.txt; else $(LOCKED) requirements/torch.txt; fi
+	@$(INSTALL) --editable .
 	@touch $@
-
-lock: ## remake requirements*.lock from pyproject.toml and constraints.txt (needs uv; ARGS="--find-links FOLDER")
-	@$(PYTHON) .ci/lock.py $(ARGS)
 
 setup: $(STAMP) ## install everything into .venv
 
@@ -45,6 +45,9 @@ lint: $(STAMP) ## ruff, mypy --strict, import rules
 
 ui: $(STAMP) ## Prefect UI, MLflow UI and the deployments, on 127.0.0.1
 	@$(BIN)/python -m flows ui $(RECIPE)
+
+lock: ## remake requirements/ from pyproject.toml (needs uv; see benchmarks/lock.py)
+	@$(PYTHON) -m benchmarks.lock $(ARGS)
 
 clean-workspace: ## remove everything that was built
 	rm -rf workspace
