@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-# requirements/ names every package with the hashes of its files: pip resolves nothing, takes nothing else, builds with no other.
+# requirements/ lists every package with the hashes of its files: pip resolves nothing and takes, or builds with, no other.
+# torch's build for CPUs is taken where pip's configuration offers it (PIP_EXTRA_INDEX_URL, PIP_FIND_LINKS).
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation
 LOCKED := $(INSTALL) --require-hashes --requirement
 RECIPE ?= conf/demo.yaml

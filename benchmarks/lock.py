@@ -5,9 +5,9 @@
     make lock ARGS="--find-links /path/to/wheels"       # add the CPU wheels of torch that lie in a folder
 
 Needs uv and the package index. No other file names a version. **build.txt** holds what builds the packages that have no
-wheel, **torch.txt** torch as the package index has it, on Linux with what its build for GPUs needs, **torch-cpu.txt** the
-build for CPUs from torch's own index, **packages.txt** all others. Where torch's index cannot be reached, the hashes that
-torch-cpu.txt lists of this version are kept.
+wheel, **torch.txt** torch as the package index has it, on Linux with what its build for GPUs needs, **torch-cpu.txt**
+the build for CPUs from torch's own index, **packages.txt** all others. Where torch's index cannot be reached, the
+hashes that torch-cpu.txt lists of this version are kept.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu/torch/"
 GROUPS = {"build": r"setuptools$", "torch": r"(torch|triton|nvidia-.*|cuda-.*)$", "packages": ""}
 """Files of FOLDER, each with the names of its packages; the first that matches."""
 HEAD = "# Made by `make lock` from pyproject.toml; do not edit.\n"
-PIN = re.compile(r"(?P<name>[\w.-]+)==(?P<version>[^\s;]+)(?: ; (?P<marker>[^\\\n]+?))? \\\n(?P<hashes>(?:.*--hash=.*\n?)+)")
+PIN = re.compile(
+    r"(?P<name>[\w.-]+)==(?P<version>[^\s;]+)(?: ; (?P<marker>[^\\\n]+?))? \\\n(?P<hashes>(?:.*--hash=.*\n?)+)"
+)
 
 
 def pins(text: str) -> list[re.Match[str]]:
-    """Returns the pins of a requirements file, with the groups of PIN; a name has several where markers tell them apart."""
+    """Returns the pins of a requirements file, with PIN's groups; a name has several where markers tell them apart."""
     return list(PIN.finditer(text))
 
 
@@ -42,20 +44,36 @@ def hashes(pin: re.Match[str]) -> set[str]:
     return set(re.findall(r"sha256:([0-9a-f]{64})\b", pin["hashes"]))
 
 
-def compiled(text: str, upgrade: Iterable[str]) -> str:
-    """Returns what uv pins for every platform; versions in `text` are kept where they fit, but those of `upgrade`."""
-    command = [sys.executable, "-m", "uv", "pip", "compile", "pyproject.toml", "--extra", "dev", "--universal", "--quiet"]
+def compiled(before: Iterable[re.Match[str]], upgrade: Iterable[str]) -> str:
+    """Returns what uv pins for every platform; versions of before are kept where they fit, but those of `upgrade`.
+
+    Hashes come anew from the index: uv would keep those of before, whoever wrote them."""
+    command = [
+        sys.executable,
+        "-m",
+        "uv",
+        "pip",
+        "compile",
+        "pyproject.toml",
+        "--extra",
+        "dev",
+        "--universal",
+        "--quiet",
+    ]
     command += ["--generate-hashes", "--python-version", "3.11", "--no-header", "--no-annotate"]
     command += [f"--upgrade-package={name}" for name in upgrade]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "requirements.txt"
-        path.write_text(text)
+        versions = [
+            f"{pin['name']}=={pin['version']}" + (f" ; {pin['marker']}" if pin["marker"] else "") for pin in before
+        ]
+        path.write_text("\n".join(versions))
         subprocess.run([*command, "--output-file", path], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
         return path.read_text()
 
 
 def cpu_hashes(version: str, folder: Path | None, index: str = CPU_INDEX) -> set[str]:
-    """Returns the hashes of the wheels of a version (`2.13.0+cpu`) in a folder and, if it can be reached, in torch's index."""
+    """Returns the hashes of a version's wheels (`2.13.0+cpu`) in a folder and, if it can be reached, in torch's index."""
     wheels = folder.glob(f"torch-{version}-*.whl") if folder else []
     found = {hashlib.sha256(path.read_bytes()).hexdigest() for path in wheels}
     try:
@@ -77,10 +95,12 @@ def main() -> None:
     """Writes the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--find-links", type=Path, help="a folder with CPU wheels of torch")
-    parser.add_argument("--upgrade-package", action="append", default=[], metavar="NAME", help="may get a newer version")
+    parser.add_argument(
+        "--upgrade-package", action="append", default=[], metavar="NAME", help="may get a newer version"
+    )
     options = parser.parse_args()
     before = {path.stem: path.read_text() for path in FOLDER.glob("*.txt")}
-    now = pins(compiled("".join(before[group] for group in GROUPS), options.upgrade_package))
+    now = pins(compiled(pins("".join(before[group] for group in GROUPS)), options.upgrade_package))
     files = dict.fromkeys(GROUPS, HEAD)
     for pin in now:
         group = next(group for group, names in GROUPS.items() if re.match(names, pin["name"]))
