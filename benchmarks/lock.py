@@ -73,7 +73,7 @@ def compiled(before: Iterable[re.Match[str]], upgrade: Iterable[str]) -> str:
 
 
 def cpu_hashes(version: str, folder: Path | None, index: str = CPU_INDEX) -> set[str]:
-    """Returns the hashes of a version's wheels (`2.13.0+cpu`) in a folder and, if it can be reached, in torch's index."""
+    """Returns the hashes of a version's wheels (`2.13.0+cpu`) in a folder and in torch's index, if that is reached."""
     wheels = folder.glob(f"torch-{version}-*.whl") if folder else []
     found = {hashlib.sha256(path.read_bytes()).hexdigest() for path in wheels}
     try:
