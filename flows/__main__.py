@@ -7,19 +7,15 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from tasks.core import workspace
-from tasks.core.prefect_server import start_temporary_server
-
-if TYPE_CHECKING:
-    from .show import ConsoleDisplay
 
 app = typer.Typer(
     help="Sourdough: a language model from scratch, from web pages to an evaluated chat model.",
@@ -65,14 +61,14 @@ def run(
     recipe: RecipePath, overrides: Overrides = None, from_: From = None, until: Until = None, force: Force = None
 ) -> None:
     """Run a recipe from end to end; what is in the store already is not built again."""
-    ready = start_temporary_server()
-    from . import pipeline
+    ready = temporary_server()
+    from . import pipeline, show
     from .recipe import load_recipe
 
     asked = load_recipe(recipe, overrides or ())
     pipeline.new_session(asked, from_stage=from_, until_stage=until, force=tuple(force or ()), execute=False)
     ready()
-    summary(shown(lambda: pipeline.pipeline(asked, from_, until, tuple(force or ()))))
+    show.summary(console, show.shown(console, lambda: pipeline.pipeline(asked, from_, until, tuple(force or ()))))
 
 
 @app.command()
@@ -83,15 +79,17 @@ def stage(
     force: Annotated[bool, typer.Option(help="Build it even if it is in the store.")] = True,
 ) -> None:
     """Run one stage of a recipe again; its inputs are taken from the store as they are."""
-    ready = start_temporary_server()
-    from . import pipeline, stages
+    ready = temporary_server()
+    from . import pipeline, show, stages
     from .recipe import load_recipe
 
     asked = load_recipe(recipe, overrides or ())
     pipeline.new_session(asked, from_stage=name, execute=False)
     flow = stages.stage_flows(asked)[name]
     ready()
-    summary(shown(lambda: flow(getattr(asked, name), str(recipe), tuple(overrides or ()), force)))
+    show.summary(
+        console, show.shown(console, lambda: flow(getattr(asked, name), str(recipe), tuple(overrides or ()), force))
+    )
 
 
 @app.command()
@@ -129,14 +127,15 @@ def plan(
 @app.command()
 def scaling(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Train a recipe's sweep of small models, and fit how the loss falls with size, tokens and compute."""
-    ready = start_temporary_server()
+    ready = temporary_server()
+    from . import show
     from .recipe import load_recipe
     from .scaling import scaling as sweep
     from .scaling_tables import result_tables
 
     asked = load_recipe(recipe, overrides or ())
     ready()
-    made = shown(lambda: sweep(asked)).artifacts["scaling"]
+    made = show.shown(console, lambda: sweep(asked)).artifacts["scaling"]
     for table in result_tables(made):
         console.print()
         console.print(table)
@@ -261,13 +260,14 @@ def evaluation(
     """Judge the newest candidate against the champion, and fail when a score of the champion has fallen."""
     from llm.evaluate.history import read
 
-    ready = start_temporary_server()
+    ready = temporary_server()
+    from . import show
     from .evaluation import evaluation as evaluate
     from .evaluation import history_folder
     from .recipe import load_recipe
 
     ready()
-    made = shown(lambda: evaluate(str(recipe), again, accept)).artifacts
+    made = show.shown(console, lambda: evaluate(str(recipe), again, accept)).artifacts
     path = history_folder(load_recipe(recipe), made) / "history.jsonl"
     line = read(path)[-1]
     console.print(escape(f"{line['gate']}\n" if line["gate"] else "") + f"measured  {escape(line['model'])}")
@@ -380,6 +380,13 @@ def ui(
         deploy.serve(str(recipe), cron=cron, timezone=timezone)
 
 
+def temporary_server() -> Callable[[], None]:
+    """Starts a Prefect server for this process, if it needs one; returns what waits for it."""
+    from tasks.core.prefect_server import start_temporary_server
+
+    return start_temporary_server()
+
+
 def close_killed() -> None:
     """Marks the runs whose processes were killed as ended, where the two UIs show them."""
     from tasks.core.timeline import own_flow_run
@@ -387,51 +394,6 @@ def close_killed() -> None:
 
     own_flow_run()
     Tracker().close_killed()
-
-
-def shown(call: Callable[[], object]) -> ConsoleDisplay:
-    """Runs a flow with progress on the console.
-
-    What Prefect's engine raises when the work is done, since it cannot report the end to its server, is a warning.
-    Raises ConnectionError when it could not even begin.
-    """
-    from tasks.core import session, timeline
-
-    from .show import ConsoleDisplay
-
-    display = ConsoleDisplay(console)
-    session.display.set(display)
-    try:
-        call()
-    except Exception as error:
-        why = str(error) or type(error).__name__
-        if display.is_done:
-            timeline.switch_off()
-            log.warning("the run is complete, but Prefect's server does not answer (%s): its UI shows no end", why)
-        elif type(error).__module__.partition(".")[0] == "httpx":
-            timeline.switch_off()
-            own = next((cause for cause in causes(error) if is_ours(cause)), None)
-            if own:  # that it failed could not be reported either
-                raise own from own.__cause__
-            raise ConnectionError(
-                f"Prefect's server at {os.environ.get('PREFECT_API_URL')} does not answer ({why}); unset "
-                "PREFECT_API_URL or start that server, and run again: what is finished is kept"
-            ) from error
-        else:
-            raise
-    return display
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yields an error and those that it was raised in place of, the last one first."""
-    while error:
-        yield error
-        error = error.__context__
-
-
-def is_ours(error: BaseException) -> bool:
-    """Returns whether an error says what is wrong with a run, not with its connection to a server."""
-    return isinstance(error, ValueError) or type(error).__module__.partition(".")[0] in ("flows", "tasks", "llm")
 
 
 def explained(
@@ -448,28 +410,6 @@ def explained(
     with running(session):
         pipeline.build_model(asked)
     return session
-
-
-def summary(shown: ConsoleDisplay) -> None:
-    """Prints where the time went, what each stage kept, the scores, three answers, and where to look."""
-    from llm.evaluate.scores import ANSWERS_FILE, read_lines
-
-    from .show import scores_table, stages_table
-
-    console.print()
-    console.print(stages_table(shown))
-    scores, report = shown.artifacts.get("evaluate"), shown.artifacts.get("report")
-    if scores:
-        console.print()
-        console.print(scores_table(scores))
-        for answer in read_lines(scores.path / ANSWERS_FILE)[:3]:
-            console.print(f"\n[bold]{escape(answer['question'])}[/]\n  {escape(answer['answer'])}")
-    console.print()
-    if report:
-        console.print(f"report  {report.path / 'report.html'}")
-    console.print(f"store   {workspace.workspace() / 'store'}")
-    pages = os.environ.get(workspace.MLFLOW_UI_VARIABLE)
-    console.print(f"MLflow  {pages or os.environ['MLFLOW_TRACKING_URI'] + '  (`make ui` shows it)'}")
 
 
 def all_artifacts() -> list[Any]:

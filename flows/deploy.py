@@ -16,11 +16,11 @@ from cronsim import CronSim, CronSimError
 from llm.files import remove, write_json
 from llm.serve.door import TOKEN
 from llm.serve.server import listen
-from tasks.core.credentials import USER, key
+from tasks.core.credentials import key
 from tasks.core.server import Server
 from tasks.core.workspace import HOST, SERVERS_FILE, workspace
 
-from .front import Backend, front, serving
+from .front import front, opened, serving
 
 PAGES = "pages"
 """Purpose of the key that opens the UIs to a browser."""
@@ -36,14 +36,14 @@ def servers(prefect_port: int, mlflow_port: int) -> Iterator[dict[str, str]]:
     root = workspace()
     with contextlib.ExitStack() as stack:
         listeners = {
-            name: stack.enter_context(listener(port, f"--{name}-port"))
+            name: stack.enter_context(listening(port, f"--{name}-port"))
             for name, port in {"prefect": prefect_port, "mlflow": mlflow_port}.items()
         }
         started = {name: stack.enter_context(Server(name, root)) for name in listeners}
         for server in started.values():
             server.wait()
         ports = {name: listener.getsockname()[1] for name, listener in listeners.items()}
-        backends = {ports[name]: Backend(started[name].address, USER, key(root, name)) for name in ports}
+        backends = {ports[name]: opened(started[name].address, key(root, name)) for name in ports}
         stack.enter_context(serving(front(backends, key(root, PAGES)), list(listeners.values())))
         addresses = {name: server.address for name, server in started.items()}
         addresses |= {f"{name}_ui": f"http://{HOST}:{port}" for name, port in ports.items()}
@@ -57,7 +57,7 @@ def link(address: str) -> str:
     return f"{address}/?{TOKEN}={key(workspace(), PAGES)}"
 
 
-def listener(port: int, option: str) -> socket.socket:
+def listening(port: int, option: str) -> socket.socket:
     """Returns a socket on a port for a page; raises ValueError, naming the option, when it is in use."""
     try:
         return listen(port)

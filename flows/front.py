@@ -20,6 +20,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llm.serve.door import Door
+from llm.serve.guard import TimedProtocol
+from tasks.core.credentials import USER
 
 HOP_BY_HOP = frozenset({"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer"}) | {
     "transfer-encoding",
@@ -32,11 +34,10 @@ SECONDS = httpx.Timeout(10.0, read=300.0)
 
 @dataclass(frozen=True)
 class Backend:
-    """A server behind the front: its address, and user and password that it asks for."""
+    """A server behind the front: its address, and the header that it is opened with."""
 
     address: str
-    user: str
-    password: str
+    authorization: str
 
 
 class Front:
@@ -54,12 +55,11 @@ class Front:
 
     async def passed_on(self, request: Request, backend: Backend) -> Response:
         """Returns the answer of a server as it comes, without being kept in memory."""
-        login = base64.b64encode(f"{backend.user}:{backend.password}".encode()).decode()
         headers = [(name, value) for name, value in request.headers.items() if name not in NOT_SENT]
         asked = httpx.Request(  # one made by the client would get headers of its own
             request.method,
             httpx.URL(backend.address).copy_with(raw_path=raw_path(request.scope)),
-            headers=[*headers, ("authorization", f"Basic {login}")],
+            headers=[*headers, ("authorization", backend.authorization)],
             content=request.stream() if has_body(request) else None,
         )
         try:
@@ -76,6 +76,11 @@ class Front:
             if name.lower().decode() not in HOP_BY_HOP
         ]
         return response
+
+
+def opened(address: str, key: str) -> Backend:
+    """Returns a server behind the front that asks for our user and a key."""
+    return Backend(address, "Basic " + base64.b64encode(f"{USER}:{key}".encode()).decode())
 
 
 def raw_path(scope: Scope) -> bytes:
@@ -118,7 +123,13 @@ def ui_settings(found: bytes, here: str) -> Response:
 def serving(app: ASGIApp, listeners: list[socket.socket]) -> Iterator[None]:
     """Serves an app on sockets, in a thread, for the length of the block."""
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1
+        app,
+        http=TimedProtocol,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,  # the servers behind it send theirs
+        timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": listeners}, name="front", daemon=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -22,11 +24,13 @@ from rich.table import Table
 
 from llm.data.common.drops import sample_dropped
 from llm.evaluate.metrics import PROGRESS
-from llm.evaluate.scores import read_scores
+from llm.evaluate.scores import ANSWERS_FILE, read_lines, read_scores
+from tasks.core import workspace
 from tasks.core.build import Listener
 from tasks.core.session import Display, Outcome
 from tasks.core.store import Artifact
 
+log = logging.getLogger("flows")
 LINE_SECONDS = 10.0
 """Without a terminal, progress is a line in this time."""
 
@@ -170,3 +174,64 @@ def artifacts_table(artifacts: Iterable[Artifact]) -> Table:
             artifact.stage, artifact.fingerprint[:12], artifact.digest[:12], size, built, counts_line(artifact)
         )
     return table
+
+
+def shown(console: Console, call: Callable[[], object]) -> ConsoleDisplay:
+    """Runs a flow with progress on the console.
+
+    What Prefect's engine raises when the work is done, since it cannot report the end to its server, is a warning.
+    Raises ConnectionError when it could not even begin.
+    """
+    from tasks.core import session, timeline  # loads Prefect
+
+    display = ConsoleDisplay(console)
+    session.display.set(display)
+    try:
+        call()
+    except Exception as error:
+        why = str(error) or type(error).__name__
+        if display.is_done:
+            timeline.switch_off()
+            log.warning("the run is complete, but Prefect's server does not answer (%s): its UI shows no end", why)
+        elif type(error).__module__.partition(".")[0] == "httpx":
+            timeline.switch_off()
+            own = next((cause for cause in causes(error) if is_ours(cause)), None)
+            if own:  # that it failed could not be reported either
+                raise own from own.__cause__
+            raise ConnectionError(
+                f"Prefect's server at {os.environ.get('PREFECT_API_URL')} does not answer ({why}); unset "
+                "PREFECT_API_URL or start that server, and run again: what is finished is kept"
+            ) from error
+        else:
+            raise
+    return display
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yields an error and those that it was raised in place of, the last one first."""
+    while error:
+        yield error
+        error = error.__context__
+
+
+def is_ours(error: BaseException) -> bool:
+    """Returns whether an error says what is wrong with a run, not with its connection to a server."""
+    return isinstance(error, ValueError) or type(error).__module__.partition(".")[0] in ("flows", "tasks", "llm")
+
+
+def summary(console: Console, shown: ConsoleDisplay) -> None:
+    """Prints where the time went, what each stage kept, the scores, three answers, and where to look."""
+    console.print()
+    console.print(stages_table(shown))
+    scores, report = shown.artifacts.get("evaluate"), shown.artifacts.get("report")
+    if scores:
+        console.print()
+        console.print(scores_table(scores))
+        for answer in read_lines(scores.path / ANSWERS_FILE)[:3]:
+            console.print(f"\n[bold]{escape(answer['question'])}[/]\n  {escape(answer['answer'])}")
+    console.print()
+    if report:
+        console.print(f"report  {report.path / 'report.html'}")
+    console.print(f"store   {workspace.workspace() / 'store'}")
+    pages = os.environ.get(workspace.MLFLOW_UI_VARIABLE)
+    console.print(f"MLflow  {pages or os.environ['MLFLOW_TRACKING_URI'] + '  (`make ui` shows it)'}")

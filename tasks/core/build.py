@@ -171,13 +171,13 @@ class Build:
         )
 
 
-def stop(child: subprocess.Popen[bytes]) -> None:
-    """Ends a child if it still runs: SIGTERM, half a minute to save its work, then SIGKILL."""
+def stop(child: subprocess.Popen[bytes], seconds: float = STOP_SECONDS) -> None:
+    """Ends a child if it still runs: SIGTERM, `seconds` to save its work, then SIGKILL."""
     if child.poll() is None:
         log.info("asking process %d to stop", child.pid)
         child.terminate()
         try:
-            child.wait(STOP_SECONDS)
+            child.wait(seconds)
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()

@@ -7,7 +7,6 @@ door only. Removing the file `secret` changes all keys.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import os
@@ -59,14 +58,10 @@ def secret(root: Path) -> bytes:
 
 def make_secret(path: Path) -> None:
     """Writes a new secret; when several processes do so at once, the first one's stays."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    from llm.files import put_new  # loads pyarrow, which the command line does without where it can
+
+    before = os.umask(0o077)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_urlsafe(32).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
+        put_new(path, secrets.token_urlsafe(32).encode() + b"\n")
     finally:
-        temporary.unlink()
+        os.umask(before)

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 
 from llm.files import exclusive_lock
 
+from .build import stop
 from .credentials import USER, key, prefect_keys
 from .views import open_mlflow, set_damaged_aside
 from .workspace import HOST, REPOSITORY, answers
@@ -100,12 +101,8 @@ class Server:
             return
         if by_force:
             child.kill()
-        child.terminate()
-        try:
-            child.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        stop(child, STOP_SECONDS)
+        child.wait()
 
     def wait(self) -> None:
         """Waits until it answers; raises ValueError, with the end of its log, when it does not."""

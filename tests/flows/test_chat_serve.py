@@ -30,6 +30,13 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_name_that_would_stand_in_pages_is_checked_first(workspace: Path) -> None:
+    server = start(workspace, "serve", "--port", "0", "--name", "<b>bread")
+    said, errors = server.communicate(timeout=60)
+    assert (server.returncode, said) == (1, "")
+    assert "--name is '<b>bread'; allowed: letters, digits" in errors
+
+
 @pytest.mark.parametrize("ending", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_serve_gives_the_text_of_chat_and_ends_cleanly(workspace: Path, ending: signal.Signals) -> None:
     server = start(workspace, "serve", "--port", "0", "--name", "bread")

@@ -90,6 +90,13 @@ def test_the_model_and_training_load_without_prefect_or_mlflow() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+def test_the_command_line_loads_nothing_heavy_before_it_knows_what_is_asked() -> None:
+    heavy = {"numpy", "pyarrow", "torch", "prefect", "mlflow", "starlette", "pydantic"}
+    names = "{name.partition('.')[0] for name in sys.modules}"
+    code = f"import sys, flows.__main__\nloaded = {names} & {heavy}\nassert not loaded, loaded"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def readme_commands() -> list[list[str]]:
     """Every `python -m flows ...` line of the README."""
     lines = re.findall(r"^python -m flows (.*?)(?:\s+#.*)?$", Path("README.md").read_text(), flags=re.MULTILINE)

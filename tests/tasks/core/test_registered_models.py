@@ -17,22 +17,12 @@ from tasks.core.fingerprint import Code, Key
 from tasks.core.registry import register
 from tasks.core.store import Store
 from tasks.core.tracking import Tracker
-from tests.flows.chat_models import add_model, new_store
-from tests.llm.serve.serving import LABELS, save_classifier, tiny_classifier, tiny_model
+from tests.flows.chat_models import add_model
+from tests.llm.serve.serving import LABELS, save_classifier, tiny_classifier
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of alembic and sqlalchemy, inside MLflow; of transformers
 
 TEXT = "What does the baker do?"
-
-
-@pytest.fixture(scope="module")
-def tiny() -> LoadedModel:
-    return tiny_model()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return new_store(tmp_path)
 
 
 @pytest.fixture

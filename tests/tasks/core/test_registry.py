@@ -26,20 +26,9 @@ from tasks.core.registry import (
 from tasks.core.session import Session
 from tasks.core.store import Artifact, Store
 from tasks.core.tracking import Tracker, replay
-from tests.flows.chat_models import add_evaluation, add_model, new_store
-from tests.llm.serve.serving import tiny_model
+from tests.flows.chat_models import add_evaluation, add_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of alembic and sqlalchemy, inside MLflow
-
-
-@pytest.fixture(scope="module")
-def tiny() -> LoadedModel:
-    return tiny_model()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return new_store(tmp_path)
 
 
 @pytest.fixture

@@ -27,7 +27,6 @@ from tasks.core.timeline import own_flow_run
 from tasks.core.tracking import Tracker
 from tasks.core.views import close_orphans
 from tests.flows.chat_models import add_model
-from tests.llm.serve.serving import tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of alembic and sqlalchemy, inside MLflow
 
@@ -61,11 +60,6 @@ def end(process: subprocess.Popen[str], sent: signal.Signals) -> None:
     process.wait()
     assert process.stdout
     process.stdout.close()
-
-
-@pytest.fixture(scope="module")
-def tiny() -> LoadedModel:
-    return tiny_model()
 
 
 @pytest.fixture(autouse=True)
